@@ -1,0 +1,120 @@
+//! Metrics, and the door where they become scores.
+//!
+//! Users speak of a [`Metric`] and read *distances* (squared L2, or a similarity). Everything below
+//! `index/` knows only *scores*, where smaller is always nearer: squared L2 as it is, inner product and
+//! cosine negated. Cosine is inner product of vectors that were normalised at the door.
+
+use crate::{Error, Result};
+use std::{fmt, str::FromStr};
+
+/// How nearness is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Metric {
+    /// Squared Euclidean distance; smaller is nearer.
+    L2,
+    /// Inner product; larger is nearer.
+    InnerProduct,
+    /// Cosine of the angle, in \[-1, 1\]; larger is nearer. Vectors are normalised when they come in
+    /// (stored and reconstructed with length 1), and a zero vector is refused.
+    Cosine,
+}
+
+/// What the kernels compute: cosine is [`Similarity::Dot`] of normalised vectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Similarity {
+    L2,
+    Dot,
+}
+
+impl Metric {
+    pub(crate) fn similarity(self) -> Similarity {
+        match self {
+            Metric::L2 => Similarity::L2,
+            Metric::InnerProduct | Metric::Cosine => Similarity::Dot,
+        }
+    }
+
+    /// A score (smaller is nearer) as the distance that users read, and the other way round: the
+    /// mapping is its own inverse.
+    pub(crate) fn flip(self, value: f32) -> f32 {
+        match self.similarity() {
+            Similarity::L2 => value,
+            Similarity::Dot => -value,
+        }
+    }
+
+    /// True if a larger distance is nearer.
+    pub fn is_similarity(self) -> bool {
+        self.similarity() == Similarity::Dot
+    }
+
+    /// The tag on disk; never reused.
+    pub(crate) fn tag(self) -> u8 {
+        match self {
+            Metric::L2 => 1,
+            Metric::InnerProduct => 2,
+            Metric::Cosine => 3,
+        }
+    }
+
+    pub(crate) fn from_tag(tag: u8) -> Option<Self> {
+        [Metric::L2, Metric::InnerProduct, Metric::Cosine].into_iter().find(|m| m.tag() == tag)
+    }
+}
+
+/// Scales each row of `data` to length 1; `first_row` only numbers the rows in the error.
+pub(crate) fn normalise(data: &mut [f32], dim: usize) -> Result<()> {
+    for (row, values) in data.chunks_exact_mut(dim).enumerate() {
+        let norm = values.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
+        if norm == 0.0 {
+            return Err(Error::ZeroVector { row });
+        }
+        values.iter_mut().for_each(|v| *v = (f64::from(*v) / norm) as f32);
+    }
+    Ok(())
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Metric::L2 => "l2",
+            Metric::InnerProduct => "ip",
+            Metric::Cosine => "cosine",
+        })
+    }
+}
+
+impl FromStr for Metric {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "l2" => Ok(Metric::L2),
+            "ip" => Ok(Metric::InnerProduct),
+            "cosine" => Ok(Metric::Cosine),
+            _ => Err(Error::Spec { text: text.into(), what: "the metric is one of l2, ip, cosine".into() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tags_and_names_round_trip() {
+        for metric in [Metric::L2, Metric::InnerProduct, Metric::Cosine] {
+            assert_eq!(Metric::from_tag(metric.tag()), Some(metric));
+            assert_eq!(metric.to_string().parse::<Metric>().unwrap(), metric);
+        }
+        assert_eq!(Metric::from_tag(0), None);
+    }
+
+    #[test]
+    fn zero_vectors_cannot_be_normalised() {
+        let mut rows = [3.0, 4.0, 0.0, 0.0];
+        assert!(matches!(normalise(&mut rows, 2), Err(Error::ZeroVector { row: 1 })));
+        assert_eq!(rows[..2], [0.6, 0.8]);
+    }
+}

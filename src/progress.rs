@@ -1,0 +1,54 @@
+//! Progress and cancellation of long work.
+//!
+//! Long verbs take an [`Observer`] and tick it between bounded steps. The callback sees how far a stage
+//! has come and may ask to stop; the verb then returns [`Error::Cancelled`] and what it had not
+//! committed is undone.
+
+use crate::{Error, Result};
+use std::ops::ControlFlow;
+
+/// One report of progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tick {
+    /// What is being done, such as `"train"` or `"add"`.
+    pub stage: &'static str,
+    /// Units done; never falls within a stage.
+    pub done: u64,
+    /// Units in all.
+    pub total: u64,
+}
+
+/// Who is told of progress: nobody, or a callback that may cancel by returning
+/// [`ControlFlow::Break`].
+#[derive(Default)]
+pub struct Observer<'a> {
+    callback: Option<Callback<'a>>,
+}
+
+type Callback<'a> = &'a mut (dyn FnMut(Tick) -> ControlFlow<()> + Send);
+
+impl<'a> Observer<'a> {
+    /// Tells nobody and never cancels.
+    pub fn none() -> Observer<'static> {
+        Observer { callback: None }
+    }
+
+    /// Calls `callback` at each tick.
+    pub fn new(callback: &'a mut (dyn FnMut(Tick) -> ControlFlow<()> + Send)) -> Self {
+        Observer { callback: Some(callback) }
+    }
+
+    /// Reports; an error if the callback asks to stop.
+    pub(crate) fn tick(&mut self, stage: &'static str, done: u64, total: u64) -> Result<()> {
+        match self.callback.as_mut().map(|callback| callback(Tick { stage, done, total })) {
+            Some(ControlFlow::Break(())) => Err(Error::Cancelled),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Observer<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Observer").field("callback", &self.callback.is_some()).finish()
+    }
+}
