@@ -4,6 +4,7 @@
 //! `index/` knows only *scores*, where smaller is always nearer: squared L2 as it is, inner product and
 //! cosine negated. Cosine is inner product of vectors that were normalised at the door.
 
+use crate::kernel::Similarity;
 use crate::{Error, Result};
 use std::{fmt, str::FromStr};
 
@@ -20,14 +21,8 @@ pub enum Metric {
     Cosine,
 }
 
-/// What the kernels compute: cosine is [`Similarity::Dot`] of normalised vectors.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Similarity {
-    L2,
-    Dot,
-}
-
 impl Metric {
+    /// What the kernels compute: cosine is the inner product of normalised vectors.
     pub(crate) fn similarity(self) -> Similarity {
         match self {
             Metric::L2 => Similarity::L2,

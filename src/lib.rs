@@ -1,0 +1,13 @@
+//! vellum: an embedded, transactional, persistent vector store.
+
+mod error;
+mod kernel;
+mod math;
+mod metric;
+mod progress;
+mod rows;
+
+pub use error::{Error, Result};
+pub use metric::Metric;
+pub use progress::{Observer, Tick};
+pub use rows::Rows;

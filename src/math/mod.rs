@@ -1,0 +1,1 @@
+//! Mathematics over plain slices.
