@@ -8,6 +8,9 @@ mod progress;
 mod rows;
 
 pub use error::{Error, Result};
+pub use math::kmeans::{ClusteringParams, IterationStats};
+pub use math::seeding::Init;
+pub use math::selector::{IdSelector, IdSet};
 pub use metric::Metric;
 pub use progress::{Observer, Tick};
 pub use rows::Rows;

@@ -1,4 +1,26 @@
 //! Kernels: the innermost loops, one table of functions per instruction set.
+//!
+//! A [`Kernels`] is handed out only if the processor has its instructions, so that possession is proof
+//! and no kernel checks again. `portable` says what each function means; the other tables must agree
+//! with it (bytes and indices exactly, floats within a relative 1e-5 of the sum of magnitudes) and are
+//! compared with it in the tests below. All `unsafe` of the crate is in this folder; every method here
+//! asserts the lengths that the loops rely on.
+//!
+//! Two promises hold within one table, and search and training lean on them. *A score does not depend
+//! on company*: a pair of vectors gets the same bits alone, in a batch of queries, at the end of a
+//! block, on any thread. *No score is -0.0*, so that equal scores are equal in `total_cmp` too.
+//!
+//! Kernels know nothing of lists, blocks or metrics: they see slices.
+
+// Until the index uses all of it.
+#![allow(dead_code)]
+
+mod aligned;
+mod portable;
+
+pub(crate) use aligned::AlignedVec;
+use std::sync::OnceLock;
+use zerocopy::IntoBytes;
 
 /// What is computed between two vectors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -8,3 +30,245 @@ pub(crate) enum Similarity {
     /// Inner product; its score is the negated product.
     Dot,
 }
+
+/// How one component is stored, always little-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Element {
+    /// IEEE single precision.
+    F32,
+    /// IEEE half precision: 10 bits of mantissa, up to 65504.
+    F16,
+    /// The upper half of an `f32`: 7 bits of mantissa, the same range.
+    BF16,
+}
+
+impl Element {
+    /// Bytes per component.
+    pub(crate) fn size(self) -> usize {
+        match self {
+            Element::F32 => 4,
+            Element::F16 | Element::BF16 => 2,
+        }
+    }
+}
+
+/// Columns of one panel: two AVX-512 registers, four AVX2, eight NEON.
+pub(crate) const PANEL: usize = 32;
+
+/// Rows that one call of [`Kernels::nearest`] takes at most. A panel of 128 dimensions (16 KiB) and the
+/// running minima of 96 rows (12 KiB) share a 32 KiB L1; 96 is a multiple of every tile's height.
+pub(crate) const ROWS_MAX: usize = 96;
+
+/// Rows times columns, and how a product becomes a score:
+/// `score(r, c) = max(floor, (bias[c] + factor · ⟨row r, column c⟩) + norms[r])`.
+///
+/// Columns come in panels of [`PANEL`], dim-major: component `d` of column `c` of panel `p` is
+/// `panels[(p * dim + d) * PANEL + c]`. A padded column has bias `+inf`, so that it is never nearest.
+#[derive(Clone, Copy)]
+pub(crate) struct Product<'a> {
+    pub(crate) dim: usize,
+    /// Row-major, `norms.len() * dim`.
+    pub(crate) rows: &'a [f32],
+    pub(crate) norms: &'a [f32],
+    pub(crate) panels: &'a [f32],
+    pub(crate) bias: &'a [f32],
+    pub(crate) factor: f32,
+    pub(crate) floor: f32,
+}
+
+impl Product<'_> {
+    fn check(&self) {
+        assert!(self.dim > 0);
+        assert_eq!(self.rows.len(), self.norms.len() * self.dim);
+        assert_eq!(self.panels.len(), self.bias.len() * self.dim);
+        assert!(self.bias.len().is_multiple_of(PANEL) && u32::try_from(self.bias.len()).is_ok());
+    }
+
+    /// The score of row `r` and a column of this bias, from their product.
+    fn score(&self, r: usize, bias: f32, dot: f32) -> f32 {
+        // Exact products: `factor` is -1 or -2, so this rounds as a fused multiply-add does.
+        let score = (bias + self.factor * dot) + self.norms[r];
+        if self.floor > score { self.floor } else { score }
+    }
+}
+
+/// The minimum so far of each of 16 classes of columns (column modulo 16) and the column that has it.
+/// Kernels keep one per row and fold it once, after the last panel.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Best {
+    score: [f32; 16],
+    column: [u32; 16],
+}
+
+impl Best {
+    const NONE: Best = Best { score: [f32::INFINITY; 16], column: [0; 16] };
+
+    /// The smallest score and the lowest column that has it.
+    fn fold(&self) -> (u32, f32) {
+        let mut best = (self.column[0], self.score[0]);
+        for (&column, &score) in self.column.iter().zip(&self.score).skip(1) {
+            if score < best.1 || (score == best.1 && column < best.0) {
+                best = (column, score);
+            }
+        }
+        best
+    }
+}
+
+/// `Similarity` and `Element` as const generic arguments.
+mod tag {
+    pub(super) const L2: u8 = super::Similarity::L2 as u8;
+    pub(super) const DOT: u8 = super::Similarity::Dot as u8;
+    pub(super) const F32: u8 = super::Element::F32 as u8;
+    pub(super) const F16: u8 = super::Element::F16 as u8;
+    pub(super) const BF16: u8 = super::Element::BF16 as u8;
+}
+
+type Scan = unsafe fn(queries: &[&[f32]], codes: &[u8], scores: &mut [f32]);
+type Scores = unsafe fn(product: &Product<'_>, out: &mut [f32], stride: usize);
+type Nearest = unsafe fn(product: &Product<'_>, best: &mut [Best]);
+type Norms = unsafe fn(rows: &[f32], dim: usize, out: &mut [f32]);
+type Select = unsafe fn(scores: &[f32], threshold: f32, out: &mut Vec<u32>);
+type Encode = unsafe fn(rows: &[f32], out: &mut [u8]);
+type Decode = unsafe fn(codes: &[u8], out: &mut [f32]);
+type Prefetch = unsafe fn(bytes: &[u8]);
+
+/// The kernels of one instruction set.
+pub(crate) struct Kernels {
+    /// `portable`, `avx2`, `avx512` or `neon`.
+    pub(crate) name: &'static str,
+    /// By similarity, then by element.
+    scan: [[Scan; 3]; 2],
+    scores: Scores,
+    nearest: Nearest,
+    norms: Norms,
+    select: Select,
+    /// By element.
+    encode: [Encode; 3],
+    decode: [Decode; 3],
+    prefetch: Prefetch,
+}
+
+#[allow(unsafe_code)]
+impl Kernels {
+    /// The best table of this processor, or the one that `VELLUM_KERNELS` names if it can run here.
+    /// Chosen once.
+    pub(crate) fn get() -> &'static Kernels {
+        static CHOSEN: OnceLock<&'static Kernels> = OnceLock::new();
+        CHOSEN.get_or_init(|| Kernels::choose(std::env::var("VELLUM_KERNELS").ok().as_deref()))
+    }
+
+    /// Every table that this processor can run, the best first, `portable` last.
+    pub(crate) fn all() -> Vec<&'static Kernels> {
+        let mut tables = Vec::new();
+        tables.push(&portable::KERNELS);
+        tables
+    }
+
+    fn choose(wanted: Option<&str>) -> &'static Kernels {
+        let tables = Kernels::all();
+        tables.iter().find(|table| Some(table.name) == wanted).unwrap_or(&tables[0])
+    }
+
+    /// The score of every query with every code: `scores[q * n + i]`, `n` codes of the queries'
+    /// dimension, row-major, at any alignment. L2 is summed as `Σ(q - x)²`, not expanded.
+    pub(crate) fn scan(
+        &self,
+        similarity: Similarity,
+        element: Element,
+        queries: &[&[f32]],
+        codes: &[u8],
+        scores: &mut [f32],
+    ) {
+        let Some(first) = queries.first() else {
+            return assert!(scores.is_empty());
+        };
+        assert!(!first.is_empty() && queries.iter().all(|query| query.len() == first.len()));
+        assert_eq!(scores.len() * first.len() * element.size(), codes.len() * queries.len());
+        assert!(codes.len().is_multiple_of(first.len() * element.size()));
+        // SAFETY: the table exists only where its instructions do; the lengths were checked above.
+        unsafe { self.scan[similarity as usize][element as usize](queries, codes, scores) }
+    }
+
+    /// [`Kernels::scan`] of one query over rows in memory.
+    pub(crate) fn scan_rows(&self, similarity: Similarity, query: &[f32], rows: &[f32], scores: &mut [f32]) {
+        if cfg!(target_endian = "little") {
+            return self.scan(similarity, Element::F32, &[query], rows.as_bytes(), scores);
+        }
+        let mut codes = vec![0; size_of_val(rows)];
+        self.encode(Element::F32, rows, &mut codes);
+        self.scan(similarity, Element::F32, &[query], &codes, scores);
+    }
+
+    /// The scores of `product`, `out[r * stride + c]`; `stride` columns, fewer than a panel less than
+    /// the panels hold.
+    pub(crate) fn scores(&self, product: &Product<'_>, out: &mut [f32], stride: usize) {
+        product.check();
+        assert!(stride <= product.bias.len() && product.bias.len() - stride < PANEL);
+        assert_eq!(out.len(), product.norms.len() * stride);
+        // SAFETY: as for `scan`.
+        unsafe { (self.scores)(product, out, stride) }
+    }
+
+    /// The nearest column of at most [`ROWS_MAX`] rows and its score; ties go to the lowest column. The
+    /// scores have the bits that [`Kernels::scores`] gives. Where no score is below infinity (a row with
+    /// NaN), column 0 at infinity.
+    pub(crate) fn nearest(&self, product: &Product<'_>, columns: &mut [u32], scores: &mut [f32]) {
+        let m = product.norms.len();
+        product.check();
+        assert!(m <= ROWS_MAX && !product.bias.is_empty());
+        assert!(columns.len() == m && scores.len() == m);
+        let mut best = [Best::NONE; ROWS_MAX];
+        // SAFETY: as for `scan`.
+        unsafe { (self.nearest)(product, &mut best[..m]) }
+        for ((column, score), best) in columns.iter_mut().zip(scores).zip(&best) {
+            (*column, *score) = best.fold();
+        }
+    }
+
+    /// The squared norm of each row, summed in the order in which `scores` and `nearest` sum products,
+    /// so that a row is at distance exactly 0 from itself.
+    pub(crate) fn squared_norms(&self, rows: &[f32], dim: usize, out: &mut [f32]) {
+        assert!(dim > 0 && rows.len() == out.len() * dim);
+        // SAFETY: as for `scan`.
+        unsafe { (self.norms)(rows, dim, out) }
+    }
+
+    /// Replaces `out` by the indices whose score is at most `threshold`, ascending; NaN never is.
+    pub(crate) fn select_at_most(&self, scores: &[f32], threshold: f32, out: &mut Vec<u32>) {
+        assert!(u32::try_from(scores.len()).is_ok());
+        out.clear();
+        // SAFETY: as for `scan`.
+        unsafe { (self.select)(scores, threshold, out) }
+    }
+
+    /// Components as stored bytes, rounded to nearest, ties to even.
+    pub(crate) fn encode(&self, element: Element, rows: &[f32], out: &mut [u8]) {
+        assert_eq!(out.len(), rows.len() * element.size());
+        // SAFETY: as for `scan`.
+        unsafe { self.encode[element as usize](rows, out) }
+    }
+
+    /// Stored bytes as components.
+    pub(crate) fn decode(&self, element: Element, codes: &[u8], out: &mut [f32]) {
+        assert_eq!(codes.len(), out.len() * element.size());
+        // SAFETY: as for `scan`.
+        unsafe { self.decode[element as usize](codes, out) }
+    }
+
+    /// Asks for `bytes` to be brought into the first-level cache.
+    pub(crate) fn prefetch(&self, bytes: &[u8]) {
+        // SAFETY: as for `scan`; a prefetch has no effect that a program can see.
+        unsafe { (self.prefetch)(bytes) }
+    }
+}
+
+impl std::fmt::Debug for Kernels {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Kernels").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

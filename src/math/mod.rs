@@ -1,1 +1,12 @@
-//! Mathematics over plain slices.
+//! Mathematics over plain slices: products of matrices, clustering, selection of the nearest, sets of
+//! ids, random numbers. Nothing here knows of lists, blocks or tables.
+
+// Until the index uses all of it.
+#![allow(dead_code)]
+
+pub(crate) mod kmeans;
+pub(crate) mod linalg;
+pub(crate) mod random;
+pub(crate) mod seeding;
+pub(crate) mod selector;
+pub(crate) mod topk;

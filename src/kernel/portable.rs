@@ -1,0 +1,152 @@
+//! The meaning of every kernel, in plain loops of a fixed number of lanes that compilers vectorise.
+//!
+//! There is no `mul_add` here: without the instruction it is a call per component. So sums differ from
+//! the other tables' in the last bits, by the roundings that a fused multiply-add saves.
+
+use super::tag::{BF16, DOT, F16, F32, L2};
+use super::{Best, Kernels, PANEL, Product};
+use half::{bf16, f16};
+
+pub(super) static KERNELS: Kernels = Kernels {
+    name: "portable",
+    scan: [
+        [scan::<L2, F32>, scan::<L2, F16>, scan::<L2, BF16>],
+        [scan::<DOT, F32>, scan::<DOT, F16>, scan::<DOT, BF16>],
+    ],
+    scores,
+    nearest,
+    norms,
+    select,
+    encode: [encode::<F32>, encode::<F16>, encode::<BF16>],
+    decode: [decode::<F32>, decode::<F16>, decode::<BF16>],
+    prefetch,
+};
+
+/// Lanes of a pair's sum: what an AVX-512 register holds, and enough for any narrower one.
+const LANES: usize = 16;
+
+fn scan<const S: u8, const E: u8>(queries: &[&[f32]], codes: &[u8], scores: &mut [f32]) {
+    let n = scores.len() / queries.len();
+    let mut row = vec![0.0; queries[0].len()];
+    for (i, code) in codes.chunks_exact(codes.len() / n.max(1)).enumerate() {
+        decode::<E>(code, &mut row);
+        for (q, query) in queries.iter().enumerate() {
+            scores[q * n + i] = pair::<S>(query, &row);
+        }
+    }
+}
+
+/// The score of one pair: 16 running sums over the components, folded by halves.
+fn pair<const S: u8>(query: &[f32], row: &[f32]) -> f32 {
+    let mut sums = [0.0; LANES];
+    let (q, q_tail) = query.as_chunks::<LANES>();
+    let (x, x_tail) = row.as_chunks::<LANES>();
+    for (q, x) in q.iter().zip(x) {
+        for lane in 0..LANES {
+            sums[lane] += term::<S>(q[lane], x[lane]);
+        }
+    }
+    for (sum, (&q, &x)) in sums.iter_mut().zip(q_tail.iter().zip(x_tail)) {
+        *sum += term::<S>(q, x);
+    }
+    let sum = fold(sums);
+    if S == L2 { sum } else { 0.0 - sum }
+}
+
+fn term<const S: u8>(q: f32, x: f32) -> f32 {
+    if S == L2 { (q - x) * (q - x) } else { q * x }
+}
+
+fn fold(mut sums: [f32; LANES]) -> f32 {
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            sums[lane] += sums[lane + half];
+        }
+    }
+    sums[0]
+}
+
+fn scores(product: &Product<'_>, out: &mut [f32], stride: usize) {
+    for (p, panel) in product.panels.chunks_exact(product.dim * PANEL).enumerate() {
+        let columns = p * PANEL..stride.min((p + 1) * PANEL);
+        for (r, row) in product.rows.chunks_exact(product.dim).enumerate() {
+            let dots = dots(row, panel);
+            for (column, dot) in columns.clone().zip(dots) {
+                out[r * stride + column] = product.score(r, product.bias[column], dot);
+            }
+        }
+    }
+}
+
+fn nearest(product: &Product<'_>, best: &mut [Best]) {
+    for (p, panel) in product.panels.chunks_exact(product.dim * PANEL).enumerate() {
+        let bias = &product.bias[p * PANEL..][..PANEL];
+        for (r, row) in product.rows.chunks_exact(product.dim).enumerate() {
+            let dots = dots(row, panel);
+            let scores: [f32; PANEL] = std::array::from_fn(|c| product.score(r, bias[c], dots[c]));
+            keep_best(&mut best[r], &scores, (p * PANEL) as u32);
+        }
+    }
+}
+
+/// Updates the 16 minima with 32 scores; the strict comparisons leave ties to the lower column.
+fn keep_best(best: &mut Best, scores: &[f32; PANEL], first: u32) {
+    for lane in 0..16 {
+        let (mut score, mut column) = (scores[lane], first + lane as u32);
+        if scores[lane + 16] < score {
+            (score, column) = (scores[lane + 16], column + 16);
+        }
+        if score < best.score[lane] {
+            (best.score[lane], best.column[lane]) = (score, column);
+        }
+    }
+}
+
+/// The products of a row with the columns of a panel, each summed from the first component to the last.
+fn dots(row: &[f32], panel: &[f32]) -> [f32; PANEL] {
+    let mut sums = [0.0; PANEL];
+    for (&x, columns) in row.iter().zip(panel.as_chunks::<PANEL>().0) {
+        for lane in 0..PANEL {
+            sums[lane] += x * columns[lane];
+        }
+    }
+    sums
+}
+
+fn norms(rows: &[f32], dim: usize, out: &mut [f32]) {
+    for (row, norm) in rows.chunks_exact(dim).zip(out) {
+        *norm = row.iter().fold(0.0, |sum, &x| sum + x * x);
+    }
+}
+
+/// Looks at 16 scores at once, because in a search almost all of them are too far.
+fn select(scores: &[f32], threshold: f32, out: &mut Vec<u32>) {
+    for (group, scores) in scores.chunks(LANES).enumerate() {
+        if scores.iter().fold(false, |any, &score| any | (score <= threshold)) {
+            let near = (0u32..).zip(scores).filter(|&(_, &score)| score <= threshold);
+            out.extend(near.map(|(lane, _)| (group * LANES) as u32 + lane));
+        }
+    }
+}
+
+pub(super) fn encode<const E: u8>(rows: &[f32], out: &mut [u8]) {
+    if E == F32 {
+        rows.iter().zip(out.as_chunks_mut().0).for_each(|(x, code)| *code = x.to_le_bytes());
+    } else if E == F16 {
+        rows.iter().zip(out.as_chunks_mut().0).for_each(|(&x, code)| *code = f16::from_f32(x).to_le_bytes());
+    } else {
+        rows.iter().zip(out.as_chunks_mut().0).for_each(|(&x, code)| *code = bf16::from_f32(x).to_le_bytes());
+    }
+}
+
+pub(super) fn decode<const E: u8>(codes: &[u8], out: &mut [f32]) {
+    if E == F32 {
+        codes.as_chunks().0.iter().zip(out).for_each(|(&code, x)| *x = f32::from_le_bytes(code));
+    } else if E == F16 {
+        codes.as_chunks().0.iter().zip(out).for_each(|(&code, x)| *x = f16::from_le_bytes(code).to_f32());
+    } else {
+        codes.as_chunks().0.iter().zip(out).for_each(|(&code, x)| *x = bf16::from_le_bytes(code).to_f32());
+    }
+}
+
+fn prefetch(_: &[u8]) {}

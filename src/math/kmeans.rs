@@ -1,0 +1,459 @@
+//! Lloyd's k-means, as FAISS's `Clustering` defines it, with the same result on any number of threads.
+//!
+//! ```text
+//! sample rows if there are more than max_points_per_centroid · k
+//! nredo times:  initial centroids, then niter times:
+//!     assign   each row to its nearest centroid                  parallel over rows (math/linalg)
+//!     update   each centroid to the mean of its rows             parallel over centroids
+//!     split    a large cluster for each empty one, then normalise or round
+//! keep the run with the best objective
+//! ```
+//!
+//! Why threads cannot matter: a row's nearest centroid depends on nothing but the row and the centroids;
+//! the rows of a cluster are listed in ascending order (a counting sort) and summed in that order, in
+//! `f64`, by one thread; random numbers are drawn by the calling thread only.
+
+use super::linalg::Panels;
+use super::random::Random;
+use super::seeding::{self, Init};
+use crate::kernel::Similarity;
+use crate::progress::Observer;
+use crate::{Error, Result, Rows};
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::time::Instant;
+
+/// How centroids are trained: FAISS's `ClusteringParameters`.
+///
+/// ```
+/// # use vellum::ClusteringParams;
+/// let params = ClusteringParams { niter: 25, seed: 7, ..ClusteringParams::default() };
+/// assert_eq!(params.max_points_per_centroid, 256);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct ClusteringParams {
+    /// Iterations of a run, at most. Default 10, as for FAISS's inverted files.
+    pub niter: usize,
+    /// Runs with different initial centroids; the best objective wins. Default 1.
+    pub nredo: usize,
+    /// Scale the centroids to length 1 after each iteration: k-means on directions, for inner product
+    /// and cosine. Default false.
+    pub spherical: bool,
+    /// Round the centroids' components to integers after each iteration. Default false.
+    pub int_centroids: bool,
+    /// Rebuild the assigner from the centroids in each iteration, instead of only replacing what it
+    /// holds. That differs only for an approximate assigner; here rows are always assigned exactly, to
+    /// the centroids of the iteration, and both settings give the same centroids. Default false.
+    pub update_index: bool,
+    /// Keep the given initial centroids as they are; only the others move. Default false.
+    pub frozen_centroids: bool,
+    /// With fewer training rows per centroid than this, the result says that they were few. Default 39.
+    pub min_points_per_centroid: usize,
+    /// With more training rows per centroid than this, a sample of that many is used. Default 256.
+    pub max_points_per_centroid: usize,
+    /// Of the sample, the initial centroids and the splits. The same seed gives the same centroids on
+    /// any number of threads. Default 1234.
+    pub seed: u64,
+    /// How the initial centroids are chosen. Default [`Init::Random`].
+    pub init: Init,
+    /// Steps of the Markov chain per centroid for [`Init::AfkMc2`]. Default 50.
+    pub afkmc2_chain_length: usize,
+    /// Stop a run when the objective changes by at most this fraction. Default 0: stop when it does not
+    /// change at all.
+    pub early_stop_threshold: f64,
+    /// Refuse rows with NaN or infinite components. Without the check, such rows give meaningless
+    /// centroids. Default true.
+    pub check_finite: bool,
+}
+
+impl Default for ClusteringParams {
+    fn default() -> Self {
+        ClusteringParams {
+            niter: 10,
+            nredo: 1,
+            spherical: false,
+            int_centroids: false,
+            update_index: false,
+            frozen_centroids: false,
+            min_points_per_centroid: 39,
+            max_points_per_centroid: 256,
+            seed: 1234,
+            init: Init::Random,
+            afkmc2_chain_length: 50,
+            early_stop_threshold: 0.0,
+            check_finite: true,
+        }
+    }
+}
+
+impl ClusteringParams {
+    fn check(&self) -> Result<()> {
+        let positive = |name, value: usize| match value {
+            0 => Err(Error::Parameter { name, what: "0, must be at least 1".into() }),
+            _ => Ok(()),
+        };
+        positive("nredo", self.nredo)?;
+        positive("max_points_per_centroid", self.max_points_per_centroid)?;
+        if self.init == Init::AfkMc2 {
+            positive("afkmc2_chain_length", self.afkmc2_chain_length)?;
+        }
+        if !(self.early_stop_threshold >= 0.0) {
+            let what = format!("{}, must be 0 or more", self.early_stop_threshold);
+            return Err(Error::Parameter { name: "early_stop_threshold", what });
+        }
+        Ok(())
+    }
+}
+
+/// What one iteration did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct IterationStats {
+    /// Before the centroids moved: the sum of the squared distances of the rows to their centroids, or
+    /// of their inner products.
+    pub objective: f64,
+    /// How uneven the clusters were: `k · Σ size² / (Σ size)²`, 1 if all were equal.
+    pub imbalance: f64,
+    /// Empty clusters that got half of another one.
+    pub splits: usize,
+    /// Duration of the iteration.
+    pub seconds: f64,
+    /// Of that, the assignment.
+    pub assign_seconds: f64,
+}
+
+/// The outcome of [`kmeans`].
+#[derive(Clone, Debug)]
+pub(crate) struct Clustering {
+    /// Row-major, `k * dim`.
+    pub(crate) centroids: Vec<f32>,
+    /// Of the last iteration of the best run; 0 if there was none.
+    pub(crate) objective: f64,
+    /// The iterations of the best run.
+    pub(crate) iterations: Vec<IterationStats>,
+    /// Rows that were used.
+    pub(crate) sampled_rows: usize,
+    /// Fewer than `min_points_per_centroid` rows per centroid.
+    pub(crate) few_points: bool,
+}
+
+/// Multiply-adds between two ticks: about a tenth of a second of one AVX-512 core.
+const TICK_WORK: usize = 1 << 33;
+
+/// Bytes of rows summed between two ticks.
+const TICK_BYTES: usize = 1 << 30;
+
+const STAGE: &str = "train";
+
+/// Centroids of `rows`. `initial` are the first of the initial centroids, at most `k`; see
+/// [`ClusteringParams::frozen_centroids`]. Ticks as stage "train" in units of rows assigned.
+///
+/// # Errors
+/// [`Error::TooFewRows`] for fewer rows than `k`, [`Error::NotFinite`], [`Error::Parameter`],
+/// [`Error::Dimension`] of `initial`, [`Error::Cancelled`].
+pub(crate) fn kmeans(
+    rows: Rows<'_>,
+    k: usize,
+    similarity: Similarity,
+    params: &ClusteringParams,
+    initial: Option<Rows<'_>>,
+    observer: &mut Observer<'_>,
+) -> Result<Clustering> {
+    let given = initial.map_or(&[][..], |initial| initial.as_slice());
+    check(rows, k, params, initial)?;
+    let sample = sample(rows, k, params);
+    let few_points = sample.len() / rows.dim() < k.saturating_mul(params.min_points_per_centroid);
+    let rows = Rows::new(&sample, rows.dim())?;
+    let frozen = if params.frozen_centroids { given.len() / rows.dim() } else { 0 };
+    let outcome = |run: Run| Clustering {
+        centroids: run.centroids,
+        objective: run.iterations.last().map_or(0.0, |last| last.objective),
+        iterations: run.iterations,
+        sampled_rows: rows.len(),
+        few_points,
+    };
+    if rows.len() == k && frozen == 0 {
+        let mut run = Run { centroids: sample.to_vec(), iterations: Vec::new() };
+        constrain(&mut run.centroids, rows.dim(), params);
+        return Ok(outcome(run));
+    }
+    let mut trainer = Trainer {
+        rows,
+        k,
+        similarity,
+        params,
+        frozen,
+        observer,
+        columns: vec![0; rows.len()],
+        scores: vec![0.0; rows.len()],
+        done: 0,
+    };
+    let mut best = trainer.run(0, given)?;
+    for redo in 1..params.nredo {
+        let run = trainer.run(redo, given)?;
+        if run.score(similarity) < best.score(similarity) {
+            best = run;
+        }
+    }
+    Ok(outcome(best))
+}
+
+fn check(rows: Rows<'_>, k: usize, params: &ClusteringParams, initial: Option<Rows<'_>>) -> Result<()> {
+    params.check()?;
+    if k == 0 {
+        return Err(Error::Parameter { name: "k", what: "0 centroids, must be at least 1".into() });
+    }
+    if rows.len() < k {
+        return Err(Error::TooFewRows { rows: rows.len(), needed: k });
+    }
+    if let Some(initial) = initial {
+        initial.check_dim(rows.dim())?;
+        if initial.len() > k {
+            let what = format!("{} initial centroids, {k} to be trained", initial.len());
+            return Err(Error::Parameter { name: "initial", what });
+        }
+    }
+    if params.check_finite {
+        initial.map_or(Ok(()), |initial| initial.check_finite())?;
+        check_finite(rows)?;
+    }
+    Ok(())
+}
+
+/// [`Rows::check_finite`] on all threads; only a batch that fails is searched for the culprit.
+fn check_finite(rows: Rows<'_>) -> Result<()> {
+    let finite = |chunk: &[f32]| chunk.iter().fold(true, |all, value| all & value.is_finite());
+    if rows.as_slice().par_chunks(1 << 16).all(finite) { Ok(()) } else { rows.check_finite() }
+}
+
+/// The training rows: all, or a random sample in the order of the rows.
+fn sample<'a>(rows: Rows<'a>, k: usize, params: &ClusteringParams) -> Cow<'a, [f32]> {
+    let wanted = k.saturating_mul(params.max_points_per_centroid);
+    if rows.len() <= wanted {
+        return Cow::Borrowed(rows.as_slice());
+    }
+    let mut chosen = Random::new(params.seed).sample(rows.len(), wanted);
+    chosen.sort_unstable();
+    Cow::Owned(seeding::gather(rows, &chosen))
+}
+
+/// One run of Lloyd's algorithm.
+struct Run {
+    centroids: Vec<f32>,
+    iterations: Vec<IterationStats>,
+}
+
+impl Run {
+    /// The objective where smaller is better.
+    fn score(&self, similarity: Similarity) -> f64 {
+        let objective = self.iterations.last().map_or(0.0, |last| last.objective);
+        if similarity == Similarity::L2 { objective } else { -objective }
+    }
+}
+
+/// What the runs share: the rows, the parameters, the progress, and buffers of a row's nearest centroid
+/// and its score.
+struct Trainer<'a, 'o, 'c> {
+    rows: Rows<'a>,
+    k: usize,
+    similarity: Similarity,
+    params: &'a ClusteringParams,
+    /// Leading centroids that do not move.
+    frozen: usize,
+    observer: &'o mut Observer<'c>,
+    columns: Vec<u32>,
+    scores: Vec<f32>,
+    /// Rows assigned so far, over all runs.
+    done: u64,
+}
+
+impl Trainer<'_, '_, '_> {
+    fn run(&mut self, redo: usize, given: &[f32]) -> Result<Run> {
+        // Each run has numbers of its own, of which none depends on how many another run drew.
+        let mut random = Random::new(self.params.seed.wrapping_add(1 + redo as u64));
+        let seeds =
+            seeding::Seeds { rows: self.rows, given, missing: self.k - given.len() / self.rows.dim() };
+        let mut centroids = seeds.choose(self.params, &mut random, &mut || self.tick())?;
+        constrain(&mut centroids[given.len()..], self.rows.dim(), self.params);
+        let mut iterations: Vec<IterationStats> = Vec::new();
+        for _ in 0..self.params.niter {
+            let stats = self.iterate(&mut centroids, &mut random)?;
+            let settled = iterations.last().is_some_and(|last| self.settled(last.objective, stats.objective));
+            iterations.push(stats);
+            if settled {
+                break;
+            }
+        }
+        // A run that stopped early counts as done.
+        self.done = (redo as u64 + 1) * self.work_per_run();
+        self.tick()?;
+        Ok(Run { centroids, iterations })
+    }
+
+    fn settled(&self, before: f64, now: f64) -> bool {
+        (now - before).abs() <= self.params.early_stop_threshold * before.abs()
+    }
+
+    fn iterate(&mut self, centroids: &mut [f32], random: &mut Random) -> Result<IterationStats> {
+        let start = Instant::now();
+        self.assign(centroids)?;
+        let assign_seconds = start.elapsed().as_secs_f64();
+        let score: f64 = self.scores.iter().map(|&score| f64::from(score)).sum();
+        let clusters = Clusters::new(&self.columns, self.k);
+        let mut sizes = clusters.sizes();
+        let imbalance = imbalance(&sizes);
+        self.update(&clusters, centroids)?;
+        let splits = self.split(&mut sizes, centroids, random);
+        constrain(&mut centroids[self.frozen * self.rows.dim()..], self.rows.dim(), self.params);
+        Ok(IterationStats {
+            objective: if self.similarity == Similarity::L2 { score } else { 0.0 - score },
+            imbalance,
+            splits,
+            seconds: start.elapsed().as_secs_f64(),
+            assign_seconds,
+        })
+    }
+
+    fn assign(&mut self, centroids: &[f32]) -> Result<()> {
+        let panels = Panels::new(Rows::new(centroids, self.rows.dim())?);
+        let step = (TICK_WORK / centroids.len()).max(1).next_multiple_of(crate::kernel::ROWS_MAX);
+        for first in (0..self.rows.len()).step_by(step) {
+            self.tick()?;
+            let range = first..self.rows.len().min(first + step);
+            let (columns, scores) = (&mut self.columns[range.clone()], &mut self.scores[range.clone()]);
+            panels.nearest_par(self.similarity, self.rows.slice(range.clone()), columns, scores);
+            self.done += range.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Moves the centroids that may move, and have rows, to their means.
+    fn update(&mut self, clusters: &Clusters, centroids: &mut [f32]) -> Result<()> {
+        let dim = self.rows.dim();
+        let batch = TICK_BYTES.div_ceil(size_of_val(self.rows.as_slice()).div_ceil(self.k).max(1));
+        let movable = centroids[self.frozen * dim..].chunks_mut(batch * dim);
+        for (centroids, first) in movable.zip((self.frozen..).step_by(batch)) {
+            self.tick()?;
+            let each = centroids.par_chunks_exact_mut(dim).enumerate();
+            each.for_each(|(i, centroid)| mean(self.rows, clusters.rows(first + i), centroid));
+        }
+        Ok(())
+    }
+
+    /// Gives each empty cluster half of another: a copy of its centroid, both moved apart by a 1024th
+    /// of each component. The donor is found by walking around the clusters and stopping at one with a
+    /// probability that grows with its size.
+    fn split(&self, sizes: &mut [usize], centroids: &mut [f32], random: &mut Random) -> usize {
+        let dim = self.rows.dim();
+        let mut splits = 0;
+        for empty in self.frozen..self.k {
+            if sizes[empty] == 0
+                && let Some(donor) = self.donor(sizes, random)
+            {
+                let copy = centroids[donor * dim..(donor + 1) * dim].to_vec();
+                centroids[empty * dim..(empty + 1) * dim].copy_from_slice(&copy);
+                push(&mut centroids[empty * dim..(empty + 1) * dim], 1.0 / 1024.0);
+                push(&mut centroids[donor * dim..(donor + 1) * dim], -1.0 / 1024.0);
+                sizes[empty] = sizes[donor] / 2;
+                sizes[donor] -= sizes[empty];
+                splits += 1;
+            }
+        }
+        splits
+    }
+
+    /// None if every cluster that may move has fewer than two rows.
+    fn donor(&self, sizes: &[usize], random: &mut Random) -> Option<usize> {
+        let spare = self.rows.len().saturating_sub(self.k).max(1) as f64;
+        let movable = self.frozen..self.k;
+        for candidate in movable.clone().cycle().take(10_000) {
+            if random.unit() < sizes[candidate].saturating_sub(1) as f64 / spare {
+                return Some(candidate);
+            }
+        }
+        movable.max_by_key(|&i| (sizes[i], std::cmp::Reverse(i))).filter(|&i| sizes[i] > 1)
+    }
+
+    fn work_per_run(&self) -> u64 {
+        self.rows.len() as u64 * self.params.niter as u64
+    }
+
+    fn tick(&mut self) -> Result<()> {
+        self.observer.tick(STAGE, self.done, self.work_per_run() * self.params.nredo as u64)
+    }
+}
+
+/// Pushes the components of a centroid by `by` of themselves, in turns up and down.
+fn push(centroid: &mut [f32], by: f32) {
+    for (d, value) in centroid.iter_mut().enumerate() {
+        *value *= if d % 2 == 0 { 1.0 + by } else { 1.0 - by };
+    }
+}
+
+/// The mean of the rows at `members`, left alone if there is none.
+fn mean(rows: Rows<'_>, members: &[u32], centroid: &mut [f32]) {
+    if members.is_empty() {
+        return;
+    }
+    let mut sums = vec![0.0f64; centroid.len()];
+    for &row in members {
+        for (sum, &value) in sums.iter_mut().zip(rows.row(row as usize)) {
+            *sum += f64::from(value);
+        }
+    }
+    let count = members.len() as f64;
+    centroid.iter_mut().zip(&sums).for_each(|(value, sum)| *value = (sum / count) as f32);
+}
+
+/// Normalises or rounds, as the parameters say. A zero centroid stays zero.
+fn constrain(centroids: &mut [f32], dim: usize, params: &ClusteringParams) {
+    for centroid in centroids.chunks_exact_mut(dim) {
+        if params.spherical {
+            let norm = centroid.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
+            let scale = if norm > 0.0 { 1.0 / norm } else { 0.0 };
+            centroid.iter_mut().for_each(|v| *v = (f64::from(*v) * scale) as f32);
+        }
+        if params.int_centroids {
+            centroid.iter_mut().for_each(|v| *v = v.round_ties_even());
+        }
+    }
+}
+
+/// `k · Σ size² / (Σ size)²`.
+fn imbalance(sizes: &[usize]) -> f64 {
+    let total: f64 = sizes.iter().map(|&size| size as f64).sum();
+    let squares: f64 = sizes.iter().map(|&size| size as f64 * size as f64).sum();
+    sizes.len() as f64 * squares / (total * total)
+}
+
+/// The rows of each cluster, ascending: a counting sort of the assignment.
+struct Clusters {
+    order: Vec<u32>,
+    /// Where each cluster's rows begin in `order`, and the end of the last.
+    starts: Vec<usize>,
+}
+
+impl Clusters {
+    fn new(columns: &[u32], k: usize) -> Self {
+        let mut starts = vec![0; k + 1];
+        columns.iter().for_each(|&column| starts[column as usize + 1] += 1);
+        for i in 0..k {
+            starts[i + 1] += starts[i];
+        }
+        let mut next = starts.clone();
+        let mut order = vec![0; columns.len()];
+        for (row, &column) in columns.iter().enumerate() {
+            order[next[column as usize]] = row as u32;
+            next[column as usize] += 1;
+        }
+        Clusters { order, starts }
+    }
+
+    fn rows(&self, cluster: usize) -> &[u32] {
+        &self.order[self.starts[cluster]..self.starts[cluster + 1]]
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        self.starts.windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
+}

@@ -1,0 +1,157 @@
+//! Rows times columns: the matrix work of assignment, of k-means and of the coarse quantizer.
+//!
+//! [`Panels`] holds the columns (centroids) packed for the kernels: groups of 32 columns, dim-major, on
+//! cache lines. The kernels sum a product over the components from the first to the last and turn it
+//! into a score at once, so a score has the same bits in any block of rows and on any thread, and
+//! [`Panels::nearest`] never writes the matrix of scores. What is here is only the blocking: 96 rows
+//! stay in cache while all panels pass by.
+//!
+//! ```text
+//!   panel p:   component 0: c₀ c₁ … c₃₁ | component 1: c₀ c₁ … c₃₁ | …      column = 32 p + lane
+//! ```
+
+use crate::Rows;
+use crate::kernel::{AlignedVec, Kernels, PANEL, Product, ROWS_MAX, Similarity};
+use rayon::prelude::*;
+
+/// Rows per task of the parallel forms: enough work to hide a task's cost, few enough to share.
+const TASK_ROWS: usize = 8 * ROWS_MAX;
+
+/// Columns to multiply with.
+#[derive(Clone, Debug)]
+pub(crate) struct Panels {
+    kernels: &'static Kernels,
+    panels: AlignedVec,
+    /// Squared norms of the columns, `+inf` for the padding.
+    norms: Vec<f32>,
+    /// 0 for each column, `+inf` for the padding.
+    zeros: Vec<f32>,
+    dim: usize,
+    len: usize,
+}
+
+impl Panels {
+    /// Packs `columns`, with the best kernels of this processor.
+    pub(crate) fn new(columns: Rows<'_>) -> Self {
+        Panels::with_kernels(Kernels::get(), columns)
+    }
+
+    /// Packs `columns` for these kernels.
+    pub(crate) fn with_kernels(kernels: &'static Kernels, columns: Rows<'_>) -> Self {
+        let (len, dim) = (columns.len(), columns.dim());
+        let padded = len.next_multiple_of(PANEL);
+        let mut panels = AlignedVec::zeros(padded * dim);
+        for (panel, rows) in panels.chunks_exact_mut(PANEL * dim).zip(columns.as_slice().chunks(PANEL * dim))
+        {
+            pack(rows, dim, panel);
+        }
+        let mut norms = vec![f32::INFINITY; padded];
+        kernels.squared_norms(columns.as_slice(), dim, &mut norms[..len]);
+        let mut zeros = vec![f32::INFINITY; padded];
+        zeros[..len].fill(0.0);
+        Panels { kernels, panels, norms, zeros, dim, len }
+    }
+
+    /// Number of columns.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Components per column.
+    pub(crate) fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// Squared norms of the columns.
+    pub(crate) fn norms(&self) -> &[f32] {
+        &self.norms[..self.len]
+    }
+
+    /// `out[r * len + c]`: for L2 `‖c‖² - 2⟨x, c⟩ + ‖x‖²`, at least 0, and exactly 0 for equal vectors;
+    /// for Dot `-⟨x, c⟩`.
+    pub(crate) fn scores(&self, similarity: Similarity, rows: Rows<'_>, out: &mut [f32]) {
+        assert!(rows.dim() == self.dim && out.len() == rows.len() * self.len);
+        if out.is_empty() {
+            return;
+        }
+        let blocks = rows.as_slice().chunks(ROWS_MAX * self.dim);
+        for (rows, out) in blocks.zip(out.chunks_mut(ROWS_MAX * self.len)) {
+            self.with_product(similarity, rows, |product| self.kernels.scores(product, out, self.len));
+        }
+    }
+
+    /// The nearest column of each row and its score, the bits that `scores` gives; ties go to the lowest
+    /// column. A row with NaN gets column 0 at infinity.
+    pub(crate) fn nearest(
+        &self,
+        similarity: Similarity,
+        rows: Rows<'_>,
+        columns: &mut [u32],
+        scores: &mut [f32],
+    ) {
+        assert!(self.len > 0 && rows.dim() == self.dim);
+        assert!(columns.len() == rows.len() && scores.len() == rows.len());
+        let blocks = rows.as_slice().chunks(ROWS_MAX * self.dim);
+        for ((rows, columns), scores) in
+            blocks.zip(columns.chunks_mut(ROWS_MAX)).zip(scores.chunks_mut(ROWS_MAX))
+        {
+            self.with_product(similarity, rows, |product| self.kernels.nearest(product, columns, scores));
+        }
+    }
+
+    /// [`Panels::scores`] on the threads of the current rayon pool: the same bits.
+    pub(crate) fn scores_par(&self, similarity: Similarity, rows: Rows<'_>, out: &mut [f32]) {
+        assert!(rows.dim() == self.dim && out.len() == rows.len() * self.len);
+        if out.is_empty() {
+            return;
+        }
+        out.par_chunks_mut(TASK_ROWS * self.len).enumerate().for_each(|(task, out)| {
+            let first = task * TASK_ROWS;
+            self.scores(similarity, rows.slice(first..first + out.len() / self.len), out);
+        });
+    }
+
+    /// [`Panels::nearest`] on the threads of the current rayon pool: the same bits.
+    pub(crate) fn nearest_par(
+        &self,
+        similarity: Similarity,
+        rows: Rows<'_>,
+        columns: &mut [u32],
+        scores: &mut [f32],
+    ) {
+        assert!(rows.dim() == self.dim && columns.len() == rows.len() && scores.len() == rows.len());
+        let tasks = columns.par_chunks_mut(TASK_ROWS).zip(scores.par_chunks_mut(TASK_ROWS));
+        tasks.enumerate().for_each(|(task, (columns, scores))| {
+            let first = task * TASK_ROWS;
+            self.nearest(similarity, rows.slice(first..first + columns.len()), columns, scores);
+        });
+    }
+
+    /// Calls `work` with the product of at most [`ROWS_MAX`] rows and all columns.
+    fn with_product(&self, similarity: Similarity, rows: &[f32], work: impl FnOnce(&Product<'_>)) {
+        let mut norms = [0.0; ROWS_MAX];
+        let norms = &mut norms[..rows.len() / self.dim];
+        let (bias, factor, floor) = match similarity {
+            Similarity::L2 => (&self.norms, -2.0, 0.0),
+            Similarity::Dot => (&self.zeros, -1.0, f32::NEG_INFINITY),
+        };
+        if similarity == Similarity::L2 {
+            self.kernels.squared_norms(rows, self.dim, norms);
+        }
+        work(&Product { dim: self.dim, rows, norms, panels: &self.panels, bias, factor, floor });
+    }
+}
+
+/// Transposes up to 32 columns into a panel of zeros.
+fn pack(columns: &[f32], dim: usize, panel: &mut [f32]) {
+    for (lane, column) in columns.chunks_exact(dim).enumerate() {
+        for (d, &value) in column.iter().enumerate() {
+            panel[d * PANEL + lane] = value;
+        }
+    }
+}
+
+/// The squared norm of each row.
+pub(crate) fn squared_norms(rows: Rows<'_>, out: &mut [f32]) {
+    Kernels::get().squared_norms(rows.as_slice(), rows.dim(), out);
+}

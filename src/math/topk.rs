@@ -1,0 +1,326 @@
+//! Collectors: what becomes of the (row, score) pairs that a search offers.
+//!
+//! A collector tells the scan its threshold, the scan offers only what is within it, and `finish` gives
+//! the hits sorted by score and, where scores are equal, by id. So a result depends on neither the order
+//! of lists nor on how the work was cut. Ids live in a column that costs a look-up: [`TopK`] reads one
+//! only for the winners and for candidates whose scores tie at the last place.
+
+use crate::kernel::Kernels;
+use crate::{Error, Result};
+use std::cell::RefCell;
+
+/// From row numbers to ids.
+pub(crate) trait RowIds {
+    fn id(&self, row: u32) -> Result<u64>;
+}
+
+/// Where a search puts what it finds.
+pub(crate) trait Collector {
+    /// Scores beyond this need not be offered. It falls as better entries come, and never rises.
+    fn threshold(&self) -> f32;
+
+    /// Takes an entry; one beyond the threshold, or NaN, is ignored.
+    fn offer(&mut self, row: u32, score: f32);
+}
+
+/// One result.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Hit {
+    pub(crate) score: f32,
+    pub(crate) row: u32,
+    pub(crate) id: u64,
+}
+
+/// An entry whose id nobody has asked for yet.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    score: f32,
+    row: u32,
+}
+
+impl Entry {
+    /// Adding 0 turns -0 into 0, so that `==` and `total_cmp` mean the same ties.
+    fn new(row: u32, score: f32) -> Self {
+        Entry { score: score + 0.0, row }
+    }
+}
+
+/// The `k` smallest by (score, id), exactly.
+///
+/// Entries go to a buffer of about `2k`. When it is full, selection by score finds the k-th and the rest
+/// is dropped: that is a few operations per entry on average, where a heap pays a logarithm.
+pub(crate) struct TopK<'a> {
+    ids: &'a dyn RowIds,
+    k: usize,
+    threshold: f32,
+    entries: Vec<Entry>,
+    capacity: usize,
+    error: Option<Error>,
+}
+
+impl<'a> TopK<'a> {
+    /// Keeps the `k` best of what scores at most `limit` (infinity for no limit).
+    pub(crate) fn new(k: usize, ids: &'a dyn RowIds, limit: f32) -> Self {
+        let capacity = k.saturating_mul(2).max(k.saturating_add(32));
+        let threshold = if k == 0 { f32::NEG_INFINITY } else { limit };
+        // Room grows with what is offered: k may be far larger than the index.
+        TopK { ids, k, threshold, entries: Vec::with_capacity(capacity.min(1024)), capacity, error: None }
+    }
+
+    /// The hits, sorted by (score, id); the first error of the ids if there was one.
+    pub(crate) fn finish(mut self) -> Result<Vec<Hit>> {
+        if self.entries.len() > self.k {
+            self.compact();
+        }
+        match self.error {
+            Some(error) => Err(error),
+            None => sorted_hits(&self.entries, self.ids),
+        }
+    }
+
+    /// Keeps the k best. Ids are read only if entries that tie at the k-th score do not all fit.
+    fn compact(&mut self) {
+        if self.k == 0 {
+            return self.entries.clear();
+        }
+        let by_score = |a: &Entry, b: &Entry| a.score.total_cmp(&b.score);
+        let kth = self.entries.select_nth_unstable_by(self.k - 1, by_score).1.score;
+        if self.entries[self.k..].iter().any(|entry| entry.score == kth) {
+            self.settle_ties(kth);
+        }
+        self.entries.truncate(self.k);
+        self.threshold = kth;
+    }
+
+    /// Moves the entries below `kth` to the front, and behind them those at `kth` with the lowest ids.
+    fn settle_ties(&mut self, kth: f32) {
+        self.entries.retain(|entry| entry.score <= kth);
+        self.entries.sort_unstable_by(|a, b| a.score.total_cmp(&b.score));
+        let below = self.entries.partition_point(|entry| entry.score < kth);
+        let error = RefCell::new(None);
+        self.entries[below..].sort_by_cached_key(|entry| {
+            self.ids.id(entry.row).unwrap_or_else(|e| {
+                error.borrow_mut().get_or_insert(e);
+                u64::MAX
+            })
+        });
+        if let Some(e) = error.into_inner() {
+            self.error.get_or_insert(e);
+        }
+    }
+}
+
+impl Collector for TopK<'_> {
+    fn threshold(&self) -> f32 {
+        self.threshold
+    }
+
+    fn offer(&mut self, row: u32, score: f32) {
+        if score <= self.threshold && self.k > 0 {
+            self.entries.push(Entry::new(row, score));
+            if self.entries.len() >= self.capacity {
+                self.compact();
+            }
+        }
+    }
+}
+
+/// Everything that scores strictly below a radius.
+pub(crate) struct Radius<'a> {
+    ids: &'a dyn RowIds,
+    radius: f32,
+    entries: Vec<Entry>,
+}
+
+impl<'a> Radius<'a> {
+    /// Keeps what scores below `radius`.
+    pub(crate) fn new(radius: f32, ids: &'a dyn RowIds) -> Self {
+        Radius { ids, radius, entries: Vec::new() }
+    }
+
+    /// The hits, sorted by (score, id).
+    pub(crate) fn finish(self) -> Result<Vec<Hit>> {
+        sorted_hits(&self.entries, self.ids)
+    }
+}
+
+impl Collector for Radius<'_> {
+    /// The largest float below the radius.
+    fn threshold(&self) -> f32 {
+        self.radius.next_down()
+    }
+
+    fn offer(&mut self, row: u32, score: f32) {
+        if score < self.radius {
+            self.entries.push(Entry::new(row, score));
+        }
+    }
+}
+
+fn sorted_hits(entries: &[Entry], ids: &dyn RowIds) -> Result<Vec<Hit>> {
+    let hit = |entry: &Entry| Ok(Hit { score: entry.score, row: entry.row, id: ids.id(entry.row)? });
+    let mut hits = entries.iter().map(hit).collect::<Result<Vec<Hit>>>()?;
+    hits.sort_unstable_by(|a, b| a.score.total_cmp(&b.score).then(a.id.cmp(&b.id)));
+    Ok(hits)
+}
+
+/// Replaces `out` by the indices of the `k` smallest scores, ascending by (score, index); NaN is left
+/// out. These are a query's probes.
+///
+/// The minima of `g` interleaved groups bound the k-th smallest score: at least `k` scores are at most
+/// the k-th smallest minimum, and with `g = 4k` hardly more are. One vector pass takes the minima,
+/// another collects what is within the bound, and only that is sorted.
+pub(crate) fn smallest(scores: &[f32], k: usize, out: &mut Vec<u32>) {
+    out.clear();
+    if k == 0 {
+        return;
+    }
+    let groups = k.saturating_mul(4).max(64);
+    let few = scores.len() / 2 < groups;
+    let bound = if few { f32::INFINITY } else { kth_minimum(scores, groups, k) };
+    Kernels::get().select_at_most(scores, bound, out);
+    let by_score = |&a: &u32, &b: &u32| scores[a as usize].total_cmp(&scores[b as usize]).then(a.cmp(&b));
+    if out.len() > 2 * k {
+        out.select_nth_unstable_by(k - 1, by_score);
+        out.truncate(k);
+    }
+    out.sort_unstable_by(by_score);
+    out.truncate(k);
+}
+
+/// The k-th smallest of the minima of the scores whose indices are equal modulo `groups`.
+fn kth_minimum(scores: &[f32], groups: usize, k: usize) -> f32 {
+    let mut minima = vec![f32::INFINITY; groups];
+    for scores in scores.chunks(groups) {
+        for (minimum, &score) in minima.iter_mut().zip(scores) {
+            *minimum = if score < *minimum { score } else { *minimum };
+        }
+    }
+    *minima.select_nth_unstable_by(k - 1, f32::total_cmp).1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Ids that fall while rows rise, so that order by row and order by id differ.
+    struct Falling;
+
+    impl RowIds for Falling {
+        fn id(&self, row: u32) -> Result<u64> {
+            Ok(1_000_000 - u64::from(row))
+        }
+    }
+
+    struct Broken;
+
+    impl RowIds for Broken {
+        fn id(&self, row: u32) -> Result<u64> {
+            Err(Error::corrupt("ids", u64::from(row), "no such row"))
+        }
+    }
+
+    /// Counts look-ups.
+    #[derive(Default)]
+    struct Counted(std::cell::Cell<usize>);
+
+    impl RowIds for Counted {
+        fn id(&self, row: u32) -> Result<u64> {
+            self.0.set(self.0.get() + 1);
+            Ok(u64::from(row))
+        }
+    }
+
+    fn offer_all(collector: &mut dyn Collector, scores: &[f32]) {
+        for (row, &score) in scores.iter().enumerate() {
+            collector.offer(row as u32, score);
+        }
+    }
+
+    /// What a full sort would keep.
+    fn oracle(scores: &[f32], keep: impl Fn(f32) -> bool, k: usize) -> Vec<(f32, u64)> {
+        let entries = scores.iter().enumerate().filter(|&(_, &score)| keep(score));
+        let mut all: Vec<_> = entries.map(|(row, &score)| (score + 0.0, 1_000_000 - row as u64)).collect();
+        all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+        all.truncate(k);
+        all
+    }
+
+    fn pairs(hits: Vec<Hit>) -> Vec<(f32, u64)> {
+        hits.into_iter().map(|hit| (hit.score, hit.id)).collect()
+    }
+
+    /// Few distinct values, so that ties at the last place are common; infinities and NaN among them.
+    fn scores() -> impl Strategy<Value = Vec<f32>> {
+        let special = prop_oneof![Just(f32::NAN), Just(f32::INFINITY), Just(f32::NEG_INFINITY), Just(-0.0)];
+        let score = prop_oneof![1 => special, 10 => (-5i8..5).prop_map(f32::from), 10 => -10f32..10.0];
+        proptest::collection::vec(score, 0..400)
+    }
+
+    proptest! {
+        #[test]
+        fn top_k_is_what_a_sort_keeps(scores in scores(), k in 0usize..90, limit in -6f32..12.0) {
+            for limit in [limit, f32::INFINITY] {
+                let mut top = TopK::new(k, &Falling, limit);
+                offer_all(&mut top, &scores);
+                prop_assert_eq!(pairs(top.finish().unwrap()), oracle(&scores, |s| s <= limit, k));
+            }
+        }
+
+        #[test]
+        fn radius_is_strict(scores in scores(), radius in (-6i8..6).prop_map(f32::from)) {
+            for radius in [radius, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut within = Radius::new(radius, &Falling);
+                prop_assert!(within.threshold() < radius || radius == f32::NEG_INFINITY);
+                offer_all(&mut within, &scores);
+                prop_assert_eq!(pairs(within.finish().unwrap()), oracle(&scores, |s| s < radius, usize::MAX));
+            }
+        }
+
+        #[test]
+        fn smallest_is_what_a_sort_keeps(scores in scores(), repeat in 1usize..12, k in 0usize..300) {
+            let scores = scores.repeat(repeat);
+            let mut expected: Vec<u32> = (0..scores.len() as u32).collect();
+            expected.retain(|&i| !scores[i as usize].is_nan());
+            expected.sort_by(|&a, &b| scores[a as usize].total_cmp(&scores[b as usize]).then(a.cmp(&b)));
+            expected.truncate(k);
+            let mut out = vec![7; 3];
+            smallest(&scores, k, &mut out);
+            prop_assert_eq!(out, expected);
+        }
+    }
+
+    #[test]
+    fn the_threshold_falls_and_worse_entries_are_ignored() {
+        let mut top = TopK::new(3, &Falling, 1e9);
+        let mut last = top.threshold();
+        assert_eq!(last, 1e9);
+        for row in 0..1000 {
+            top.offer(row, 1000.0 - row as f32);
+            assert!(top.threshold() <= last);
+            last = top.threshold();
+        }
+        assert!(last < 100.0);
+    }
+
+    #[test]
+    fn ids_are_read_only_for_winners_and_ties_at_the_last_place() {
+        let ids = Counted::default();
+        let mut top = TopK::new(10, &ids, f32::INFINITY);
+        (0..1000).for_each(|row| top.offer(row, -(row as f32)));
+        assert_eq!(ids.0.get(), 0);
+        assert_eq!(top.finish().unwrap().len(), 10);
+        assert_eq!(ids.0.get(), 10);
+    }
+
+    #[test]
+    fn an_error_of_the_ids_comes_out_of_finish() {
+        let mut top = TopK::new(2, &Broken, f32::INFINITY);
+        offer_all(&mut top, &[1.0; 100]);
+        assert!(matches!(top.finish(), Err(Error::Corrupt { .. })));
+        let mut within = Radius::new(2.0, &Broken);
+        offer_all(&mut within, &[1.0]);
+        assert!(matches!(within.finish(), Err(Error::Corrupt { .. })));
+    }
+}
