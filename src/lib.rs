@@ -1,6 +1,8 @@
 //! vellum: an embedded, transactional, persistent vector store.
 
 mod error;
+#[cfg(feature = "files")]
+pub mod files;
 mod kernel;
 mod math;
 mod metric;
