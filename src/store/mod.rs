@@ -1,0 +1,268 @@
+//! The store: a redb database with vellum's indexes in it, the snapshot cache, and the settings.
+//!
+//! Nothing on disk lives outside redb, and a commit is redb's commit. What a [`Store`] holds in memory
+//! (models, snapshots, pins) is a cache of committed tables and can be dropped at any time.
+
+mod backup;
+mod builder;
+mod bulk;
+mod txn;
+
+pub use backup::BackupReport;
+pub use builder::{Builder, Durability};
+pub use bulk::BulkLoad;
+pub use txn::{ReadTxn, WriteTxn};
+
+use crate::index::IndexReader;
+use crate::index::model::Model;
+use crate::storage::format::Header;
+use crate::storage::snapshot::{Budget, PIN_AGE_MAX, Snapshot};
+use crate::storage::{self, WriteTables};
+use crate::{Error, Result};
+use builder::{Settings, Source};
+use parking_lot::{Mutex, RwLock};
+use redb::{Database, ReadTransaction, ReadableDatabase};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::time::Instant;
+
+/// An open store: many readers, one writer at a time. Cloning gives another handle to the same store;
+/// the file is closed when the last handle, transaction and reader is dropped.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    /// `None` while the store could not be reopened.
+    db: RwLock<Option<Arc<Database>>>,
+    source: Source,
+    pub(crate) settings: Settings,
+    budget: Arc<Budget>,
+    cache: Mutex<HashMap<[u8; 16], Cached>>,
+    /// Commits made through this store.
+    commits: AtomicU64,
+}
+
+/// What is remembered of an index between transactions.
+struct Cached {
+    model: Arc<Model>,
+    snapshot: Option<Arc<Snapshot>>,
+    /// The store's commits when the snapshot's transaction began.
+    commits: u64,
+}
+
+/// What compaction did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompactReport {
+    /// The file's size before, in bytes; 0 where the store is no file.
+    pub before_bytes: u64,
+    /// And after.
+    pub after_bytes: u64,
+}
+
+/// Sizes of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Size of the file in bytes; 0 where the store is no file.
+    pub file_bytes: u64,
+    /// Bytes of blocks and pages pinned in memory now.
+    pub pinned_bytes: u64,
+    /// The setting that bounds pins and redb's cache together.
+    pub cache_bytes: u64,
+}
+
+impl Store {
+    /// Makes a new store in a new file.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if there is a file already.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().create(path)
+    }
+
+    /// Opens the store in a file. Costs the same however many vectors it holds; models and blocks are
+    /// read when they are first needed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Foreign`], [`Error::NewerVersion`], [`Error::Locked`],
+    /// [`Error::Corrupt`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().open(path)
+    }
+
+    /// Settings first.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Begins to read: a frozen state of the whole store.
+    pub fn begin_read(&self) -> Result<ReadTxn> {
+        // Counted before the transaction begins, so that a snapshot never looks newer than it is.
+        let commits = self.inner.commits.load(SeqCst);
+        let txn = self.inner.database()?.begin_read()?;
+        Ok(ReadTxn::new(txn, self.inner.clone(), commits))
+    }
+
+    /// Begins to write; waits until no other writer is active.
+    pub fn begin_write(&self) -> Result<WriteTxn> {
+        WriteTxn::new(self.inner.clone(), self.inner.settings.durability, self.inner.settings.quick_repair)
+    }
+
+    /// Makes everything committed so far durable; only needed after commits with [`Durability::None`].
+    pub fn flush(&self) -> Result<()> {
+        WriteTxn::new(self.inner.clone(), Durability::Immediate, self.inner.settings.quick_repair)?.commit()
+    }
+
+    /// Gives free space back to the file system by moving what stands behind it.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while any reader or writer is active; [`Error::Unsupported`] for an attached
+    /// database that the application also holds.
+    pub fn compact(&self) -> Result<CompactReport> {
+        let inner = &self.inner;
+        let before_bytes = inner.file_bytes();
+        let mut guard = inner.db.write();
+        inner.cache.lock().values_mut().for_each(|cached| cached.snapshot = None);
+        let db = guard.as_mut().ok_or(Error::NeedsReopen)?;
+        let db = Arc::get_mut(db).ok_or(Error::InUse { what: "compact" })?;
+        db.compact().map_err(|e| match e {
+            redb::CompactionError::TransactionInProgress => Error::InUse { what: "compact" },
+            e => e.into(),
+        })?;
+        drop(guard);
+        Ok(CompactReport { before_bytes, after_bytes: inner.file_bytes() })
+    }
+
+    /// Opens the file or backend again, after an I/O error latched the handle ([`Error::NeedsReopen`]).
+    /// Readers that are still held keep the old handle, and the file's lock with it.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] while readers or writers of the old handle live; then drop them and call again.
+    /// [`Error::Unsupported`] for an attached database: reopen it and attach it again.
+    pub fn reopen(&self) -> Result<()> {
+        let inner = &self.inner;
+        if matches!(inner.source, Source::Attached) {
+            return Err(Error::Unsupported { what: "reopening an attached database" });
+        }
+        let mut db = inner.db.write();
+        inner.cache.lock().clear();
+        *db = None;
+        *db = Some(Arc::new(inner.source.open(&inner.settings)?));
+        Ok(())
+    }
+
+    /// Sizes of the store.
+    pub fn stats(&self) -> StoreStats {
+        StoreStats {
+            file_bytes: self.inner.file_bytes(),
+            pinned_bytes: self.inner.budget.used() as u64,
+            cache_bytes: self.inner.settings.cache_bytes as u64,
+        }
+    }
+}
+
+impl Inner {
+    fn new(db: Arc<Database>, source: Source, settings: Settings) -> Self {
+        Inner {
+            db: RwLock::new(Some(db)),
+            source,
+            budget: Budget::new(settings.pin_bytes()),
+            settings,
+            cache: Mutex::default(),
+            commits: AtomicU64::new(0),
+        }
+    }
+
+    /// The database; a clone, so that no lock is held while a transaction begins or runs.
+    pub(crate) fn database(&self) -> Result<Arc<Database>> {
+        self.db.read().clone().ok_or(Error::NeedsReopen)
+    }
+
+    fn file_bytes(&self) -> u64 {
+        match &self.source {
+            Source::Path(path) => std::fs::metadata(path).map_or(0, |meta| meta.len()),
+            _ => 0,
+        }
+    }
+
+    /// After a commit: snapshots that have become too old go, and with them the freed pages they hold.
+    pub(crate) fn committed(&self) {
+        self.commits.fetch_add(1, SeqCst);
+        let now = Instant::now();
+        for cached in self.cache.lock().values_mut() {
+            if cached
+                .snapshot
+                .as_ref()
+                .is_some_and(|snapshot| now.duration_since(snapshot.born) >= PIN_AGE_MAX)
+            {
+                cached.snapshot = None;
+            }
+        }
+    }
+
+    /// The model that `header` speaks of, from memory or from the writer's tables.
+    pub(crate) fn model(&self, tables: &WriteTables<'_>, header: &Header) -> Result<Arc<Model>> {
+        match self.cached_model(header) {
+            Some(model) => Ok(model),
+            None => Ok(Arc::new(Model::load(tables, header)?)),
+        }
+    }
+
+    fn cached_model(&self, header: &Header) -> Option<Arc<Model>> {
+        let cache = self.cache.lock();
+        let model = &cache.get(&header.uuid)?.model;
+        (model.version == header.model_version).then(|| model.clone())
+    }
+
+    /// A reader of the state that `txn` sees; `commits` as counted before it began.
+    pub(crate) fn reader(
+        &self,
+        txn: &ReadTransaction,
+        index: &str,
+        header: Header,
+        commits: u64,
+    ) -> Result<IndexReader<'static>> {
+        let now = Instant::now();
+        let mut older = None;
+        if let Some(cached) = self.cache.lock().get(&header.uuid) {
+            older = cached.snapshot.clone();
+            if let Some(snapshot) = older.as_ref().filter(|s| s.header.same_state(&header)) {
+                let quiet = cached.commits == commits && !matches!(self.source, Source::Attached);
+                if quiet || now.duration_since(snapshot.born) < PIN_AGE_MAX {
+                    return Ok(self.reader_of(snapshot.clone(), cached.model.clone()));
+                }
+            }
+        }
+        let tables = storage::open_read(txn, index)?;
+        let model = match self.cached_model(&header) {
+            Some(model) => model,
+            None => Arc::new(Model::load(&tables, &header)?),
+        };
+        let mut snapshot =
+            Snapshot::new(header, tables, model.geometry, model.rows_column, self.budget.clone(), now)?;
+        if let Some(older) = &older {
+            snapshot.inherit(older);
+        }
+        let snapshot = Arc::new(snapshot);
+        let mut cache = self.cache.lock();
+        let newest = cache.get(&snapshot.header.uuid).and_then(|cached| cached.snapshot.as_ref());
+        if newest.is_none_or(|newest| newest.header.seq <= snapshot.header.seq) {
+            let cached = Cached { model: model.clone(), snapshot: Some(snapshot.clone()), commits };
+            cache.insert(snapshot.header.uuid, cached);
+        }
+        Ok(self.reader_of(snapshot, model))
+    }
+
+    fn reader_of(&self, snapshot: Arc<Snapshot>, model: Arc<Model>) -> IndexReader<'static> {
+        IndexReader { view: snapshot, model, pool: self.settings.pool.clone() }
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("source", &self.inner.source).finish()
+    }
+}
