@@ -245,12 +245,14 @@ impl fmt::Display for Error {
             IndexName { name } => {
                 write!(f, "index name `{name}`: 1 to 128 bytes, no slash, no control characters")
             }
-            Unfinished { index, rows } => {
-                write!(f, "a bulk load of index `{index}` stopped after {rows} rows: resume it or discard it")
-            }
-            WriterLeftOpen { index } => {
-                write!(f, "a writer of index `{index}` was committed without finish(): repair() the index")
-            }
+            Unfinished { index, rows } => write!(
+                f,
+                "a bulk load of index `{index}` stopped after {rows} rows: resume it or discard it"
+            ),
+            WriterLeftOpen { index } => write!(
+                f,
+                "a writer of index `{index}` was committed without finish(): repair() the index"
+            ),
             Poisoned { index } => {
                 write!(f, "a change of index `{index}` failed half-way: abort the transaction")
             }
@@ -322,12 +324,4 @@ macro_rules! from_redb {
         }
     )*};
 }
-from_redb!(
-    StorageError,
-    TableError,
-    CommitError,
-    TransactionError,
-    DatabaseError,
-    CompactionError,
-    SetDurabilityError
-);
+from_redb!(StorageError, TableError, CommitError, TransactionError, DatabaseError, CompactionError, SetDurabilityError);

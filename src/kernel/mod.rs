@@ -16,6 +16,8 @@
 #![allow(dead_code)]
 
 mod aligned;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod portable;
 
 pub(crate) use aligned::AlignedVec;
@@ -162,6 +164,10 @@ impl Kernels {
     /// Every table that this processor can run, the best first, `portable` last.
     pub(crate) fn all() -> Vec<&'static Kernels> {
         let mut tables = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        if avx512::detected() {
+            tables.push(&avx512::KERNELS);
+        }
         tables.push(&portable::KERNELS);
         tables
     }
@@ -181,12 +187,13 @@ impl Kernels {
         codes: &[u8],
         scores: &mut [f32],
     ) {
-        let Some(first) = queries.first() else {
-            return assert!(scores.is_empty());
-        };
-        assert!(!first.is_empty() && queries.iter().all(|query| query.len() == first.len()));
-        assert_eq!(scores.len() * first.len() * element.size(), codes.len() * queries.len());
-        assert!(codes.len().is_multiple_of(first.len() * element.size()));
+        if scores.is_empty() {
+            return assert!(queries.is_empty() || codes.is_empty());
+        }
+        let dim = queries[0].len();
+        assert!(dim > 0 && queries.iter().all(|query| query.len() == dim));
+        assert!(scores.len().is_multiple_of(queries.len()));
+        assert_eq!(codes.len(), scores.len() / queries.len() * dim * element.size());
         // SAFETY: the table exists only where its instructions do; the lengths were checked above.
         unsafe { self.scan[similarity as usize][element as usize](queries, codes, scores) }
     }

@@ -28,7 +28,7 @@ const LANES: usize = 16;
 fn scan<const S: u8, const E: u8>(queries: &[&[f32]], codes: &[u8], scores: &mut [f32]) {
     let n = scores.len() / queries.len();
     let mut row = vec![0.0; queries[0].len()];
-    for (i, code) in codes.chunks_exact(codes.len() / n.max(1)).enumerate() {
+    for (i, code) in codes.chunks_exact(codes.len() / n).enumerate() {
         decode::<E>(code, &mut row);
         for (q, query) in queries.iter().enumerate() {
             scores[q * n + i] = pair::<S>(query, &row);

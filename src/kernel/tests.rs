@@ -1,1 +1,317 @@
 //! Each table against the portable one, and each against itself: the same bits in any company.
+//!
+//! How a kernel breaks: a tail that is read too far or not at all (dimensions that are no multiple of a
+//! register), a tile whose remainder is summed in another order (batch and single query disagree), a
+//! load that assumes alignment. So dimensions, counts and offsets run over all small values.
+
+use super::*;
+use std::ops::Range;
+use crate::math::random::Random;
+
+const SIMILARITIES: [Similarity; 2] = [Similarity::L2, Similarity::Dot];
+const ELEMENTS: [Element; 3] = [Element::F32, Element::F16, Element::BF16];
+
+fn dims() -> impl Iterator<Item = usize> {
+    (1..=70).chain([96, 100, 128, 384, 768, 1000])
+}
+
+fn floats(random: &mut Random, count: usize) -> Vec<f32> {
+    (0..count).map(|_| (random.unit() * 2.0 - 1.0) as f32).collect()
+}
+
+/// Whole numbers below 256, of either sign: every sum of their products is exact in f32.
+fn integers(random: &mut Random, count: usize) -> Vec<f32> {
+    (0..count).map(|_| random.below(511) as f32 - 255.0).collect()
+}
+
+/// The score in f64 and the sum of its terms' magnitudes, which scales the error allowed.
+fn oracle(similarity: Similarity, query: &[f32], row: &[f32]) -> (f64, f64) {
+    let pairs = query.iter().zip(row).map(|(&q, &x)| (f64::from(q), f64::from(x)));
+    match similarity {
+        Similarity::L2 => {
+            let sum = pairs.map(|(q, x)| (q - x) * (q - x)).sum();
+            (sum, sum)
+        }
+        Similarity::Dot => {
+            pairs.fold((0.0, 0.0), |(sum, size), (q, x)| (sum - q * x, size + (q * x).abs()))
+        }
+    }
+}
+
+/// Codes that start `offset` bytes into their allocation, and what they decode to.
+struct Codes {
+    bytes: Vec<u8>,
+    offset: usize,
+    decoded: Vec<f32>,
+}
+
+impl Codes {
+    fn new(element: Element, rows: &[f32], offset: usize) -> Self {
+        let mut bytes = vec![0xff; offset + rows.len() * element.size()];
+        let mut decoded = vec![0.0; rows.len()];
+        portable::KERNELS.encode(element, rows, &mut bytes[offset..]);
+        portable::KERNELS.decode(element, &bytes[offset..], &mut decoded);
+        Codes { bytes, offset, decoded }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.bytes[self.offset..]
+    }
+}
+
+fn bits(scores: &[f32]) -> Vec<u32> {
+    scores.iter().map(|score| score.to_bits()).collect()
+}
+
+#[test]
+fn scans_equal_the_oracle_and_do_not_depend_on_company() {
+    let mut random = Random::new(1);
+    for dim in dims() {
+        let queries = floats(&mut random, 9 * dim);
+        let queries: Vec<&[f32]> = queries.chunks(dim).collect();
+        for (element, offset) in ELEMENTS.into_iter().zip([dim % 4, (dim + 1) % 4, (dim + 2) % 4]) {
+            let counts = if dim < 24 { 0..=40 } else { dim % 40..=dim % 40 };
+            let codes = Codes::new(element, &floats(&mut random, 40 * dim), offset);
+            for (similarity, kernels) in
+                SIMILARITIES.into_iter().flat_map(|s| Kernels::all().into_iter().map(move |k| (s, k)))
+            {
+                // Each pair alone: what all tiles must equal.
+                let mut alone = vec![0.0; 9 * 40];
+                for (q, query) in queries.iter().enumerate() {
+                    for (i, code) in codes.bytes().chunks(dim * element.size()).enumerate() {
+                        let score = &mut alone[q * 40 + i..][..1];
+                        kernels.scan(similarity, element, &[query], code, score);
+                        let (exact, size) = oracle(similarity, query, &codes.decoded[i * dim..][..dim]);
+                        let error = (f64::from(score[0]) - exact).abs();
+                        assert!(error <= 1e-5 * size + 1e-30, "{} {dim} {element:?} {error}", kernels.name);
+                        assert_ne!(score[0].to_bits(), (-0.0f32).to_bits());
+                    }
+                }
+                for n in counts.clone() {
+                    let q_count = 1 + (n + dim) % 9;
+                    let mut scores = vec![f32::NAN; q_count * n];
+                    let bytes = &codes.bytes()[..n * dim * element.size()];
+                    kernels.scan(similarity, element, &queries[..q_count], bytes, &mut scores);
+                    for (q, scores) in scores.chunks(n.max(1)).enumerate() {
+                        let expected = &alone[q * 40..][..n];
+                        assert_eq!(bits(scores), bits(expected), "{} {dim} {element:?}", kernels.name);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn every_count_of_queries_and_rows_is_scanned() {
+    let mut random = Random::new(2);
+    let (dim, most) = (19, 40);
+    let queries = integers(&mut random, 9 * dim);
+    let queries: Vec<&[f32]> = queries.chunks(dim).collect();
+    let codes = Codes::new(Element::F32, &integers(&mut random, most * dim), 1);
+    for kernels in Kernels::all() {
+        for (n, q_count) in (0..=most).flat_map(|n| (0..=9).map(move |q| (n, q))) {
+            let mut scores = vec![f32::NAN; q_count * n];
+            let bytes = &codes.bytes()[..n * dim * 4];
+            kernels.scan(Similarity::L2, Element::F32, &queries[..q_count], bytes, &mut scores);
+            for (at, &score) in scores.iter().enumerate() {
+                let (exact, _) = oracle(Similarity::L2, queries[at / n], &codes.decoded[at % n * dim..][..dim]);
+                assert_eq!(f64::from(score), exact);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_long_scan_crosses_its_cache_blocks_rightly() {
+    let mut random = Random::new(3);
+    let (dim, n) = (100, 1003);
+    let queries = integers(&mut random, 6 * dim);
+    let queries: Vec<&[f32]> = queries.chunks(dim).collect();
+    let codes = Codes::new(Element::F32, &integers(&mut random, n * dim), 0);
+    for kernels in Kernels::all() {
+        let mut scores = vec![f32::NAN; queries.len() * n];
+        kernels.scan(Similarity::L2, Element::F32, &queries, codes.bytes(), &mut scores);
+        for (at, &score) in scores.iter().enumerate() {
+            let (exact, _) = oracle(Similarity::L2, queries[at / n], &codes.decoded[at % n * dim..][..dim]);
+            assert_eq!(f64::from(score), exact);
+        }
+    }
+}
+
+/// Rows and packed columns for the matrix kernels.
+struct Matrices {
+    dim: usize,
+    n: usize,
+    rows: Vec<f32>,
+    row_norms: Vec<f32>,
+    columns: Vec<f32>,
+    panels: Vec<f32>,
+    column_norms: Vec<f32>,
+    zeros: Vec<f32>,
+}
+
+impl Matrices {
+    fn new(kernels: &Kernels, dim: usize, rows: Vec<f32>, columns: Vec<f32>) -> Self {
+        let n = columns.len() / dim;
+        let padded = n.next_multiple_of(PANEL);
+        let mut panels = vec![0.0; padded * dim];
+        for (at, &value) in columns.iter().enumerate() {
+            let (c, d) = (at / dim, at % dim);
+            panels[(c / PANEL * dim + d) * PANEL + c % PANEL] = value;
+        }
+        let mut row_norms = vec![0.0; rows.len() / dim];
+        kernels.squared_norms(&rows, dim, &mut row_norms);
+        let mut column_norms = vec![f32::INFINITY; padded];
+        kernels.squared_norms(&columns, dim, &mut column_norms[..n]);
+        let zeros = (0..padded).map(|c| if c < n { 0.0 } else { f32::INFINITY }).collect();
+        Matrices { dim, n, rows, row_norms, columns, panels, column_norms, zeros }
+    }
+
+    fn product<'a>(&'a self, similarity: Similarity, rows: Range<usize>, no_norms: &'a [f32]) -> Product<'a> {
+        let l2 = similarity == Similarity::L2;
+        Product {
+            dim: self.dim,
+            rows: &self.rows[rows.start * self.dim..rows.end * self.dim],
+            norms: if l2 { &self.row_norms[rows] } else { &no_norms[rows] },
+            panels: &self.panels,
+            bias: if l2 { &self.column_norms } else { &self.zeros },
+            factor: if l2 { -2.0 } else { -1.0 },
+            floor: if l2 { 0.0 } else { f32::NEG_INFINITY },
+        }
+    }
+}
+
+#[test]
+fn products_equal_the_oracle_and_do_not_depend_on_company() {
+    let mut random = Random::new(4);
+    let no_norms = vec![0.0; 200];
+    for dim in dims() {
+        let (m, n) = (1 + dim * 7 % 41, 1 + dim * 5 % 170);
+        let (rows, columns) = (floats(&mut random, m * dim), floats(&mut random, n * dim));
+        for (similarity, kernels) in
+            SIMILARITIES.into_iter().flat_map(|s| Kernels::all().into_iter().map(move |k| (s, k)))
+        {
+            let matrices = Matrices::new(kernels, dim, rows.clone(), columns.clone());
+            let mut scores = vec![f32::NAN; m * n];
+            kernels.scores(&matrices.product(similarity, 0..m, &no_norms), &mut scores, n);
+            for (at, &score) in scores.iter().enumerate() {
+                let (row, column) = (&rows[at / n * dim..][..dim], &matrices.columns[at % n * dim..][..dim]);
+                let exact = oracle(similarity, row, column).0;
+                // An expanded distance has the error of its terms.
+                let size = 2.0 * (oracle(Similarity::Dot, row, row).1 + oracle(Similarity::Dot, column, column).1);
+                assert!((f64::from(score) - exact).abs() <= 1e-5 * size, "{} {dim}", kernels.name);
+                assert_ne!(score.to_bits(), (-0.0f32).to_bits());
+            }
+            let mut start = 0;
+            for height in (1..=13).cycle() {
+                let range = start..m.min(start + height);
+                let product = matrices.product(similarity, range.clone(), &no_norms);
+                let mut some = vec![f32::NAN; range.len() * n];
+                kernels.scores(&product, &mut some, n);
+                assert_eq!(bits(&some), bits(&scores[start * n..range.end * n]), "{} {dim}", kernels.name);
+                let (mut nearest, mut least) = (vec![9; range.len()], vec![f32::NAN; range.len()]);
+                kernels.nearest(&product, &mut nearest, &mut least);
+                for (r, row) in range.clone().zip(scores[start * n..].chunks(n)) {
+                    let first = row.iter().enumerate().min_by(|a, b| a.1.total_cmp(b.1)).unwrap();
+                    assert_eq!(nearest[r - start] as usize, first.0, "{} {dim}", kernels.name);
+                    assert_eq!(least[r - start].to_bits(), first.1.to_bits());
+                }
+                start = range.end;
+                if start == m {
+                    break;
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn ties_go_to_the_lowest_column_and_nan_to_column_0() {
+    for kernels in Kernels::all() {
+        for (first, second) in (0..70).flat_map(|a| (a..70).map(move |b| (a, b))) {
+            // All columns are far but two equal ones, which all rows equal.
+            let mut columns = vec![9.0; 70 * 2];
+            columns[first * 2..][..2].fill(1.0);
+            columns[second * 2..][..2].fill(1.0);
+            let matrices = Matrices::new(kernels, 2, vec![1.0; 2 * 17], columns);
+            let (mut nearest, mut scores) = ([9; 17], [9.0; 17]);
+            kernels.nearest(&matrices.product(Similarity::L2, 0..17, &[]), &mut nearest, &mut scores);
+            assert_eq!((nearest, scores), ([first as u32; 17], [0.0; 17]), "{}", kernels.name);
+        }
+        let matrices = Matrices::new(kernels, 1, vec![f32::NAN, 3.0], vec![5.0, 3.0]);
+        let (mut nearest, mut scores) = ([9; 2], [9.0; 2]);
+        kernels.nearest(&matrices.product(Similarity::L2, 0..2, &[]), &mut nearest, &mut scores);
+        assert_eq!((nearest, scores), ([0, 1], [f32::INFINITY, 0.0]), "{}", kernels.name);
+    }
+}
+
+#[test]
+fn equal_vectors_are_at_distance_0() {
+    let mut random = Random::new(5);
+    for (dim, kernels) in dims().flat_map(|dim| Kernels::all().into_iter().map(move |k| (dim, k))) {
+        let rows = floats(&mut random, 21 * dim);
+        let matrices = Matrices::new(kernels, dim, rows.clone(), rows);
+        let (mut nearest, mut scores) = ([0; 21], [9.0; 21]);
+        kernels.nearest(&matrices.product(Similarity::L2, 0..21, &[]), &mut nearest, &mut scores);
+        assert_eq!(scores, [0.0; 21], "{} {dim}", kernels.name);
+    }
+}
+
+#[test]
+fn selection_finds_every_index() {
+    let mut random = Random::new(6);
+    for n in (0..300).chain([1000, 4096]) {
+        let mut scores: Vec<f32> = (0..n).map(|_| random.below(20) as f32).collect();
+        (0..n / 9).for_each(|_| scores[random.below(n)] = [f32::NAN, f32::INFINITY, -0.0][random.below(3)]);
+        for threshold in [-1.0, 0.0, 3.0, 20.0, f32::INFINITY, f32::NEG_INFINITY, f32::NAN] {
+            let near = |&i: &u32| scores[i as usize] <= threshold;
+            let expected: Vec<u32> = (0..n as u32).filter(near).collect();
+            for kernels in Kernels::all() {
+                let mut out = vec![1, 2, 3];
+                kernels.select_at_most(&scores, threshold, &mut out);
+                assert_eq!(out, expected, "{}", kernels.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn conversions_are_those_of_the_portable_table_bit_for_bit() {
+    let mut random = Random::new(7);
+    // Every pattern of 16 bits as a code; as components, random bits and the neighbours of all codes.
+    let codes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+    for kernels in Kernels::all() {
+        for element in ELEMENTS {
+            for cut in [0, 2, 4, 30, 62] {
+                let codes = &codes[cut * 2..];
+                let mut xs = vec![0.0f32; codes.len() / element.size()];
+                let mut expected = xs.clone();
+                kernels.decode(element, codes, &mut xs);
+                portable::KERNELS.decode(element, codes, &mut expected);
+                let same = |(a, b): (&f32, &f32)| a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan());
+                assert!(xs.iter().zip(&expected).all(same), "{} {element:?}", kernels.name);
+                let near = expected.iter().flat_map(|&x| [x, x.next_up(), x.next_down()]);
+                let halfway = expected.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0);
+                let wild = (0..999).map(|_| f32::from_bits(random.next_u64() as u32));
+                let xs: Vec<f32> = near.chain(halfway).chain(wild).collect();
+                let mut bytes = vec![0; xs.len() * element.size()];
+                let mut expected = bytes.clone();
+                kernels.encode(element, &xs, &mut bytes);
+                portable::KERNELS.encode(element, &xs, &mut expected);
+                assert!(bytes == expected, "{} {element:?}", kernels.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_best_table_is_chosen_unless_a_name_lowers_it() {
+    let best = Kernels::all()[0].name;
+    assert_eq!(Kernels::choose(None).name, best);
+    assert_eq!(Kernels::choose(Some("mmx")).name, best);
+    for kernels in Kernels::all() {
+        assert_eq!(Kernels::choose(Some(kernels.name)).name, kernels.name);
+        kernels.prefetch(&[0; 1000]);
+    }
+}

@@ -1,0 +1,406 @@
+//! AVX-512 (F, BW, DQ, VL: Skylake-X, Ice Lake, Zen 4 and later): 16 lanes, masks instead of tails.
+//!
+//! ```text
+//! scan      a pair's sum is 16 lanes, one register; 1 to 4 queries by 4 or 8 rows share their loads;
+//!           four sums at a time are transposed and folded by one tree of additions
+//! products  12 rows by one panel (2 registers): 24 sums stay in registers, per component 2 loads
+//!           and 12 broadcasts feed 24 fused multiply-adds; fewer rows take several panels
+//! ```
+//!
+//! A pair's sum takes the same additions in the same order in every tile; only its neighbours differ.
+
+#![allow(unsafe_code)]
+
+use super::tag::{BF16, DOT, F16, F32, L2};
+use super::{Best, Kernels, PANEL, Product, portable};
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+pub(super) static KERNELS: Kernels = Kernels {
+    name: "avx512",
+    scan: [
+        [scan::<L2, F32>, scan::<L2, F16>, scan::<L2, BF16>],
+        [scan::<DOT, F32>, scan::<DOT, F16>, scan::<DOT, BF16>],
+    ],
+    scores,
+    nearest,
+    norms,
+    select,
+    encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>],
+    decode: [portable::decode::<F32>, decode::<F16>, decode::<BF16>],
+    prefetch,
+};
+
+/// True if this processor has what this file uses.
+pub(super) fn detected() -> bool {
+    is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+}
+
+const LANES: usize = 16;
+
+/// Bytes of codes that stay in the first-level cache while the queries pass by.
+const CHUNK_BYTES: usize = 16 << 10;
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn scan<const S: u8, const E: u8>(queries: &[&[f32]], codes: &[u8], scores: &mut [f32]) {
+    let n = scores.len() / queries.len();
+    let size = codes.len() / n;
+    let chunk = (CHUNK_BYTES / size).next_multiple_of(8);
+    for first in (0..n).step_by(chunk) {
+        let codes = Codes { bytes: codes, size, rows: first..n.min(first + chunk) };
+        for (queries, scores) in queries.chunks(4).zip(scores.chunks_mut(4 * n)) {
+            match *queries {
+                [a, b, c, d] => scan_rows::<S, E, 4, 4>([a, b, c, d], &codes, scores),
+                [a, b, c] => scan_rows::<S, E, 3, 4>([a, b, c], &codes, scores),
+                [a, b] => scan_rows::<S, E, 2, 4>([a, b], &codes, scores),
+                [a] => scan_rows::<S, E, 1, 8>([a], &codes, scores),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// Some rows of a block of codes.
+struct Codes<'a> {
+    bytes: &'a [u8],
+    /// Bytes of a row.
+    size: usize,
+    rows: Range<usize>,
+}
+
+/// Tiles of `Q` queries by `R` rows, `R` a multiple of 4. The last tile repeats its last row.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn scan_rows<const S: u8, const E: u8, const Q: usize, const R: usize>(
+    queries: [&[f32]; Q],
+    codes: &Codes<'_>,
+    scores: &mut [f32],
+) {
+    let n = scores.len() / Q;
+    for first in codes.rows.clone().step_by(R) {
+        let starts: [&[u8]; R] =
+            std::array::from_fn(|r| &codes.bytes[(first + r).min(codes.rows.end - 1) * codes.size..]);
+        let sums = scan_tile::<S, E, Q, R>(queries, starts);
+        for (q, sums) in sums.iter().enumerate() {
+            let out = &mut scores[q * n..][first..codes.rows.end];
+            for (out, sums) in out.chunks_mut(4).zip(sums.as_chunks::<4>().0) {
+                let folded = fold::<S>(*sums);
+                // SAFETY: the mask has at most as many bits as `out` has elements.
+                unsafe { _mm_mask_storeu_ps(out.as_mut_ptr(), mask(out.len()) as u8, folded) }
+            }
+        }
+    }
+}
+
+/// The 16 lanes of each pair's sum. Each slice of `codes` holds at least a row.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn scan_tile<const S: u8, const E: u8, const Q: usize, const R: usize>(
+    queries: [&[f32]; Q],
+    codes: [&[u8]; R],
+) -> [[__m512; R]; Q] {
+    let dim = queries[0].len();
+    let mut sums = [[_mm512_setzero_ps(); R]; Q];
+    let mut step = |d: usize, lanes: __mmask16| {
+        let mut xs = [_mm512_setzero_ps(); R];
+        for r in 0..R {
+            // SAFETY: a row has `dim` components, and `lanes` has a bit only for those from `d` on.
+            xs[r] = unsafe { load::<E>(codes[r].as_ptr().add(d * size_of_element::<E>()), lanes) };
+        }
+        for q in 0..Q {
+            // SAFETY: as above; all queries have `dim` components.
+            let query = unsafe { _mm512_maskz_loadu_ps(lanes, queries[q].as_ptr().add(d)) };
+            for r in 0..R {
+                sums[q][r] = add_term::<S>(query, xs[r], sums[q][r]);
+            }
+        }
+    };
+    let whole = dim / LANES * LANES;
+    for d in (0..whole).step_by(LANES) {
+        step(d, !0);
+    }
+    if whole < dim {
+        step(whole, mask(dim - whole));
+    }
+    sums
+}
+
+/// A mask of the first `count` lanes.
+#[inline(always)]
+fn mask(count: usize) -> __mmask16 {
+    if count >= LANES { !0 } else { (1 << count) - 1 }
+}
+
+const fn size_of_element<const E: u8>() -> usize {
+    if E == F32 { 4 } else { 2 }
+}
+
+/// The components of `lanes`, 0 in the others.
+///
+/// # Safety
+/// The bytes of those components must be readable at `code`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn load<const E: u8>(code: *const u8, lanes: __mmask16) -> __m512 {
+    if E == F32 {
+        // SAFETY: as promised by the caller; masked loads take any alignment.
+        return unsafe { _mm512_maskz_loadu_ps(lanes, code.cast()) };
+    }
+    // SAFETY: as above.
+    let halves = unsafe { _mm256_maskz_loadu_epi16(lanes, code.cast()) };
+    widen::<E>(halves)
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn widen<const E: u8>(halves: __m256i) -> __m512 {
+    if E == F16 {
+        _mm512_cvtph_ps(halves)
+    } else {
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(halves)))
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn add_term<const S: u8>(query: __m512, x: __m512, sum: __m512) -> __m512 {
+    if S == L2 {
+        let difference = _mm512_sub_ps(query, x);
+        _mm512_fmadd_ps(difference, difference, sum)
+    } else {
+        _mm512_fmadd_ps(query, x, sum)
+    }
+}
+
+/// Four sums of 16 lanes as four scores: each transposition halves the lanes of all four at once.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn fold<const S: u8>(sums: [__m512; 4]) -> __m128 {
+    let [a, b, c, d] = sums;
+    let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+    let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+    let (ab, cd) = (_mm512_castps_pd(ab), _mm512_castps_pd(cd));
+    let abcd = _mm512_add_ps(
+        _mm512_castpd_ps(_mm512_unpacklo_pd(ab, cd)),
+        _mm512_castpd_ps(_mm512_unpackhi_pd(ab, cd)),
+    );
+    let half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps::<1>(abcd));
+    let sums = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps::<1>(half));
+    if S == L2 { sums } else { _mm_sub_ps(_mm_setzero_ps(), sums) }
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn scores(product: &Product<'_>, out: &mut [f32], stride: usize) {
+    sweep(product, |r, p, score| {
+        let out = &mut out[r * stride..][..stride][p * PANEL..];
+        for (out, score) in out.chunks_mut(LANES).zip(score) {
+            // SAFETY: the mask has at most as many bits as `out` has elements.
+            unsafe { _mm512_mask_storeu_ps(out.as_mut_ptr(), mask(out.len()), score) }
+        }
+    });
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn nearest(product: &Product<'_>, best: &mut [Best]) {
+    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    sweep(product, |r, p, [low, high]| {
+        let best = &mut best[r];
+        let first = _mm512_add_epi32(lanes, _mm512_set1_epi32((p * PANEL) as i32));
+        let higher = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(high, low);
+        let score = _mm512_mask_mov_ps(low, higher, high);
+        let column = _mm512_mask_add_epi32(first, higher, first, _mm512_set1_epi32(LANES as i32));
+        // SAFETY: `Best` is two aligned arrays of 16.
+        unsafe {
+            let (scores, columns) = (best.score.as_mut_ptr(), best.column.as_mut_ptr().cast());
+            let nearer = _mm512_cmp_ps_mask::<_CMP_LT_OQ>(score, _mm512_load_ps(scores));
+            _mm512_mask_store_ps(scores, nearer, score);
+            _mm512_mask_store_epi32(columns, nearer, column);
+        }
+    });
+}
+
+/// Calls `sink` with each row, each panel and their 32 scores; the panels of a row come in order.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn sweep(product: &Product<'_>, mut sink: impl FnMut(usize, usize, [__m512; 2])) {
+    let (rows, panels) = (product.norms.len(), product.bias.len() / PANEL);
+    let tall = rows / 12 * 12;
+    let tall_panels = if tall > 0 { panels } else { 0 };
+    for p in 0..tall_panels {
+        for r in (0..tall).step_by(12) {
+            tile::<12, 1>(product, r, p, &mut sink);
+        }
+    }
+    let flat = tall + (rows - tall) / 4 * 4;
+    for r in (tall..flat).step_by(4) {
+        let pairs = panels / 2 * 2;
+        (0..pairs).step_by(2).for_each(|p| tile::<4, 2>(product, r, p, &mut sink));
+        (pairs..panels).for_each(|p| tile::<4, 1>(product, r, p, &mut sink));
+    }
+    for r in flat..rows {
+        let fours = panels / 4 * 4;
+        (0..fours).step_by(4).for_each(|p| tile::<1, 4>(product, r, p, &mut sink));
+        (fours..panels).for_each(|p| tile::<1, 1>(product, r, p, &mut sink));
+    }
+}
+
+/// `R` rows from `row` by `P` panels from `panel`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn tile<const R: usize, const P: usize>(
+    product: &Product<'_>,
+    row: usize,
+    panel: usize,
+    sink: &mut impl FnMut(usize, usize, [__m512; 2]),
+) {
+    let dots = dots::<R, P>(product, row, panel);
+    let factor = _mm512_set1_ps(product.factor);
+    let floor = _mm512_set1_ps(product.floor);
+    for p in 0..P {
+        let bias = &product.bias[(panel + p) * PANEL..][..PANEL];
+        for r in 0..R {
+            let norm = _mm512_set1_ps(product.norms[row + r]);
+            let mut score = dots[r][p];
+            for half in 0..2 {
+                // SAFETY: a panel has two halves of 16 biases.
+                let bias = unsafe { _mm512_loadu_ps(bias.as_ptr().add(half * LANES)) };
+                let sum = _mm512_add_ps(_mm512_fmadd_ps(factor, score[half], bias), norm);
+                // The second operand is returned where one is NaN.
+                score[half] = _mm512_max_ps(floor, sum);
+            }
+            sink(row + r, panel + p, score);
+        }
+    }
+}
+
+/// The products of the tile, each summed from the first component to the last.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn dots<const R: usize, const P: usize>(product: &Product<'_>, row: usize, panel: usize) -> [[[__m512; 2]; P]; R] {
+    let dim = product.dim;
+    let rows = product.rows[row * dim..(row + R) * dim].as_ptr();
+    let panels = product.panels[panel * dim * PANEL..(panel + P) * dim * PANEL].as_ptr();
+    let mut sums = [[[_mm512_setzero_ps(); 2]; P]; R];
+    for d in 0..dim {
+        let mut columns = [[_mm512_setzero_ps(); 2]; P];
+        for p in 0..P {
+            for half in 0..2 {
+                // SAFETY: `panels` has P panels of `dim` times 32 components.
+                columns[p][half] =
+                    unsafe { _mm512_loadu_ps(panels.add((p * dim + d) * PANEL + half * LANES)) };
+            }
+        }
+        for r in 0..R {
+            // SAFETY: `rows` has R rows of `dim` components.
+            let x = _mm512_set1_ps(unsafe { *rows.add(r * dim + d) });
+            for p in 0..P {
+                for half in 0..2 {
+                    sums[r][p][half] = _mm512_fmadd_ps(x, columns[p][half], sums[r][p][half]);
+                }
+            }
+        }
+    }
+    sums
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn norms(rows: &[f32], dim: usize, out: &mut [f32]) {
+    for (rows, out) in rows.chunks(8 * dim).zip(out.chunks_mut(8)) {
+        let mut sums = [0.0f32; 8];
+        if out.len() == 8 {
+            for d in 0..dim {
+                for r in 0..8 {
+                    let x = rows[r * dim + d];
+                    sums[r] = x.mul_add(x, sums[r]);
+                }
+            }
+        } else {
+            for (sum, row) in sums.iter_mut().zip(rows.chunks_exact(dim)) {
+                *sum = row.iter().fold(0.0, |sum, &x| x.mul_add(x, sum));
+            }
+        }
+        out.copy_from_slice(&sums[..out.len()]);
+    }
+}
+
+/// 64 scores at a time: in a search almost all of them are too far.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn select(scores: &[f32], threshold: f32, out: &mut Vec<u32>) {
+    // Whole registers are stored, the unused lanes too.
+    out.reserve(scores.len() + LANES);
+    let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    let threshold = _mm512_set1_ps(threshold);
+    let mut kept = 0;
+    let mut keep = |first: usize, near: __mmask16| {
+        let indices = _mm512_add_epi32(lanes, _mm512_set1_epi32(first as i32));
+        // SAFETY: at most as many were kept as scores were seen, and 16 more fit.
+        unsafe { _mm512_storeu_epi32(out.as_mut_ptr().add(kept).cast(), _mm512_maskz_compress_epi32(near, indices)) };
+        kept += near.count_ones() as usize;
+    };
+    let (groups, rest) = scores.as_chunks::<64>();
+    for (group, scores) in groups.iter().enumerate() {
+        let mut near = [0; 4];
+        for i in 0..4 {
+            // SAFETY: a group has four times 16 scores.
+            let scores = unsafe { _mm512_loadu_ps(scores.as_ptr().add(i * LANES)) };
+            near[i] = _mm512_cmp_ps_mask::<_CMP_LE_OQ>(scores, threshold);
+        }
+        if near != [0; 4] {
+            (0..4).for_each(|i| keep(group * 64 + i * LANES, near[i]));
+        }
+    }
+    for (i, scores) in rest.chunks(LANES).enumerate() {
+        let lanes = mask(scores.len());
+        // SAFETY: the mask has as many bits as `scores` has elements.
+        let scores = unsafe { _mm512_maskz_loadu_ps(lanes, scores.as_ptr()) };
+        keep(groups.len() * 64 + i * LANES, _mm512_mask_cmp_ps_mask::<_CMP_LE_OQ>(lanes, scores, threshold));
+    }
+    // SAFETY: the first `kept` were written, within the capacity.
+    unsafe { out.set_len(kept) };
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn encode<const E: u8>(rows: &[f32], out: &mut [u8]) {
+    let (groups, rest) = rows.as_chunks::<LANES>();
+    let (codes, rest_codes) = out.as_chunks_mut::<{ 2 * LANES }>();
+    for (xs, code) in groups.iter().zip(codes) {
+        // SAFETY: 16 components in, 32 bytes out.
+        unsafe { _mm256_storeu_si256(code.as_mut_ptr().cast(), narrow::<E>(_mm512_loadu_ps(xs.as_ptr()))) }
+    }
+    portable::encode::<E>(rest, rest_codes);
+}
+
+/// Round to nearest even. The processor's own bf16 conversion would flush subnormals.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn narrow<const E: u8>(xs: __m512) -> __m256i {
+    if E == F16 {
+        return _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(xs);
+    }
+    let bits = _mm512_castps_si512(xs);
+    let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+    let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+    let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(xs, xs);
+    let rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x0040_0000));
+    _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded))
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn decode<const E: u8>(codes: &[u8], out: &mut [f32]) {
+    let (groups, rest) = codes.as_chunks::<{ 2 * LANES }>();
+    let (xs, rest_xs) = out.as_chunks_mut::<LANES>();
+    for (code, xs) in groups.iter().zip(xs) {
+        // SAFETY: 32 bytes in, 16 components out.
+        unsafe { _mm512_storeu_ps(xs.as_mut_ptr(), widen::<E>(_mm256_loadu_si256(code.as_ptr().cast()))) }
+    }
+    portable::decode::<E>(rest, rest_xs);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn prefetch(bytes: &[u8]) {
+    for line in bytes.chunks(64) {
+        _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+    }
+}
