@@ -7,6 +7,9 @@ mod metric;
 mod progress;
 mod rows;
 
+#[cfg(feature = "bench-internals")]
+#[doc(hidden)]
+pub use math::bench_internals;
 pub use error::{Error, Result};
 pub use math::kmeans::{ClusteringParams, IterationStats};
 pub use math::seeding::Init;
