@@ -12,7 +12,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2};
-use super::{Best, Kernels, PANEL, Product, portable};
+use super::{Best, Kernels, PANEL, Product, avx2, portable};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -28,7 +28,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     select,
     encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>],
     decode: [portable::decode::<F32>, decode::<F16>, decode::<BF16>],
-    prefetch,
+    prefetch: avx2::prefetch,
 };
 
 /// True if this processor has what this file uses.
@@ -317,22 +317,7 @@ fn dots<const R: usize, const P: usize>(product: &Product<'_>, row: usize, panel
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn norms(rows: &[f32], dim: usize, out: &mut [f32]) {
-    for (rows, out) in rows.chunks(8 * dim).zip(out.chunks_mut(8)) {
-        let mut sums = [0.0f32; 8];
-        if out.len() == 8 {
-            for d in 0..dim {
-                for r in 0..8 {
-                    let x = rows[r * dim + d];
-                    sums[r] = x.mul_add(x, sums[r]);
-                }
-            }
-        } else {
-            for (sum, row) in sums.iter_mut().zip(rows.chunks_exact(dim)) {
-                *sum = row.iter().fold(0.0, |sum, &x| x.mul_add(x, sum));
-            }
-        }
-        out.copy_from_slice(&sums[..out.len()]);
-    }
+    portable::norms_fused(rows, dim, out);
 }
 
 /// 64 scores at a time: in a search almost all of them are too far.
@@ -406,11 +391,4 @@ fn decode<const E: u8>(codes: &[u8], out: &mut [f32]) {
         unsafe { _mm512_storeu_ps(xs.as_mut_ptr(), widen::<E>(_mm256_loadu_si256(code.as_ptr().cast()))) }
     }
     portable::decode::<E>(rest, rest_xs);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn prefetch(bytes: &[u8]) {
-    for line in bytes.chunks(64) {
-        _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
-    }
 }

@@ -17,6 +17,8 @@
 
 mod aligned;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
 
@@ -176,6 +178,10 @@ impl Kernels {
         #[cfg(target_arch = "x86_64")]
         if avx512::detected() {
             tables.push(&avx512::KERNELS);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if avx2::detected() {
+            tables.push(&avx2::KERNELS);
         }
         tables.push(&portable::KERNELS);
         tables
