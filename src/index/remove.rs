@@ -5,6 +5,9 @@ use super::writer::IndexWriter;
 use crate::math::selector::IdSelector;
 use crate::{Error, Result};
 
+/// Few enough ids to look each of them up, however small the index.
+const NAMED_IDS: usize = 1 << 16;
+
 impl IndexWriter<'_> {
     /// Removes the vectors that `selector` holds; returns how many there were. Ids that are not there
     /// are no error. Where the selector names its ids the cost is that of those vectors; otherwise all
@@ -12,29 +15,34 @@ impl IndexWriter<'_> {
     ///
     /// Row numbers are used again, ids never.
     pub fn remove_ids(&mut self, selector: &IdSelector) -> Result<u64> {
-        let mut found: Vec<(u64, u32)> = match (selector, selector.exact_ids(usize::MAX)) {
-            (IdSelector::Range(range), _) => self.tables.rows_of_range(range.clone())?,
-            (_, Some(ids)) => {
-                let rows = self.rows_of(&ids)?;
-                ids.iter().zip(rows).filter_map(|(id, row)| Some((*id, row?))).collect()
-            }
-            (_, None) => {
-                let mut found = Vec::new();
-                let mut each = |row, id| {
-                    if selector.contains(id) {
-                        found.push((id, row));
-                    }
-                };
-                self.tables.for_each_id(self.header.next_row, &mut each)?;
-                found
-            }
-        };
+        let mut found = self.selected(selector)?;
         found.sort_unstable();
         if found.is_empty() {
             return Ok(0);
         }
         self.change(|writer| writer.remove_rows(&found))?;
         Ok(found.len() as u64)
+    }
+
+    /// The (id, row) pairs that `selector` holds, in any order.
+    fn selected(&self, selector: &IdSelector) -> Result<Vec<(u64, u32)>> {
+        if let IdSelector::Range(range) = selector {
+            return self.tables.rows_of_range(range.clone());
+        }
+        // A range within a combination may name more ids than there are: those are not listed.
+        let limit = usize::try_from(self.len()).unwrap_or(usize::MAX).max(NAMED_IDS);
+        if let Some(ids) = selector.exact_ids(limit) {
+            let rows = self.rows_of(&ids)?;
+            return Ok(ids.iter().zip(rows).filter_map(|(id, row)| Some((*id, row?))).collect());
+        }
+        let mut found = Vec::new();
+        let mut each = |row, id| {
+            if selector.contains(id) {
+                found.push((id, row));
+            }
+        };
+        self.tables.for_each_id(self.header.next_row, &mut each)?;
+        Ok(found)
     }
 
     /// Removes the vectors of `keys`; returns how many there were.
