@@ -148,7 +148,9 @@ impl IndexWriter<'_> {
             }
         }
         done += self.redistribute(&old, batch)?;
-        observer.tick("redistribute", done, self.header.ntotal)?;
+        if done > 0 {
+            observer.tick("redistribute", done, self.header.ntotal)?;
+        }
         let keys = block_key(old_lists.start, 0)..block_key(old_lists.end, 0);
         self.tables.blocks.retain_in(keys.clone(), |_, _| false)?;
         self.tables.tails.retain_in(keys, |_, _| false)?;

@@ -1,6 +1,6 @@
 //! Transactions: a frozen state to read, or a set of changes that commits as one.
 
-use super::{Durability, Inner};
+use super::{Began, Durability, Inner};
 use crate::index::reader::check_usable;
 use crate::index::verify::{self, VerifyReport};
 use crate::index::writer::{self, Poison, Purpose};
@@ -17,13 +17,13 @@ use std::sync::Arc;
 pub struct ReadTxn {
     txn: ReadTransaction,
     store: Arc<Inner>,
-    commits: u64,
+    began: Began,
     readers: Mutex<HashMap<String, IndexReader<'static>>>,
 }
 
 impl ReadTxn {
-    pub(crate) fn new(txn: ReadTransaction, store: Arc<Inner>, commits: u64) -> Self {
-        ReadTxn { txn, store, commits, readers: Mutex::default() }
+    pub(crate) fn new(txn: ReadTransaction, store: Arc<Inner>, began: Began) -> Self {
+        ReadTxn { txn, store, began, readers: Mutex::default() }
     }
 
     /// The names of all indexes, ascending.
@@ -42,7 +42,7 @@ impl ReadTxn {
         }
         let header = storage::read_header(&self.txn, name)?;
         check_usable(name, &header)?;
-        let reader = self.store.reader(&self.txn, name, header, self.commits)?;
+        let reader = self.store.reader(&self.txn, name, header, self.began)?;
         self.readers.lock().insert(name.into(), reader.clone());
         Ok(reader)
     }
