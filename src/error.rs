@@ -245,14 +245,12 @@ impl fmt::Display for Error {
             IndexName { name } => {
                 write!(f, "index name `{name}`: 1 to 128 bytes, no slash, no control characters")
             }
-            Unfinished { index, rows } => write!(
-                f,
-                "a bulk load of index `{index}` stopped after {rows} rows: resume it or discard it"
-            ),
-            WriterLeftOpen { index } => write!(
-                f,
-                "a writer of index `{index}` was committed without finish(): repair() the index"
-            ),
+            Unfinished { index, rows } => {
+                write!(f, "a bulk load of index `{index}` stopped after {rows} rows: resume it or discard it")
+            }
+            WriterLeftOpen { index } => {
+                write!(f, "a writer of index `{index}` was committed without finish(): repair() the index")
+            }
             Poisoned { index } => {
                 write!(f, "a change of index `{index}` failed half-way: abort the transaction")
             }
@@ -324,4 +322,12 @@ macro_rules! from_redb {
         }
     )*};
 }
-from_redb!(StorageError, TableError, CommitError, TransactionError, DatabaseError, CompactionError, SetDurabilityError);
+from_redb!(
+    StorageError,
+    TableError,
+    CommitError,
+    TransactionError,
+    DatabaseError,
+    CompactionError,
+    SetDurabilityError
+);
