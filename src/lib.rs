@@ -16,6 +16,9 @@ mod spec;
 mod storage;
 mod store;
 
+#[cfg(feature = "bench-internals")]
+#[doc(hidden)]
+pub use math::bench_internals;
 pub use error::{Error, Result};
 pub use index::{
     IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, RepairReport, TopK, TrainParams,

@@ -12,8 +12,8 @@ use std::path::Path;
 /// The largest magnitude up to which f32 holds every integer.
 const EXACT_MAX: u32 = 1 << 24;
 
-/// Sampled rows between two reports of progress.
-const TICK_ROWS: usize = 1024;
+/// Rows passed between two reports of progress while sampling.
+const TICK_ROWS: u64 = 1 << 14;
 
 /// Reads vectors from a file in batches of `f32`.
 ///
@@ -132,14 +132,14 @@ impl<R: Read + Seek> VectorReader<R> {
             if missing == 0 {
                 break;
             }
+            if row.is_multiple_of(TICK_ROWS) {
+                tick(observer, row, total)?;
+            }
             // Each row is taken with the probability that leaves every subset equally likely.
             if random.below(total - row) < missing {
                 let halves = &mut self.halves;
                 self.table.read_one(row, |element, bytes| convert(element, bytes, halves, &mut sample))?;
                 taken += 1;
-                if taken.is_multiple_of(TICK_ROWS) {
-                    tick(observer, row, total)?;
-                }
             }
         }
         tick(observer, total, total)?;

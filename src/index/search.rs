@@ -46,10 +46,26 @@ impl Request<'_> {
     fn counts_while_scanning(&self) -> bool {
         self.max_codes > 0 && !self.filter.is_all()
     }
+
+    /// The limit that can be laid down before scanning.
+    fn max_codes(&self) -> usize {
+        if self.counts_while_scanning() { 0 } else { self.max_codes }
+    }
+
+    /// Queries whose collectors fit into memory together.
+    fn chunk(&self) -> usize {
+        match self.goal {
+            Goal::TopK { k, .. } => (COLLECTOR_BYTES / k.saturating_mul(16)).clamp(1, CHUNK),
+            Goal::Radius(_) => CHUNK,
+        }
+    }
 }
 
-/// Queries of a batch that one thread takes at a time: enough that most lists are probed by several.
-const CHUNK: usize = 1024;
+/// Queries of a batch that one thread takes at a time, and the memory that their collectors may take.
+/// Each chunk reads every probed list once from memory, so larger is faster: 2,000 queries in one chunk
+/// instead of two are 1.2 times as fast at nprobe 2 over 300,000 rows.
+const CHUNK: usize = 4096;
+const COLLECTOR_BYTES: usize = 64 << 20;
 /// Visits whose scores of one block are held at once.
 const VISITS_AT_ONCE: usize = 64;
 
@@ -63,7 +79,7 @@ pub(crate) fn search(
     let n = queries.len();
     let chunk = match request.counts_while_scanning() {
         true => 1,
-        false => n.div_ceil(rayon::current_num_threads()).clamp(1, CHUNK),
+        false => n.div_ceil(rayon::current_num_threads()).clamp(1, request.chunk()),
     };
     let one = |first: usize| search_chunk(view, model, queries.slice(first..n.min(first + chunk)), request);
     if n <= chunk {
@@ -100,13 +116,6 @@ fn search_chunk(
         scan.list(group, &mut collectors)?;
     }
     collectors.into_iter().map(Collect::finish).collect()
-}
-
-impl Request<'_> {
-    /// The limit that can be laid down before scanning.
-    fn max_codes(&self) -> usize {
-        if self.counts_while_scanning() { 0 } else { self.max_codes }
-    }
 }
 
 /// One query's stop at one list.

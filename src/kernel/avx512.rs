@@ -12,7 +12,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2};
-use super::{Best, Kernels, PANEL, Product, portable};
+use super::{Best, Kernels, PANEL, Product, avx2, portable};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -28,7 +28,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     select,
     encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>],
     decode: [portable::decode::<F32>, decode::<F16>, decode::<BF16>],
-    prefetch,
+    prefetch: avx2::prefetch,
 };
 
 /// True if this processor has what this file uses.
@@ -72,6 +72,7 @@ struct Codes<'a> {
 }
 
 /// Tiles of `Q` queries by `R` rows, `R` a multiple of 4. The last tile repeats its last row.
+#[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn scan_rows<const S: u8, const E: u8, const Q: usize, const R: usize>(
     queries: [&[f32]; Q],
@@ -79,27 +80,36 @@ fn scan_rows<const S: u8, const E: u8, const Q: usize, const R: usize>(
     scores: &mut [f32],
 ) {
     let n = scores.len() / Q;
-    for first in codes.rows.clone().step_by(R) {
-        let starts: [&[u8]; R] =
-            std::array::from_fn(|r| &codes.bytes[(first + r).min(codes.rows.end - 1) * codes.size..]);
-        let sums = scan_tile::<S, E, Q, R>(queries, starts);
-        for (q, sums) in sums.iter().enumerate() {
-            let out = &mut scores[q * n..][first..codes.rows.end];
-            for (out, sums) in out.chunks_mut(4).zip(sums.as_chunks::<4>().0) {
-                let folded = fold::<S>(*sums);
-                // SAFETY: the mask has at most as many bits as `out` has elements.
-                unsafe { _mm_mask_storeu_ps(out.as_mut_ptr(), mask(out.len()) as u8, folded) }
+    let Range { start, end } = codes.rows.clone();
+    for first in (start..end).step_by(R) {
+        let mut rows = [codes.bytes.as_ptr(); R];
+        for r in 0..R {
+            rows[r] = codes.bytes[(first + r).min(end - 1) * codes.size..].as_ptr();
+        }
+        let live = R.min(end - first);
+        // SAFETY: `codes` holds `size` bytes at each row, and that is a row of the queries' dimension.
+        let sums = unsafe { scan_tile::<S, E, Q, R>(queries, rows) };
+        for q in 0..Q {
+            let out = &mut scores[q * n + first..][..live];
+            for r in (0..R).step_by(4) {
+                let folded = fold::<S>([sums[q][r], sums[q][r + 1], sums[q][r + 2], sums[q][r + 3]]);
+                let lanes = mask(live.saturating_sub(r).min(4)) as u8;
+                // SAFETY: `lanes` has a bit only for rows that are `live`, of which `out` has as many.
+                unsafe { _mm_mask_storeu_ps(out.as_mut_ptr().wrapping_add(r), lanes, folded) }
             }
         }
     }
 }
 
-/// The 16 lanes of each pair's sum. Each slice of `codes` holds at least a row.
+/// The 16 lanes of each pair's sum.
+///
+/// # Safety
+/// At each of `codes` a row of the queries' dimension must be readable.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn scan_tile<const S: u8, const E: u8, const Q: usize, const R: usize>(
+unsafe fn scan_tile<const S: u8, const E: u8, const Q: usize, const R: usize>(
     queries: [&[f32]; Q],
-    codes: [&[u8]; R],
+    codes: [*const u8; R],
 ) -> [[__m512; R]; Q] {
     let dim = queries[0].len();
     let mut sums = [[_mm512_setzero_ps(); R]; Q];
@@ -107,7 +117,7 @@ fn scan_tile<const S: u8, const E: u8, const Q: usize, const R: usize>(
         let mut xs = [_mm512_setzero_ps(); R];
         for r in 0..R {
             // SAFETY: a row has `dim` components, and `lanes` has a bit only for those from `d` on.
-            xs[r] = unsafe { load::<E>(codes[r].as_ptr().add(d * size_of_element::<E>()), lanes) };
+            xs[r] = unsafe { load::<E>(codes[r].add(d * size_of_element::<E>()), lanes) };
         }
         for q in 0..Q {
             // SAFETY: as above; all queries have `dim` components.
@@ -225,24 +235,24 @@ fn nearest(product: &Product<'_>, best: &mut [Best]) {
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn sweep(product: &Product<'_>, mut sink: impl FnMut(usize, usize, [__m512; 2])) {
-    let (rows, panels) = (product.norms.len(), product.bias.len() / PANEL);
-    let tall = rows / 12 * 12;
-    let tall_panels = if tall > 0 { panels } else { 0 };
-    for p in 0..tall_panels {
-        for r in (0..tall).step_by(12) {
-            tile::<12, 1>(product, r, p, &mut sink);
+    let rows = product.norms.len();
+    let (tall, flat) = (rows / 12 * 12, rows / 12 * 12 + rows % 12 / 4 * 4);
+    let panels = product.bias.len() / PANEL;
+    let fours = panels / 4 * 4;
+    // Panels come in fours so that each is read once, and stays in cache for all rows.
+    for p in (0..fours).step_by(4) {
+        for p in p..p + 4 {
+            (0..tall).step_by(12).for_each(|r| tile::<12, 1>(product, r, p, &mut sink));
         }
+        for p in [p, p + 2] {
+            (tall..flat).step_by(4).for_each(|r| tile::<4, 2>(product, r, p, &mut sink));
+        }
+        (flat..rows).for_each(|r| tile::<1, 4>(product, r, p, &mut sink));
     }
-    let flat = tall + (rows - tall) / 4 * 4;
-    for r in (tall..flat).step_by(4) {
-        let pairs = panels / 2 * 2;
-        (0..pairs).step_by(2).for_each(|p| tile::<4, 2>(product, r, p, &mut sink));
-        (pairs..panels).for_each(|p| tile::<4, 1>(product, r, p, &mut sink));
-    }
-    for r in flat..rows {
-        let fours = panels / 4 * 4;
-        (0..fours).step_by(4).for_each(|p| tile::<1, 4>(product, r, p, &mut sink));
-        (fours..panels).for_each(|p| tile::<1, 1>(product, r, p, &mut sink));
+    for p in fours..panels {
+        (0..tall).step_by(12).for_each(|r| tile::<12, 1>(product, r, p, &mut sink));
+        (tall..flat).step_by(4).for_each(|r| tile::<4, 1>(product, r, p, &mut sink));
+        (flat..rows).for_each(|r| tile::<1, 1>(product, r, p, &mut sink));
     }
 }
 
@@ -311,22 +321,7 @@ fn dots<const R: usize, const P: usize>(
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 fn norms(rows: &[f32], dim: usize, out: &mut [f32]) {
-    for (rows, out) in rows.chunks(8 * dim).zip(out.chunks_mut(8)) {
-        let mut sums = [0.0f32; 8];
-        if out.len() == 8 {
-            for d in 0..dim {
-                for r in 0..8 {
-                    let x = rows[r * dim + d];
-                    sums[r] = x.mul_add(x, sums[r]);
-                }
-            }
-        } else {
-            for (sum, row) in sums.iter_mut().zip(rows.chunks_exact(dim)) {
-                *sum = row.iter().fold(0.0, |sum, &x| x.mul_add(x, sum));
-            }
-        }
-        out.copy_from_slice(&sums[..out.len()]);
-    }
+    portable::norms_fused(rows, dim, out);
 }
 
 /// 64 scores at a time: in a search almost all of them are too far.
@@ -402,11 +397,4 @@ fn decode<const E: u8>(codes: &[u8], out: &mut [f32]) {
         unsafe { _mm512_storeu_ps(xs.as_mut_ptr(), widen::<E>(_mm256_loadu_si256(code.as_ptr().cast()))) }
     }
     portable::decode::<E>(rest, rest_xs);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn prefetch(bytes: &[u8]) {
-    for line in bytes.chunks(64) {
-        _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
-    }
 }

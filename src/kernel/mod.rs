@@ -17,6 +17,8 @@
 
 mod aligned;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
 
@@ -106,15 +108,24 @@ struct Best {
 impl Best {
     const NONE: Best = Best { score: [f32::INFINITY; 16], column: [0; 16] };
 
-    /// The smallest score and the lowest column that has it.
+    /// The smallest score and the lowest column that has it, by halves, which compilers vectorise.
     fn fold(&self) -> (u32, f32) {
-        let mut best = (self.column[0], self.score[0]);
-        for (&column, &score) in self.column.iter().zip(&self.score).skip(1) {
-            if score < best.1 || (score == best.1 && column < best.0) {
-                best = (column, score);
+        let mut least = self.score;
+        for half in [8, 4, 2, 1] {
+            for lane in 0..half {
+                least[lane] = if least[lane + half] < least[lane] { least[lane + half] } else { least[lane] };
             }
         }
-        best
+        let mut column = self.column;
+        for lane in 0..16 {
+            column[lane] = if self.score[lane] == least[0] { column[lane] } else { u32::MAX };
+        }
+        for half in [8, 4, 2, 1] {
+            for lane in 0..half {
+                column[lane] = column[lane].min(column[lane + half]);
+            }
+        }
+        (column[0], least[0])
     }
 }
 
@@ -167,6 +178,10 @@ impl Kernels {
         #[cfg(target_arch = "x86_64")]
         if avx512::detected() {
             tables.push(&avx512::KERNELS);
+        }
+        #[cfg(target_arch = "x86_64")]
+        if avx2::detected() {
+            tables.push(&avx2::KERNELS);
         }
         tables.push(&portable::KERNELS);
         tables

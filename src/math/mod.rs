@@ -4,6 +4,8 @@
 // Until the index uses all of it.
 #![allow(dead_code)]
 
+#[cfg(feature = "bench-internals")]
+pub mod bench_internals;
 pub(crate) mod kmeans;
 pub(crate) mod linalg;
 pub(crate) mod random;

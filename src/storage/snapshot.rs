@@ -16,6 +16,7 @@ use super::format::{Header, ListEntry};
 use super::ids::{decode_id, ids_column};
 use super::lists::block_key;
 use super::{ReadBytes, ReadTables};
+use crate::kernel::Kernels;
 use crate::{Error, Result};
 use parking_lot::{Mutex, RwLock};
 use redb::OwnedAccessGuard;
@@ -245,6 +246,9 @@ impl Snapshot {
         }
         let pin = self.list(list, n)?;
         for (block, guard) in pin.guards.iter().enumerate() {
+            if let Some(next) = pin.guards.get(block + 1) {
+                Kernels::get().prefetch(next.value());
+            }
             let entries = self.geometry.entries(n, block as u32) as usize;
             let block = BlockRef::reopen(guard.value(), &self.geometry, entries).ok_or_else(|| {
                 Error::corrupt(&self.tables.names.blocks, block_key(list, block as u32), "the block changed")

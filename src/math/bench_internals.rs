@@ -1,0 +1,89 @@
+//! A window for `benches/kernels.rs`, compiled only with the feature `bench-internals`: kernels and
+//! matrices are private to the crate, so this names them with public types. No promise to anybody.
+
+#![allow(missing_docs)]
+
+use super::linalg::Panels;
+use super::{kmeans, topk};
+use crate::kernel::{Element, Kernels};
+use crate::{ClusteringParams, IterationStats, Metric, Observer, Result, Rows};
+
+/// The kernels of one instruction set.
+#[derive(Clone, Copy, Debug)]
+pub struct Table(&'static Kernels);
+
+impl Table {
+    /// Every table that this processor can run.
+    pub fn all() -> Vec<Table> {
+        Kernels::all().into_iter().map(Table).collect()
+    }
+
+    pub fn name(self) -> &'static str {
+        self.0.name
+    }
+
+    /// `element` is `f32`, `f16`, or else bf16.
+    pub fn scan(self, metric: Metric, element: &str, queries: &[&[f32]], codes: &[u8], scores: &mut [f32]) {
+        self.0.scan(metric.similarity(), named(element), queries, codes, scores);
+    }
+
+    pub fn encode(self, element: &str, rows: &[f32]) -> Vec<u8> {
+        let mut codes = vec![0; rows.len() * named(element).size()];
+        self.0.encode(named(element), rows, &mut codes);
+        codes
+    }
+
+    pub fn select_at_most(self, scores: &[f32], threshold: f32, out: &mut Vec<u32>) {
+        self.0.select_at_most(scores, threshold, out);
+    }
+
+    pub fn prefetch(self, bytes: &[u8]) {
+        self.0.prefetch(bytes);
+    }
+
+    pub fn squared_norms(self, rows: Rows<'_>, out: &mut [f32]) {
+        self.0.squared_norms(rows.as_slice(), rows.dim(), out);
+    }
+
+    /// Packs columns for a product.
+    pub fn columns(self, columns: Rows<'_>) -> Columns {
+        Columns(Panels::with_kernels(self.0, columns))
+    }
+}
+
+fn named(element: &str) -> Element {
+    match element {
+        "f32" => Element::F32,
+        "f16" => Element::F16,
+        _ => Element::BF16,
+    }
+}
+
+/// Packed columns.
+#[derive(Debug)]
+pub struct Columns(Panels);
+
+impl Columns {
+    pub fn scores(&self, metric: Metric, rows: Rows<'_>, out: &mut [f32]) {
+        self.0.scores(metric.similarity(), rows, out);
+    }
+
+    pub fn nearest(&self, metric: Metric, rows: Rows<'_>, columns: &mut [u32], scores: &mut [f32]) {
+        self.0.nearest(metric.similarity(), rows, columns, scores);
+    }
+}
+
+pub fn smallest(scores: &[f32], k: usize, out: &mut Vec<u32>) {
+    topk::smallest(scores, k, out);
+}
+
+/// The centroids and what each iteration did.
+pub fn train(
+    rows: Rows<'_>,
+    k: usize,
+    metric: Metric,
+    params: &ClusteringParams,
+) -> Result<(Vec<f32>, Vec<IterationStats>)> {
+    let clustering = kmeans::kmeans(rows, k, metric.similarity(), params, None, &mut Observer::none())?;
+    Ok((clustering.centroids, clustering.iterations))
+}
