@@ -29,7 +29,7 @@ impl Random {
     }
 
     pub(crate) fn below(&mut self, n: usize) -> usize {
-        ((self.next() >> 32) * n as u64 >> 32) as usize
+        (((self.next() >> 32) * n as u64) >> 32) as usize
     }
 
     /// In [0, 1).
@@ -347,7 +347,7 @@ pub(crate) fn live_in(writer: &mut IndexWriter<'_>, data: Rows<'_>) -> Oracle {
     writer.update_vectors(&replaced, c.slice(half..half + replaced.len())).unwrap();
     oracle.put_all(replaced.iter().copied(), c.slice(half..half + replaced.len()));
     let (rest, known) = (c.slice(half + quarter..c.len()), oracle.ids());
-    let mixed = |i: usize| if i % 3 == 0 { known[i] } else { 50_001 + 2 * i as u64 };
+    let mixed = |i: usize| if i.is_multiple_of(3) { known[i] } else { 50_001 + 2 * i as u64 };
     let mixed: Vec<u64> = (0..rest.len()).map(mixed).collect();
     assert_eq!(writer.upsert(&mixed, rest).unwrap(), rest.len() - rest.len().div_ceil(3));
     oracle.put_all(mixed, rest);
