@@ -242,7 +242,8 @@ impl Oracle {
             _ => f64::from(q) * f64::from(x),
         };
         let terms = || query.iter().zip(row).map(term);
-        Exact { id, distance: terms().sum(), scale: terms().map(f64::abs).sum() }
+        // Adding 0 turns -0 into 0: one tie, not two.
+        Exact { id, distance: terms().sum::<f64>() + 0.0, scale: terms().map(f64::abs).sum() }
     }
 
     /// All vectors whose ids `keep` accepts: nearest first, ties by id.
@@ -267,9 +268,12 @@ pub(crate) const ROUNDING: f64 = 2e-6;
 /// The first of `expected`, bit for bit: ids, order, distances.
 #[track_caller]
 pub(crate) fn assert_same(found: &[Neighbor], expected: &[Exact], what: &str) {
-    let expected: Vec<(u64, f32)> = expected.iter().map(|e| (e.id, e.distance as f32)).collect();
-    let found: Vec<(u64, f32)> = found.iter().map(|n| (n.id, n.distance)).collect();
-    assert_eq!(found, expected, "{what}");
+    let pairs = || found.iter().zip(expected).enumerate();
+    if let Some((rank, (n, e))) = pairs().find(|(_, (n, e))| (n.id, n.distance) != (e.id, e.distance as f32))
+    {
+        panic!("{what}, rank {rank}: found {n:?}, expected {e:?}");
+    }
+    assert_eq!(found.len(), expected.len(), "{what}: the number of neighbours");
 }
 
 /// The first of `ranking` (the whole of it, so that swapped neighbours can be judged) as real numbers allow.
