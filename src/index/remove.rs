@@ -12,22 +12,9 @@ impl IndexWriter<'_> {
     ///
     /// Row numbers are used again, ids never.
     pub fn remove_ids(&mut self, selector: &IdSelector) -> Result<u64> {
-        let mut found: Vec<(u64, u32)> = match (selector, selector.exact_ids(usize::MAX)) {
-            (IdSelector::Range(range), _) => self.tables.rows_of_range(range.clone())?,
-            (_, Some(ids)) => {
-                let rows = self.rows_of(&ids)?;
-                ids.iter().zip(rows).filter_map(|(id, row)| Some((*id, row?))).collect()
-            }
-            (_, None) => {
-                let mut found = Vec::new();
-                let mut each = |row, id| {
-                    if selector.contains(id) {
-                        found.push((id, row));
-                    }
-                };
-                self.tables.for_each_id(self.header.next_row, &mut each)?;
-                found
-            }
+        let mut found = match selector {
+            IdSelector::Range(range) => self.tables.rows_of_range(range.clone())?,
+            _ => self.rows_selected(selector)?,
         };
         found.sort_unstable();
         if found.is_empty() {
@@ -35,6 +22,22 @@ impl IndexWriter<'_> {
         }
         self.change(|writer| writer.remove_rows(&found))?;
         Ok(found.len() as u64)
+    }
+
+    /// The (id, row) pairs of a selector: each id is looked up if they can be listed, or else all are asked.
+    fn rows_selected(&self, selector: &IdSelector) -> Result<Vec<(u64, u32)>> {
+        if let Some(ids) = selector.exact_ids(usize::MAX) {
+            let rows = self.rows_of(&ids)?;
+            return Ok(ids.into_iter().zip(rows).filter_map(|(id, row)| Some((id, row?))).collect());
+        }
+        let mut found = Vec::new();
+        let mut each = |row, id| {
+            if selector.contains(id) {
+                found.push((id, row));
+            }
+        };
+        self.tables.for_each_id(self.header.next_row, &mut each)?;
+        Ok(found)
     }
 
     /// Removes the vectors of `keys`; returns how many there were.
