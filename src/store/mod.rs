@@ -214,7 +214,9 @@ impl Inner {
         tables: &Tables<B, M, F, K>,
         header: &Header,
     ) -> Result<Arc<Model>> {
-        if let Some(model) = self.models.lock().get(&header.uuid).filter(|m| m.version == header.model_version) {
+        if let Some(model) =
+            self.models.lock().get(&header.uuid).filter(|m| m.version == header.model_version)
+        {
             return Ok(model.clone());
         }
         let model = Arc::new(Model::load(tables, header)?);
@@ -252,7 +254,10 @@ impl Inner {
         let newest = snapshots.get(&snapshot.header.uuid);
         if newest.is_none_or(|newest| newest.snapshot.header.seq <= snapshot.header.seq) {
             let commits = began.commits;
-            snapshots.insert(snapshot.header.uuid, Cached { snapshot: snapshot.clone(), model: model.clone(), commits });
+            snapshots.insert(
+                snapshot.header.uuid,
+                Cached { snapshot: snapshot.clone(), model: model.clone(), commits },
+            );
         }
         drop(snapshots);
         Ok(self.reader_of(snapshot, model))
