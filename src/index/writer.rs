@@ -97,7 +97,12 @@ impl<'t> IndexWriter<'t> {
             geometry: self.model.geometry,
             rows_column: self.model.rows_column,
         };
-        IndexReader { view: Arc::new(view), model: self.model.clone(), pool: self.pool.clone() }
+        IndexReader {
+            view: Arc::new(view),
+            model: self.model.clone(),
+            pool: self.pool.clone(),
+            _database: None,
+        }
     }
 
     /// What the index was created as.
@@ -272,8 +277,10 @@ pub(crate) fn drop_index(txn: &WriteTransaction, name: &str) -> Result<()> {
     if !index_exists(txn, name)? {
         return Err(Error::UnknownIndex { name: name.into() });
     }
+    // Refused while a writer has the index open, and then nothing may have changed: tables first.
+    storage::delete_tables(txn, name)?;
     txn.open_table(CATALOG)?.remove(name)?;
-    storage::delete_tables(txn, name)
+    Ok(())
 }
 
 pub(crate) fn rename_index(txn: &WriteTransaction, from: &str, to: &str) -> Result<()> {
@@ -284,9 +291,9 @@ pub(crate) fn rename_index(txn: &WriteTransaction, from: &str, to: &str) -> Resu
     if index_exists(txn, to)? {
         return Err(Error::IndexExists { name: to.into() });
     }
+    storage::rename_tables(txn, from, to)?;
     let mut catalog = txn.open_table(CATALOG)?;
     let uuid = catalog.remove(from)?.map(|uuid| uuid.value().to_vec()).unwrap_or_default();
     catalog.insert(to, uuid.as_slice())?;
-    drop(catalog);
-    storage::rename_tables(txn, from, to)
+    Ok(())
 }
