@@ -189,7 +189,7 @@ pub enum Error {
     },
     /// Another process, or another handle in this one, has the store open.
     Locked,
-    /// A read transaction or snapshot is in use, and the verb needs the store alone.
+    /// The verb needs the store, or the index, alone, and somebody else is reading or writing.
     InUse {
         /// The verb.
         what: &'static str,
@@ -262,7 +262,7 @@ impl fmt::Display for Error {
                 write!(f, "written for format {needed} or later; this version reads up to {supported}")
             }
             Locked => write!(f, "the store is open elsewhere"),
-            InUse { what } => write!(f, "{what} needs the store alone, but readers or writers are active"),
+            InUse { what } => write!(f, "{what}: not while other readers or writers are active"),
             Unsupported { what } => write!(f, "not supported here: {what}"),
             Cancelled => write!(f, "cancelled"),
             Io(e) => write!(f, "input/output: {e}"),
@@ -306,6 +306,7 @@ impl From<redb::Error> for Error {
             redb::Error::Io(e) => Error::Io(e),
             redb::Error::PreviousIo => Error::NeedsReopen,
             redb::Error::DatabaseAlreadyOpen => Error::Locked,
+            redb::Error::TableAlreadyOpen(..) => Error::InUse { what: "a change of the index" },
             redb::Error::Corrupted(what) => Error::corrupt("(redb)", 0, what),
             other => Error::Redb(Box::new(other)),
         }
