@@ -98,8 +98,7 @@ impl IndexWriter<'_> {
         let picks = Random::new(params.clustering.seed).sample(ids.len(), most.min(ids.len()));
         let picks: Vec<u64> = picks.into_iter().map(|i| ids[i]).collect();
         let rows = self.reader().reconstruct_batch(&picks)?;
-        let params = TrainParams { sample_rows: None, ..params.clone() };
-        self.train(Rows::of(&rows, self.model.spec.dim), &params, observer)
+        self.train(Rows::of(&rows, self.model.spec.dim), params, observer)
     }
 
     /// Puts new centroids in place and moves every stored vector to its new list.
