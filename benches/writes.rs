@@ -148,7 +148,8 @@ fn removal(folder: &Path, rows: Rows<'_>, nlist: usize) {
     let full = size();
 
     // A tenth of the ids, scattered by a multiplicative hash.
-    let gone = (0..rows.len() as u64).filter(|id| id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32 < (1 << 32) / 10);
+    let gone =
+        (0..rows.len() as u64).filter(|id| id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32 < (1 << 32) / 10);
     let start = Instant::now();
     let txn = store.begin_write().unwrap();
     let removed = txn.index("i").unwrap().remove_ids(&IdSelector::batch(gone)).unwrap();

@@ -189,9 +189,9 @@ pub enum Error {
     },
     /// Another process, or another handle in this one, has the store open.
     Locked,
-    /// The verb needs the store, or the index, alone, and somebody else is reading or writing.
+    /// A reader or a writer is active, and the verb needs the store, or the index, alone.
     InUse {
-        /// The verb.
+        /// The verb, or what is in use.
         what: &'static str,
     },
     /// The store was opened read-only, or on a backend that cannot do this.
@@ -262,7 +262,7 @@ impl fmt::Display for Error {
                 write!(f, "written for format {needed} or later; this version reads up to {supported}")
             }
             Locked => write!(f, "the store is open elsewhere"),
-            InUse { what } => write!(f, "{what}: not while other readers or writers are active"),
+            InUse { what } => write!(f, "{what}: in use by a reader or a writer"),
             Unsupported { what } => write!(f, "not supported here: {what}"),
             Cancelled => write!(f, "cancelled"),
             Io(e) => write!(f, "input/output: {e}"),
@@ -306,7 +306,7 @@ impl From<redb::Error> for Error {
             redb::Error::Io(e) => Error::Io(e),
             redb::Error::PreviousIo => Error::NeedsReopen,
             redb::Error::DatabaseAlreadyOpen => Error::Locked,
-            redb::Error::TableAlreadyOpen(..) => Error::InUse { what: "a change of the index" },
+            redb::Error::TableAlreadyOpen(..) => Error::InUse { what: "the index" },
             redb::Error::Corrupted(what) => Error::corrupt("(redb)", 0, what),
             other => Error::Redb(Box::new(other)),
         }

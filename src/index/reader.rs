@@ -33,6 +33,8 @@ pub struct IndexReader<'a> {
     pub(crate) view: Arc<dyn View + 'a>,
     pub(crate) model: Arc<Model>,
     pub(crate) pool: Option<Arc<rayon::ThreadPool>>,
+    /// Keeps the store's file open for as long as the reader lives.
+    pub(crate) _database: Option<Arc<redb::Database>>,
 }
 
 /// What pins of a reader outside any [`Store`](crate::Store) may hold: 256 MiB.
@@ -54,7 +56,7 @@ impl IndexReader<'static> {
         let budget = Budget::new(LONE_READER_BYTES);
         let snapshot =
             Snapshot::new(header, tables, model.geometry, model.rows_column, budget, Instant::now())?;
-        Ok(IndexReader { view: Arc::new(snapshot), model, pool: None })
+        Ok(IndexReader { view: Arc::new(snapshot), model, pool: None, _database: None })
     }
 }
 

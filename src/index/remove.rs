@@ -5,6 +5,9 @@ use super::writer::IndexWriter;
 use crate::math::selector::IdSelector;
 use crate::{Error, Result};
 
+/// Few enough ids to look each of them up, however small the index.
+const NAMED_IDS: usize = 1 << 16;
+
 impl IndexWriter<'_> {
     /// Removes the vectors that `selector` holds; returns how many there were. Ids that are not there
     /// are no error. Where the selector names its ids the cost is that of those vectors; otherwise all
@@ -12,10 +15,7 @@ impl IndexWriter<'_> {
     ///
     /// Row numbers are used again, ids never.
     pub fn remove_ids(&mut self, selector: &IdSelector) -> Result<u64> {
-        let mut found = match selector {
-            IdSelector::Range(range) => self.tables.rows_of_range(range.clone())?,
-            _ => self.rows_selected(selector)?,
-        };
+        let mut found = self.selected(selector)?;
         found.sort_unstable();
         if found.is_empty() {
             return Ok(0);
@@ -24,11 +24,16 @@ impl IndexWriter<'_> {
         Ok(found.len() as u64)
     }
 
-    /// The (id, row) pairs of a selector: each id is looked up if they can be listed, or else all are asked.
-    fn rows_selected(&self, selector: &IdSelector) -> Result<Vec<(u64, u32)>> {
-        if let Some(ids) = selector.exact_ids(usize::MAX) {
+    /// The (id, row) pairs that `selector` holds, in any order.
+    fn selected(&self, selector: &IdSelector) -> Result<Vec<(u64, u32)>> {
+        if let IdSelector::Range(range) = selector {
+            return self.tables.rows_of_range(range.clone());
+        }
+        // A range within a combination may name more ids than there are: those are not listed.
+        let limit = usize::try_from(self.len()).unwrap_or(usize::MAX).max(NAMED_IDS);
+        if let Some(ids) = selector.exact_ids(limit) {
             let rows = self.rows_of(&ids)?;
-            return Ok(ids.into_iter().zip(rows).filter_map(|(id, row)| Some((id, row?))).collect());
+            return Ok(ids.iter().zip(rows).filter_map(|(id, row)| Some((*id, row?))).collect());
         }
         let mut found = Vec::new();
         let mut each = |row, id| {

@@ -98,7 +98,12 @@ impl<'t> IndexWriter<'t> {
             geometry: self.model.geometry,
             rows_column: self.model.rows_column,
         };
-        IndexReader { view: Arc::new(view), model: self.model.clone(), pool: self.pool.clone() }
+        IndexReader {
+            view: Arc::new(view),
+            model: self.model.clone(),
+            pool: self.pool.clone(),
+            _database: None,
+        }
     }
 
     /// What the index was created as.
@@ -289,7 +294,7 @@ pub(crate) fn drop_index(txn: &WriteTransaction, name: &str) -> Result<()> {
     if !index_exists(txn, name)? {
         return Err(Error::UnknownIndex { name: name.into() });
     }
-    // First what is refused while a writer is open.
+    // Refused while a writer has the index open, and then nothing may have changed: tables first.
     storage::delete_tables(txn, name)?;
     txn.open_table(CATALOG)?.remove(name)?;
     Ok(())

@@ -5,9 +5,10 @@ use crate::index::writer::ensure_catalog;
 use crate::storage::CATALOG;
 use crate::storage::format::store_header;
 use crate::{Error, Result};
-use redb::{Database, DatabaseError, ReadableDatabase, StorageBackend, TableError};
+use redb::{BackendError, Database, DatabaseError, ReadableDatabase, StorageBackend, TableError};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
+use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -276,7 +277,8 @@ fn write_catalog(db: &Database) -> Result<()> {
     Ok(())
 }
 
-/// A backend of any type.
+/// A backend of any type. Every call is passed on, those with a default of their own as well: the locks
+/// keep a second store off a file.
 #[derive(Debug)]
 pub(crate) struct AnyBackend(Box<dyn StorageBackend>);
 
@@ -298,6 +300,24 @@ impl StorageBackend for AnyBackend {
     }
     fn close(&self) -> io::Result<()> {
         self.0.close()
+    }
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.try_lock_range(start, end)
+    }
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.try_lock_shared_range(start, end)
+    }
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.lock_range(start, end)
+    }
+    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.lock_shared_range(start, end)
+    }
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
+        self.0.unlock_range(start, end)
+    }
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        self.0.query_lock_range(start, end)
     }
 }
 

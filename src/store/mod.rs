@@ -24,8 +24,8 @@ use parking_lot::{Mutex, RwLock};
 use redb::{Database, ReadTransaction, ReadableDatabase};
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
 /// An open store: many readers, one writer at a time. Cloning gives another handle to the same store;
@@ -38,6 +38,8 @@ pub struct Store {
 pub(crate) struct Inner {
     /// `None` while the store could not be reopened.
     db: RwLock<Option<Arc<Database>>>,
+    /// The handle that reopening gave up: readers and writers may still hold it.
+    given_up: Mutex<Weak<Database>>,
     source: Source,
     pub(crate) settings: Settings,
     budget: Arc<Budget>,
@@ -113,8 +115,9 @@ impl Store {
     pub fn begin_read(&self) -> Result<ReadTxn> {
         // Counted before the transaction begins, so that a snapshot never looks newer than it is.
         let began = Began { at: Instant::now(), commits: self.inner.commits.load(SeqCst) };
-        let txn = self.inner.database()?.begin_read()?;
-        Ok(ReadTxn::new(txn, self.inner.clone(), began))
+        let database = self.inner.database()?;
+        let txn = database.begin_read()?;
+        Ok(ReadTxn::new(txn, database, self.inner.clone(), began))
     }
 
     /// Begins to write; waits until no other writer is active.
@@ -165,7 +168,14 @@ impl Store {
         let mut db = inner.db.write();
         inner.snapshots.lock().clear();
         inner.models.lock().clear();
-        *db = None;
+        let mut given_up = inner.given_up.lock();
+        if let Some(old) = db.take() {
+            *given_up = Arc::downgrade(&old);
+        }
+        // Not every backend has a lock that would say so.
+        if given_up.strong_count() > 0 {
+            return Err(Error::Locked);
+        }
         *db = Some(Arc::new(inner.source.open(&inner.settings)?));
         Ok(())
     }
@@ -184,6 +194,7 @@ impl Inner {
     fn new(db: Arc<Database>, source: Source, settings: Settings) -> Self {
         Inner {
             db: RwLock::new(Some(db)),
+            given_up: Mutex::default(),
             source,
             budget: Budget::new(settings.pin_bytes()),
             settings,
@@ -218,7 +229,9 @@ impl Inner {
         tables: &Tables<B, M, F, K>,
         header: &Header,
     ) -> Result<Arc<Model>> {
-        if let Some(model) = self.models.lock().get(&header.uuid).filter(|m| m.version == header.model_version) {
+        if let Some(model) =
+            self.models.lock().get(&header.uuid).filter(|m| m.version == header.model_version)
+        {
             return Ok(model.clone());
         }
         let model = Arc::new(Model::load(tables, header)?);
@@ -230,16 +243,23 @@ impl Inner {
     pub(crate) fn reader(
         &self,
         txn: &ReadTransaction,
+        database: &Arc<Database>,
         index: &str,
         header: Header,
         began: Began,
     ) -> Result<IndexReader<'static>> {
+        let reader_of = |view: Arc<Snapshot>, model| IndexReader {
+            view,
+            model,
+            pool: self.settings.pool.clone(),
+            _database: Some(database.clone()),
+        };
         let mut older = None;
         if let Some(cached) = self.snapshots.lock().get(&header.uuid) {
             let quiet = cached.commits == began.commits && !matches!(self.source, Source::Attached);
             let young = cached.snapshot.born.elapsed() < PIN_AGE_MAX;
             if cached.snapshot.header.same_state(&header) && (quiet || young) {
-                return Ok(self.reader_of(cached.snapshot.clone(), cached.model.clone()));
+                return Ok(reader_of(cached.snapshot.clone(), cached.model.clone()));
             }
             older = Some(cached.snapshot.clone());
         }
@@ -256,14 +276,13 @@ impl Inner {
         let newest = snapshots.get(&snapshot.header.uuid);
         if newest.is_none_or(|newest| newest.snapshot.header.seq <= snapshot.header.seq) {
             let commits = began.commits;
-            snapshots.insert(snapshot.header.uuid, Cached { snapshot: snapshot.clone(), model: model.clone(), commits });
+            snapshots.insert(
+                snapshot.header.uuid,
+                Cached { snapshot: snapshot.clone(), model: model.clone(), commits },
+            );
         }
         drop(snapshots);
-        Ok(self.reader_of(snapshot, model))
-    }
-
-    fn reader_of(&self, snapshot: Arc<Snapshot>, model: Arc<Model>) -> IndexReader<'static> {
-        IndexReader { view: snapshot, model, pool: self.settings.pool.clone() }
+        Ok(reader_of(snapshot, model))
     }
 }
 

@@ -9,21 +9,28 @@ use crate::spec::IndexSpec;
 use crate::storage::{self, CATALOG};
 use crate::{Error, Observer, Result};
 use parking_lot::Mutex;
-use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+use redb::{Database, ReadTransaction, ReadableTable, WriteTransaction};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A frozen state of the whole store.
 pub struct ReadTxn {
     txn: ReadTransaction,
-    store: Arc<Inner>,
     began: Began,
     readers: Mutex<HashMap<String, IndexReader<'static>>>,
+    /// Keeps the file open: the store may have been reopened since.
+    database: Arc<Database>,
+    store: Arc<Inner>,
 }
 
 impl ReadTxn {
-    pub(crate) fn new(txn: ReadTransaction, store: Arc<Inner>, began: Began) -> Self {
-        ReadTxn { txn, store, began, readers: Mutex::default() }
+    pub(crate) fn new(
+        txn: ReadTransaction,
+        database: Arc<Database>,
+        store: Arc<Inner>,
+        began: Began,
+    ) -> Self {
+        ReadTxn { txn, began, readers: Mutex::default(), database, store }
     }
 
     /// The names of all indexes, ascending.
@@ -42,7 +49,7 @@ impl ReadTxn {
         }
         let header = storage::read_header(&self.txn, name)?;
         check_usable(name, &header)?;
-        let reader = self.store.reader(&self.txn, name, header, self.began)?;
+        let reader = self.store.reader(&self.txn, &self.database, name, header, self.began)?;
         self.readers.lock().insert(name.into(), reader.clone());
         Ok(reader)
     }
@@ -77,19 +84,22 @@ fn names(catalog: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Ve
 /// Changes that commit together. Dropped without [`commit`](Self::commit), they leave no trace.
 pub struct WriteTxn {
     txn: WriteTransaction,
-    store: Arc<Inner>,
     poison: Poison,
+    /// Keeps the file open: the store may have been reopened since.
+    _database: Arc<Database>,
+    store: Arc<Inner>,
 }
 
 impl WriteTxn {
     pub(crate) fn new(store: Arc<Inner>, durability: Durability, quick_repair: bool) -> Result<Self> {
-        let mut txn = store.database()?.begin_write()?;
+        let database = store.database()?;
+        let mut txn = database.begin_write()?;
         txn.set_quick_repair(quick_repair);
         txn.set_durability(match durability {
             Durability::Immediate => redb::Durability::Immediate,
             Durability::None => redb::Durability::None,
         })?;
-        Ok(WriteTxn { txn, store, poison: Poison::default() })
+        Ok(WriteTxn { txn, poison: Poison::default(), _database: database, store })
     }
 
     /// Creates an index.
