@@ -141,7 +141,11 @@ impl Store {
         let mut guard = inner.db.write();
         inner.snapshots.lock().clear();
         let db = guard.as_mut().ok_or(Error::NeedsReopen)?;
-        let db = Arc::get_mut(db).ok_or(Error::InUse { what: "compact" })?;
+        let shared = match inner.source {
+            Source::Attached => Error::Unsupported { what: "compacting while the application has it" },
+            _ => Error::InUse { what: "compact" },
+        };
+        let db = Arc::get_mut(db).ok_or(shared)?;
         db.compact().map_err(|e| match e {
             redb::CompactionError::TransactionInProgress => Error::InUse { what: "compact" },
             e => e.into(),

@@ -138,6 +138,12 @@ pub(crate) struct State {
     spec: IndexSpec,
 }
 
+impl State {
+    pub(crate) fn len(&self) -> u64 {
+        self.ids.len() as u64
+    }
+}
+
 pub(crate) fn state(reader: &IndexReader<'_>) -> State {
     let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect();
     let ids = reader.ids().unwrap();
