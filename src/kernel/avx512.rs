@@ -288,7 +288,11 @@ fn tile<const R: usize, const P: usize>(
 /// The products of the tile, each summed from the first component to the last.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn dots<const R: usize, const P: usize>(product: &Product<'_>, row: usize, panel: usize) -> [[[__m512; 2]; P]; R] {
+fn dots<const R: usize, const P: usize>(
+    product: &Product<'_>,
+    row: usize,
+    panel: usize,
+) -> [[[__m512; 2]; P]; R] {
     let dim = product.dim;
     let rows = product.rows[row * dim..(row + R) * dim].as_ptr();
     let panels = product.panels[panel * dim * PANEL..(panel + P) * dim * PANEL].as_ptr();
@@ -331,7 +335,9 @@ fn select(scores: &[f32], threshold: f32, out: &mut Vec<u32>) {
     let mut keep = |first: usize, near: __mmask16| {
         let indices = _mm512_add_epi32(lanes, _mm512_set1_epi32(first as i32));
         // SAFETY: at most as many were kept as scores were seen, and 16 more fit.
-        unsafe { _mm512_storeu_epi32(out.as_mut_ptr().add(kept).cast(), _mm512_maskz_compress_epi32(near, indices)) };
+        unsafe {
+            _mm512_storeu_epi32(out.as_mut_ptr().add(kept).cast(), _mm512_maskz_compress_epi32(near, indices))
+        };
         kept += near.count_ones() as usize;
     };
     let (groups, rest) = scores.as_chunks::<64>();

@@ -5,8 +5,8 @@
 //! load that assumes alignment. So dimensions, counts and offsets run over all small values.
 
 use super::*;
-use std::ops::Range;
 use crate::math::random::Random;
+use std::ops::Range;
 
 const SIMILARITIES: [Similarity; 2] = [Similarity::L2, Similarity::Dot];
 const ELEMENTS: [Element; 3] = [Element::F32, Element::F16, Element::BF16];
@@ -32,9 +32,7 @@ fn oracle(similarity: Similarity, query: &[f32], row: &[f32]) -> (f64, f64) {
             let sum = pairs.map(|(q, x)| (q - x) * (q - x)).sum();
             (sum, sum)
         }
-        Similarity::Dot => {
-            pairs.fold((0.0, 0.0), |(sum, size), (q, x)| (sum - q * x, size + (q * x).abs()))
-        }
+        Similarity::Dot => pairs.fold((0.0, 0.0), |(sum, size), (q, x)| (sum - q * x, size + (q * x).abs())),
     }
 }
 
@@ -115,7 +113,8 @@ fn every_count_of_queries_and_rows_is_scanned() {
             let bytes = &codes.bytes()[..n * dim * 4];
             kernels.scan(Similarity::L2, Element::F32, &queries[..q_count], bytes, &mut scores);
             for (at, &score) in scores.iter().enumerate() {
-                let (exact, _) = oracle(Similarity::L2, queries[at / n], &codes.decoded[at % n * dim..][..dim]);
+                let (exact, _) =
+                    oracle(Similarity::L2, queries[at / n], &codes.decoded[at % n * dim..][..dim]);
                 assert_eq!(f64::from(score), exact);
             }
         }
@@ -199,7 +198,8 @@ fn products_equal_the_oracle_and_do_not_depend_on_company() {
                 let (row, column) = (&rows[at / n * dim..][..dim], &matrices.columns[at % n * dim..][..dim]);
                 let exact = oracle(similarity, row, column).0;
                 // An expanded distance has the error of its terms.
-                let size = 2.0 * (oracle(Similarity::Dot, row, row).1 + oracle(Similarity::Dot, column, column).1);
+                let size =
+                    2.0 * (oracle(Similarity::Dot, row, row).1 + oracle(Similarity::Dot, column, column).1);
                 assert!((f64::from(score) - exact).abs() <= 1e-5 * size, "{} {dim}", kernels.name);
                 assert_ne!(score.to_bits(), (-0.0f32).to_bits());
             }

@@ -16,12 +16,13 @@
 use super::linalg::Panels;
 use super::random::Random;
 use super::seeding::{self, Init};
-use crate::kernel::Similarity;
+use crate::kernel::{Kernels, Similarity};
 use crate::progress::Observer;
 use crate::{Error, Result, Rows};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::time::Instant;
+use zerocopy::IntoBytes;
 
 /// How centroids are trained: FAISS's `ClusteringParameters`.
 ///
@@ -396,7 +397,11 @@ fn mean(rows: Rows<'_>, members: &[u32], centroid: &mut [f32]) {
         return;
     }
     let mut sums = vec![0.0f64; centroid.len()];
-    for &row in members {
+    for (i, &row) in members.iter().enumerate() {
+        // The rows of a cluster lie far apart, where the processor does not look ahead by itself.
+        if let Some(&later) = members.get(i + 4) {
+            Kernels::get().prefetch(rows.row(later as usize).as_bytes());
+        }
         for (sum, &value) in sums.iter_mut().zip(rows.row(row as usize)) {
             *sum += f64::from(value);
         }
@@ -485,7 +490,13 @@ mod tests {
         kmeans(Rows::new(rows, dim).unwrap(), k, Similarity::L2, params, None, &mut Observer::none()).unwrap()
     }
 
-    fn train_from(rows: &[f32], dim: usize, k: usize, params: &ClusteringParams, initial: &[f32]) -> Clustering {
+    fn train_from(
+        rows: &[f32],
+        dim: usize,
+        k: usize,
+        params: &ClusteringParams,
+        initial: &[f32],
+    ) -> Clustering {
         let (rows, initial) = (Rows::new(rows, dim).unwrap(), Rows::new(initial, dim).unwrap());
         kmeans(rows, k, Similarity::L2, params, Some(initial), &mut Observer::none()).unwrap()
     }
@@ -539,7 +550,8 @@ mod tests {
                 let run = |threads| {
                     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
                     let rows = Rows::new(&rows, dim).unwrap();
-                    pool.install(|| kmeans(rows, k, similarity, &params, None, &mut Observer::none())).unwrap()
+                    pool.install(|| kmeans(rows, k, similarity, &params, None, &mut Observer::none()))
+                        .unwrap()
                 };
                 let one = run(1);
                 for threads in [2, 3, 8] {
@@ -556,7 +568,10 @@ mod tests {
         let rows = noise(3000 * 5, 3);
         let params = ClusteringParams::default();
         let updated = ClusteringParams { update_index: true, ..params.clone() };
-        assert_eq!(bits(&train(&rows, 5, 40, &params).centroids), bits(&train(&rows, 5, 40, &updated).centroids));
+        assert_eq!(
+            bits(&train(&rows, 5, 40, &params).centroids),
+            bits(&train(&rows, 5, 40, &updated).centroids)
+        );
     }
 
     #[test]
@@ -571,14 +586,8 @@ mod tests {
     fn too_few_rows_are_refused_and_exactly_enough_are_copied() {
         let rows = noise(10 * 3, 5);
         let params = ClusteringParams::default();
-        let few = kmeans(
-            Rows::new(&rows, 3).unwrap(),
-            11,
-            Similarity::L2,
-            &params,
-            None,
-            &mut Observer::none(),
-        );
+        let few =
+            kmeans(Rows::new(&rows, 3).unwrap(), 11, Similarity::L2, &params, None, &mut Observer::none());
         assert!(matches!(few, Err(Error::TooFewRows { rows: 10, needed: 11 })));
         let copied = train(&rows, 3, 10, &params);
         assert_eq!((copied.centroids, copied.iterations.len(), copied.few_points), (rows, 0, true));
@@ -684,7 +693,10 @@ mod tests {
         let params = ClusteringParams::default();
         assert!(matches!(refused(&nan, params.clone(), &[]), Error::NotFinite { row: 2, component: 1, .. }));
         assert!(matches!(refused(&[0.0; 8], params.clone(), &nan[2..]), Error::NotFinite { .. }));
-        assert!(matches!(refused(&[0.0; 8], params.clone(), &[0.0; 6]), Error::Parameter { name: "initial", .. }));
+        assert!(matches!(
+            refused(&[0.0; 8], params.clone(), &[0.0; 6]),
+            Error::Parameter { name: "initial", .. }
+        ));
         for (name, params) in [
             ("nredo", ClusteringParams { nredo: 0, ..params.clone() }),
             ("max_points_per_centroid", ClusteringParams { max_points_per_centroid: 0, ..params.clone() }),
@@ -699,7 +711,8 @@ mod tests {
     #[test]
     fn progress_rises_to_the_end_and_can_cancel() {
         let rows = noise(4000 * 4, 13);
-        let params = ClusteringParams { nredo: 2, niter: 3, init: Init::KMeansPlusPlus, ..Default::default() };
+        let params =
+            ClusteringParams { nredo: 2, niter: 3, init: Init::KMeansPlusPlus, ..Default::default() };
         let run = |stop_after: usize| {
             let mut ticks: Vec<Tick> = Vec::new();
             let mut callback = |tick| {
