@@ -16,14 +16,14 @@ mod spec;
 mod storage;
 mod store;
 
-#[cfg(feature = "bench-internals")]
-#[doc(hidden)]
-pub use math::bench_internals;
 pub use error::{Error, Result};
 pub use index::{
     IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, RepairReport, TopK, TrainParams,
     TrainReport, VerifyReport,
 };
+#[cfg(feature = "bench-internals")]
+#[doc(hidden)]
+pub use math::bench_internals;
 pub use math::kmeans::{ClusteringParams, IterationStats};
 pub use math::seeding::Init;
 pub use math::selector::{IdSelector, IdSet};

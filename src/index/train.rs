@@ -98,8 +98,7 @@ impl IndexWriter<'_> {
         let picks = Random::new(params.clustering.seed).sample(ids.len(), most.min(ids.len()));
         let picks: Vec<u64> = picks.into_iter().map(|i| ids[i]).collect();
         let rows = self.reader().reconstruct_batch(&picks)?;
-        let params = TrainParams { sample_rows: None, ..params.clone() };
-        self.train(Rows::of(&rows, self.model.spec.dim), &params, observer)
+        self.train(Rows::of(&rows, self.model.spec.dim), params, observer)
     }
 
     /// Puts new centroids in place and moves every stored vector to its new list.
@@ -111,8 +110,6 @@ impl IndexWriter<'_> {
     ) -> Result<()> {
         let seq = self.header.seq;
         let bytes: Vec<u8> = centroids.iter().flat_map(|component| component.to_le_bytes()).collect();
-        self.tables.write_section(Section::Centroids, &bytes, seq)?;
-        self.tables.write_section(Section::Training, &encode_params(params), seq)?;
         // Drawn, not counted: a training that was aborted must not share its number with a later one.
         let version = random();
         let old = self.model.clone();
@@ -148,10 +145,16 @@ impl IndexWriter<'_> {
             }
         }
         done += self.redistribute(&old, batch)?;
-        observer.tick("redistribute", done, self.header.ntotal)?;
+        if done > 0 {
+            observer.tick("redistribute", done, self.header.ntotal)?;
+        }
         let keys = block_key(old_lists.start, 0)..block_key(old_lists.end, 0);
         self.tables.blocks.retain_in(keys.clone(), |_, _| false)?;
         self.tables.tails.retain_in(keys, |_, _| false)?;
+        // Last: until here the header and the lists of the old centroids stand as they were, so that a repair after a
+        // failure finds them together.
+        self.tables.write_section(Section::Centroids, &bytes, seq)?;
+        self.tables.write_section(Section::Training, &encode_params(params), seq)?;
         Ok(())
     }
 

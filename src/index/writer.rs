@@ -12,7 +12,7 @@ use crate::spec::{IndexSpec, SearchParams};
 use crate::storage::format::{Header, State};
 use crate::storage::{self, CATALOG, WriteTables};
 use crate::{Error, Result};
-use redb::{ReadableTable, WriteTransaction};
+use redb::{MultimapTableHandle, ReadableTable, ReadableTableMetadata, TableHandle, WriteTransaction};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, OnceLock};
 
@@ -55,7 +55,8 @@ impl<'t> IndexWriter<'t> {
     /// of its input (its error then says so: see [`is_poisoned`](Self::is_poisoned)), abort it.
     ///
     /// # Errors
-    /// [`Error::UnknownIndex`], [`Error::Unfinished`], [`Error::WriterLeftOpen`], [`Error::Corrupt`].
+    /// [`Error::UnknownIndex`], [`Error::Unfinished`], [`Error::WriterLeftOpen`], [`Error::Corrupt`];
+    /// [`Error::InUse`] if the index is open for change already.
     pub fn open(txn: &'t WriteTransaction, index: &str) -> Result<Self> {
         Self::open_for(txn, index, Purpose::Change, |tables, header| {
             Ok(Arc::new(Model::load(tables, header)?))
@@ -154,8 +155,8 @@ impl<'t> IndexWriter<'t> {
 
     /// Runs one verb's writes between the two header writes that frame it.
     pub(crate) fn change<R>(&mut self, write: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
-        if self.is_poisoned() {
-            return Err(Error::Poisoned { index: self.tables.names.index.clone() });
+        if let Some(index) = self.poison.index() {
+            return Err(Error::Poisoned { index });
         }
         let before = self.header.clone();
         self.header.seq = before.seq.wrapping_add(1);
@@ -215,10 +216,25 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 fn index_exists(txn: &WriteTransaction, name: &str) -> Result<bool> {
-    if name.is_empty() {
-        return Ok(false);
+    let catalog = txn.open_table(CATALOG)?;
+    let made_by_asking = catalog.is_empty()?;
+    let found = !name.is_empty() && catalog.get(name)?.is_some();
+    drop(catalog);
+    if made_by_asking {
+        txn.delete_table(CATALOG)?;
     }
-    Ok(txn.open_table(CATALOG)?.get(name)?.is_some())
+    Ok(found)
+}
+
+/// Refuses a name under which the application has tables of its own.
+fn check_free(txn: &WriteTransaction, name: &str) -> Result<()> {
+    let names = storage::Names::of(name);
+    let plain = txn.list_tables()?.map(|table| table.name().to_string());
+    let multimaps = txn.list_multimap_tables()?.map(|table| table.name().to_string());
+    match plain.chain(multimaps).find(|table| names.contains(table)) {
+        Some(table) => Err(redb::Error::TableExists(table).into()),
+        None => Ok(()),
+    }
 }
 
 /// Writes the store header if the catalog has none yet.
@@ -237,10 +253,11 @@ pub(crate) fn ensure_catalog(txn: &WriteTransaction) -> Result<()> {
 pub(crate) fn create_index(txn: &WriteTransaction, name: &str, spec: &IndexSpec) -> Result<()> {
     check_name(name)?;
     let model = Model::untrained(spec)?;
-    ensure_catalog(txn)?;
     if index_exists(txn, name)? {
         return Err(Error::IndexExists { name: name.into() });
     }
+    check_free(txn, name)?;
+    ensure_catalog(txn)?;
     let mut uuid = [0; 16];
     uuid[..8].copy_from_slice(&random().to_le_bytes());
     uuid[8..].copy_from_slice(&random().to_le_bytes());
@@ -291,6 +308,7 @@ pub(crate) fn rename_index(txn: &WriteTransaction, from: &str, to: &str) -> Resu
     if index_exists(txn, to)? {
         return Err(Error::IndexExists { name: to.into() });
     }
+    check_free(txn, to)?;
     storage::rename_tables(txn, from, to)?;
     let mut catalog = txn.open_table(CATALOG)?;
     let uuid = catalog.remove(from)?.map(|uuid| uuid.value().to_vec()).unwrap_or_default();

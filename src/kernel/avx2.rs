@@ -383,8 +383,10 @@ fn decode<const E: u8>(codes: &[u8], out: &mut [f32]) {
 }
 
 #[target_feature(enable = "sse")]
+#[allow(unused_unsafe)] // The intrinsic is unsafe in our oldest compiler and safe in newer ones.
 pub(super) fn prefetch(bytes: &[u8]) {
     for line in bytes.chunks(64) {
-        _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast());
+        // SAFETY: a hint that no program can see.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
     }
 }

@@ -20,6 +20,8 @@ mod aligned;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 
 pub(crate) use aligned::AlignedVec;
@@ -183,6 +185,8 @@ impl Kernels {
         if avx2::detected() {
             tables.push(&avx2::KERNELS);
         }
+        #[cfg(target_arch = "aarch64")]
+        tables.push(&neon::KERNELS);
         tables.push(&portable::KERNELS);
         tables
     }

@@ -1,7 +1,7 @@
 //! The meaning of every kernel, in plain loops of a fixed number of lanes that compilers vectorise.
 //!
-//! There is no `mul_add` here: without the instruction it is a call per component. So sums differ from
-//! the other tables' in the last bits, by the roundings that a fused multiply-add saves.
+//! This table has no `mul_add`: without the instruction it is a call per component. So its sums differ
+//! from the others' in the last bits, by the roundings that a fused multiply-add saves.
 
 use super::tag::{BF16, DOT, F16, F32, L2};
 use super::{Best, Kernels, PANEL, Product};
@@ -120,8 +120,8 @@ fn norms(rows: &[f32], dim: usize, out: &mut [f32]) {
     }
 }
 
-/// The same with fused multiply-adds, for tables whose products are fused; 8 rows at a time, because one
-/// row's additions wait for each other.
+/// The same with fused multiply-adds, inlined into the tables whose products are fused; 8 rows at a time,
+/// because one row's additions wait for each other.
 #[inline(always)]
 pub(super) fn norms_fused(rows: &[f32], dim: usize, out: &mut [f32]) {
     for (rows, norms) in rows.chunks(8 * dim).zip(out.chunks_mut(8)) {
@@ -142,7 +142,7 @@ pub(super) fn norms_fused(rows: &[f32], dim: usize, out: &mut [f32]) {
 }
 
 /// Looks at 16 scores at once, because in a search almost all of them are too far.
-fn select(scores: &[f32], threshold: f32, out: &mut Vec<u32>) {
+pub(super) fn select(scores: &[f32], threshold: f32, out: &mut Vec<u32>) {
     for (group, scores) in scores.chunks(LANES).enumerate() {
         if scores.iter().fold(false, |any, &score| any | (score <= threshold)) {
             let near = (0u32..).zip(scores).filter(|&(_, &score)| score <= threshold);

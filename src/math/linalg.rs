@@ -155,3 +155,71 @@ fn pack(columns: &[f32], dim: usize, panel: &mut [f32]) {
 pub(crate) fn squared_norms(rows: Rows<'_>, out: &mut [f32]) {
     Kernels::get().squared_norms(rows.as_slice(), rows.dim(), out);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::math::random::Random;
+
+    fn floats(count: usize, seed: u64) -> Vec<f32> {
+        let mut random = Random::new(seed);
+        (0..count).map(|_| random.unit() as f32 - 0.5).collect()
+    }
+
+    fn bits(values: &[f32]) -> Vec<u32> {
+        values.iter().map(|value| value.to_bits()).collect()
+    }
+
+    /// Breaks if a block border is crossed wrongly or a tile sums in another order: rows alone, all rows,
+    /// and all rows in parallel must agree to the bit.
+    #[test]
+    fn rows_alone_in_blocks_and_in_parallel_give_the_same_bits() {
+        for (m, n, dim) in [(1, 1, 1), (97, 33, 5), (500, 70, 16), (211, 129, 50)] {
+            let (rows, columns) = (floats(m * dim, 1), floats(n * dim, 2));
+            let rows = Rows::new(&rows, dim).unwrap();
+            for kernels in Kernels::all() {
+                let panels = Panels::with_kernels(kernels, Rows::new(&columns, dim).unwrap());
+                for similarity in [Similarity::L2, Similarity::Dot] {
+                    let mut all = vec![0.0; m * n];
+                    panels.scores(similarity, rows, &mut all);
+                    let mut parallel = vec![0.0; m * n];
+                    panels.scores_par(similarity, rows, &mut parallel);
+                    assert_eq!(bits(&all), bits(&parallel));
+                    let (mut nearest, mut least) = (vec![0; m], vec![0.0; m]);
+                    panels.nearest_par(similarity, rows, &mut nearest, &mut least);
+                    for r in 0..m {
+                        let mut alone = vec![0.0; n];
+                        panels.scores(similarity, rows.slice(r..r + 1), &mut alone);
+                        assert_eq!(bits(&alone), bits(&all[r * n..][..n]), "{}", kernels.name);
+                        let (mut column, mut score) = ([0], [0.0]);
+                        panels.nearest(similarity, rows.slice(r..r + 1), &mut column, &mut score);
+                        assert_eq!((column[0], score[0].to_bits()), (nearest[r], least[r].to_bits()));
+                        assert_eq!(score[0].to_bits(), alone[column[0] as usize].to_bits());
+                        assert!(alone.iter().all(|&other| other >= score[0]));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn norms_are_the_columns() {
+        let columns = floats(40 * 3, 3);
+        let columns = Rows::new(&columns, 3).unwrap();
+        let panels = Panels::new(columns);
+        let mut norms = vec![0.0; 40];
+        squared_norms(columns, &mut norms);
+        assert_eq!((panels.norms(), panels.len(), panels.dim()), (&norms[..], 40, 3));
+        for (norm, row) in norms.iter().zip(columns.iter()) {
+            assert!((norm - row.iter().map(|v| v * v).sum::<f32>()).abs() < 1e-6);
+        }
+    }
+
+    #[test]
+    fn no_rows_and_no_columns_are_no_work() {
+        let none = Rows::new(&[], 3).unwrap();
+        Panels::new(none).scores(Similarity::L2, none, &mut []);
+        Panels::new(Rows::new(&[1.0; 3], 3).unwrap()).nearest_par(Similarity::L2, none, &mut [], &mut []);
+        Panels::new(none).scores_par(Similarity::Dot, Rows::new(&[1.0; 3], 3).unwrap(), &mut []);
+    }
+}

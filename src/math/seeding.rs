@@ -195,3 +195,38 @@ impl Distribution {
         self.cumulative.partition_point(|&sum| sum <= at)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seeds_are_rows_and_no_row_comes_twice() {
+        let data: Vec<f32> = (0..300).map(|i| (i * i) as f32).collect();
+        let rows = Rows::new(&data, 3).unwrap();
+        for init in [Init::Random, Init::KMeansPlusPlus] {
+            for given in [0, 1, 40] {
+                let seeds = Seeds { rows, given: &data[..given * 3], missing: 60 };
+                let params = ClusteringParams { init, ..ClusteringParams::default() };
+                let chosen = seeds.choose(&params, &mut Random::new(1), &mut || Ok(())).unwrap();
+                assert_eq!(chosen[..given * 3], data[..given * 3]);
+                let mut chosen: Vec<&[f32]> = chosen[given * 3..].chunks(3).collect();
+                assert!(chosen.len() == 60 && chosen.iter().all(|row| rows.iter().any(|r| r == *row)));
+                chosen.sort_by(|a, b| a[0].total_cmp(&b[0]));
+                chosen.dedup();
+                assert_eq!(chosen.len(), 60);
+            }
+        }
+    }
+
+    #[test]
+    fn weights_set_how_often_an_index_is_drawn() {
+        let distribution = Distribution::new(&[0.0, 1.0, 0.0, 3.0, 0.0]).unwrap();
+        let mut random = Random::new(2);
+        let mut counts = [0; 5];
+        (0..40_000).for_each(|_| counts[distribution.draw(&mut random)] += 1);
+        assert_eq!((counts[0], counts[2], counts[4]), (0, 0, 0));
+        assert!((9_600..10_400).contains(&counts[1]), "{counts:?}");
+        assert!(Distribution::new(&[0.0; 4]).is_none() && Distribution::new(&[f32::INFINITY]).is_none());
+    }
+}

@@ -119,6 +119,12 @@ impl Names {
             &self.keys,
         ]
     }
+
+    /// True if `table` is one of them.
+    pub(crate) fn contains(&self, table: &str) -> bool {
+        self.bytes_tables().contains(&table)
+            || [&self.map, &self.free, &self.keymap].iter().any(|t| *t == table)
+    }
 }
 
 fn bytes_table(name: &str) -> TableDefinition<'_, u64, &'static [u8]> {
@@ -177,9 +183,20 @@ pub(crate) fn open_read(txn: &ReadTransaction, index: &str) -> Result<ReadTables
 /// Only the header of `index`, without opening its other tables.
 pub(crate) fn read_header(txn: &ReadTransaction, index: &str) -> Result<Header> {
     let name = format!("{index}/meta");
-    match txn.open_table(bytes_table(&name)) {
+    let unknown = || Error::UnknownIndex { name: index.into() };
+    let header = match txn.open_table(bytes_table(&name)) {
         Ok(meta) => load_header(&meta, &name),
-        Err(TableError::TableDoesNotExist(_)) => Err(Error::UnknownIndex { name: index.into() }),
+        Err(TableError::TableDoesNotExist(_)) => return Err(unknown()),
+        Err(e) => Err(e.into()),
+    };
+    // An application may have a table of that name: then the catalog knows of no such index.
+    header.map_err(|e| if in_catalog(txn, index).unwrap_or(true) { e } else { unknown() })
+}
+
+fn in_catalog(txn: &ReadTransaction, index: &str) -> Result<bool> {
+    match txn.open_table(CATALOG) {
+        Ok(catalog) => Ok(!index.is_empty() && catalog.get(index)?.is_some()),
+        Err(TableError::TableDoesNotExist(_)) => Ok(false),
         Err(e) => Err(e.into()),
     }
 }

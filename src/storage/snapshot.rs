@@ -210,7 +210,7 @@ impl Snapshot {
         let version = |entry: &ListEntry| (entry.n, entry.seq, entry.nonce);
         let pairs = self.entries.iter().zip(&older.entries).enumerate();
         let same = pairs.filter(|(_, (mine, theirs))| version(mine) == version(theirs)).map(|(list, _)| list);
-        self.pins.inherit(&older.pins, self.born, same);
+        self.pins.inherit(&older.pins, Instant::now(), same);
     }
 
     /// The directory entry of `list`.

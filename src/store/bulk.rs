@@ -20,6 +20,8 @@ use std::sync::Arc;
 pub struct BulkLoad {
     store: Store,
     index: String,
+    /// Of the index the load began with: another one may have its name by now.
+    uuid: [u8; 16],
     model: Arc<Model>,
     committed: u64,
     next_id: u64,
@@ -54,6 +56,7 @@ impl Store {
         let load = BulkLoad {
             store: self.clone(),
             index: index.into(),
+            uuid: writer.header.uuid,
             model: writer.model.clone(),
             committed: writer.header.load_rows,
             next_id: writer.header.next_id,
@@ -140,19 +143,30 @@ impl BulkLoad {
             }
         }
         self.next_id = ids.iter().copied().max().map_or(0, |id| id + 1).max(self.next_id);
-        self.ids.extend_from_slice(ids);
-        self.rows.extend_from_slice(rows.as_slice());
-        if self.rows.len() * 4 >= self.store.inner.settings.load_bytes {
-            self.write(false)?;
+        let mut done = 0;
+        while done < ids.len() {
+            let next = ids.len().min(done + self.rows_per_commit() - self.ids.len());
+            self.ids.extend_from_slice(&ids[done..next]);
+            self.rows.extend_from_slice(rows.slice(done..next).as_slice());
+            if self.ids.len() == self.rows_per_commit() {
+                self.write(false)?;
+            }
+            done = next;
         }
         Ok(())
+    }
+
+    /// However many rows come at once: a transaction holds so many, and never more.
+    fn rows_per_commit(&self) -> usize {
+        self.store.inner.settings.load_bytes.div_ceil(4 * self.model.spec.dim)
     }
 
     /// Commits what was gathered.
     fn write(&mut self, last: bool) -> Result<()> {
         let txn = self.store.load_txn(last)?;
         let mut writer = txn.open(&self.index, Purpose::Load)?;
-        if writer.header.state != State::Loading || writer.header.load_rows != self.committed {
+        let mine = writer.header.uuid == self.uuid && writer.header.load_rows == self.committed;
+        if writer.header.state != State::Loading || !mine {
             return Err(Error::InUse { what: "a bulk load" });
         }
         writer.add_with_ids(&self.ids, Rows::of(&self.rows, self.model.spec.dim))?;

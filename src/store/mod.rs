@@ -17,7 +17,7 @@ use crate::index::IndexReader;
 use crate::index::model::Model;
 use crate::storage::format::Header;
 use crate::storage::snapshot::{Budget, PIN_AGE_MAX, Snapshot};
-use crate::storage::{self, WriteTables};
+use crate::storage::{self, BytesTable, Tables};
 use crate::{Error, Result};
 use builder::{Settings, Source};
 use parking_lot::{Mutex, RwLock};
@@ -43,15 +43,26 @@ pub(crate) struct Inner {
     source: Source,
     pub(crate) settings: Settings,
     budget: Arc<Budget>,
-    cache: Mutex<HashMap<[u8; 16], Cached>>,
+    /// The model of each index that was read last. A version is drawn at random by the training that made
+    /// the model, so one that was never committed can do no harm here.
+    models: Mutex<HashMap<[u8; 16], Arc<Model>>>,
+    snapshots: Mutex<HashMap<[u8; 16], Cached>>,
     /// Commits made through this store.
     commits: AtomicU64,
 }
 
-/// What is remembered of an index between transactions.
+/// When a read transaction began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Began {
+    at: Instant,
+    /// The commits made through the store before it.
+    commits: u64,
+}
+
+/// The newest snapshot of an index.
 struct Cached {
+    snapshot: Arc<Snapshot>,
     model: Arc<Model>,
-    snapshot: Option<Arc<Snapshot>>,
     /// The store's commits when the snapshot's transaction began.
     commits: u64,
 }
@@ -103,10 +114,10 @@ impl Store {
     /// Begins to read: a frozen state of the whole store.
     pub fn begin_read(&self) -> Result<ReadTxn> {
         // Counted before the transaction begins, so that a snapshot never looks newer than it is.
-        let commits = self.inner.commits.load(SeqCst);
+        let began = Began { at: Instant::now(), commits: self.inner.commits.load(SeqCst) };
         let database = self.inner.database()?;
         let txn = database.begin_read()?;
-        Ok(ReadTxn::new(txn, database, self.inner.clone(), commits))
+        Ok(ReadTxn::new(txn, database, self.inner.clone(), began))
     }
 
     /// Begins to write; waits until no other writer is active.
@@ -128,9 +139,13 @@ impl Store {
         let inner = &self.inner;
         let before_bytes = inner.file_bytes();
         let mut guard = inner.db.write();
-        inner.cache.lock().values_mut().for_each(|cached| cached.snapshot = None);
+        inner.snapshots.lock().clear();
         let db = guard.as_mut().ok_or(Error::NeedsReopen)?;
-        let db = Arc::get_mut(db).ok_or(Error::InUse { what: "compact" })?;
+        let shared = match inner.source {
+            Source::Attached => Error::Unsupported { what: "compacting while the application has it" },
+            _ => Error::InUse { what: "compact" },
+        };
+        let db = Arc::get_mut(db).ok_or(shared)?;
         db.compact().map_err(|e| match e {
             redb::CompactionError::TransactionInProgress => Error::InUse { what: "compact" },
             e => e.into(),
@@ -151,7 +166,8 @@ impl Store {
             return Err(Error::Unsupported { what: "reopening an attached database" });
         }
         let mut db = inner.db.write();
-        inner.cache.lock().clear();
+        inner.snapshots.lock().clear();
+        inner.models.lock().clear();
         let mut given_up = inner.given_up.lock();
         if let Some(old) = db.take() {
             *given_up = Arc::downgrade(&old);
@@ -182,7 +198,8 @@ impl Inner {
             source,
             budget: Budget::new(settings.pin_bytes()),
             settings,
-            cache: Mutex::default(),
+            models: Mutex::default(),
+            snapshots: Mutex::default(),
             commits: AtomicU64::new(0),
         }
     }
@@ -203,41 +220,34 @@ impl Inner {
     pub(crate) fn committed(&self) {
         self.commits.fetch_add(1, SeqCst);
         let now = Instant::now();
-        for cached in self.cache.lock().values_mut() {
-            if cached
-                .snapshot
-                .as_ref()
-                .is_some_and(|snapshot| now.duration_since(snapshot.born) >= PIN_AGE_MAX)
-            {
-                cached.snapshot = None;
-            }
+        self.snapshots.lock().retain(|_, cached| now.duration_since(cached.snapshot.born) < PIN_AGE_MAX);
+    }
+
+    /// The model that `header` speaks of, from memory or from the tables.
+    pub(crate) fn model<B: BytesTable, M, F, K>(
+        &self,
+        tables: &Tables<B, M, F, K>,
+        header: &Header,
+    ) -> Result<Arc<Model>> {
+        if let Some(model) =
+            self.models.lock().get(&header.uuid).filter(|m| m.version == header.model_version)
+        {
+            return Ok(model.clone());
         }
+        let model = Arc::new(Model::load(tables, header)?);
+        self.models.lock().insert(header.uuid, model.clone());
+        Ok(model)
     }
 
-    /// The model that `header` speaks of, from memory or from the writer's tables.
-    pub(crate) fn model(&self, tables: &WriteTables<'_>, header: &Header) -> Result<Arc<Model>> {
-        match self.cached_model(header) {
-            Some(model) => Ok(model),
-            None => Ok(Arc::new(Model::load(tables, header)?)),
-        }
-    }
-
-    fn cached_model(&self, header: &Header) -> Option<Arc<Model>> {
-        let cache = self.cache.lock();
-        let model = &cache.get(&header.uuid)?.model;
-        (model.version == header.model_version).then(|| model.clone())
-    }
-
-    /// A reader of the state that `txn` sees; `commits` as counted before it began.
+    /// A reader of the state that `txn` sees.
     pub(crate) fn reader(
         &self,
         txn: &ReadTransaction,
         database: &Arc<Database>,
         index: &str,
         header: Header,
-        commits: u64,
+        began: Began,
     ) -> Result<IndexReader<'static>> {
-        let now = Instant::now();
         let reader_of = |view: Arc<Snapshot>, model| IndexReader {
             view,
             model,
@@ -245,32 +255,33 @@ impl Inner {
             _database: Some(database.clone()),
         };
         let mut older = None;
-        if let Some(cached) = self.cache.lock().get(&header.uuid) {
-            older = cached.snapshot.clone();
-            if let Some(snapshot) = older.as_ref().filter(|s| s.header.same_state(&header)) {
-                let quiet = cached.commits == commits && !matches!(self.source, Source::Attached);
-                if quiet || now.duration_since(snapshot.born) < PIN_AGE_MAX {
-                    return Ok(reader_of(snapshot.clone(), cached.model.clone()));
-                }
+        if let Some(cached) = self.snapshots.lock().get(&header.uuid) {
+            let quiet = cached.commits == began.commits && !matches!(self.source, Source::Attached);
+            let young = cached.snapshot.born.elapsed() < PIN_AGE_MAX;
+            if cached.snapshot.header.same_state(&header) && (quiet || young) {
+                return Ok(reader_of(cached.snapshot.clone(), cached.model.clone()));
             }
+            older = Some(cached.snapshot.clone());
         }
         let tables = storage::open_read(txn, index)?;
-        let model = match self.cached_model(&header) {
-            Some(model) => model,
-            None => Arc::new(Model::load(&tables, &header)?),
-        };
+        let model = self.model(&tables, &header)?;
+        let budget = self.budget.clone();
         let mut snapshot =
-            Snapshot::new(header, tables, model.geometry, model.rows_column, self.budget.clone(), now)?;
+            Snapshot::new(header, tables, model.geometry, model.rows_column, budget, began.at)?;
         if let Some(older) = &older {
             snapshot.inherit(older);
         }
         let snapshot = Arc::new(snapshot);
-        let mut cache = self.cache.lock();
-        let newest = cache.get(&snapshot.header.uuid).and_then(|cached| cached.snapshot.as_ref());
-        if newest.is_none_or(|newest| newest.header.seq <= snapshot.header.seq) {
-            let cached = Cached { model: model.clone(), snapshot: Some(snapshot.clone()), commits };
-            cache.insert(snapshot.header.uuid, cached);
+        let mut snapshots = self.snapshots.lock();
+        let newest = snapshots.get(&snapshot.header.uuid);
+        if newest.is_none_or(|newest| newest.snapshot.header.seq <= snapshot.header.seq) {
+            let commits = began.commits;
+            snapshots.insert(
+                snapshot.header.uuid,
+                Cached { snapshot: snapshot.clone(), model: model.clone(), commits },
+            );
         }
+        drop(snapshots);
         Ok(reader_of(snapshot, model))
     }
 }

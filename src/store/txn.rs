@@ -1,6 +1,6 @@
 //! Transactions: a frozen state to read, or a set of changes that commits as one.
 
-use super::{Durability, Inner};
+use super::{Began, Durability, Inner};
 use crate::index::reader::check_usable;
 use crate::index::verify::{self, VerifyReport};
 use crate::index::writer::{self, Poison, Purpose};
@@ -16,7 +16,7 @@ use std::sync::Arc;
 /// A frozen state of the whole store.
 pub struct ReadTxn {
     txn: ReadTransaction,
-    commits: u64,
+    began: Began,
     readers: Mutex<HashMap<String, IndexReader<'static>>>,
     /// Keeps the file open: the store may have been reopened since.
     database: Arc<Database>,
@@ -28,9 +28,9 @@ impl ReadTxn {
         txn: ReadTransaction,
         database: Arc<Database>,
         store: Arc<Inner>,
-        commits: u64,
+        began: Began,
     ) -> Self {
-        ReadTxn { txn, commits, readers: Mutex::default(), database, store }
+        ReadTxn { txn, began, readers: Mutex::default(), database, store }
     }
 
     /// The names of all indexes, ascending.
@@ -49,7 +49,7 @@ impl ReadTxn {
         }
         let header = storage::read_header(&self.txn, name)?;
         check_usable(name, &header)?;
-        let reader = self.store.reader(&self.txn, &self.database, name, header, self.commits)?;
+        let reader = self.store.reader(&self.txn, &self.database, name, header, self.began)?;
         self.readers.lock().insert(name.into(), reader.clone());
         Ok(reader)
     }
