@@ -1,1 +1,131 @@
-fn main() {}
+//! Kernels and matrices, by table: `cargo bench --features bench-internals --bench kernels`.
+//!
+//! `scan` reports pairs a second (a pair is one query and one code; 225 codes, the length of a typical
+//! list, 16 bytes off a cache line, as redb's values lie). `product` reports multiply-adds a second;
+//! `benches/gemm` compares it with the crates that could replace it. Compare within one run only.
+
+#![allow(missing_docs, clippy::expect_used)]
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use std::hint::black_box;
+use std::time::Duration;
+use vellum::bench_internals::{Table, smallest, train};
+use vellum::{ClusteringParams, Metric, Rows};
+
+/// Numbers in -0.5..0.5, the same for the same seed.
+fn noise(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// `rows` of a known length.
+fn rows(data: &[f32], dim: usize) -> Rows<'_> {
+    Rows::new(data, dim).expect("whole rows")
+}
+
+fn scan(c: &mut Criterion) {
+    let n = 225;
+    for dim in [128, 384] {
+        let mut group = c.benchmark_group(format!("scan-{dim}"));
+        for (table, element) in Table::all().into_iter().flat_map(|t| ["f32", "f16", "bf16"].map(|e| (t, e)))
+        {
+            let codes = table.encode(element, &noise(n * dim, 1));
+            let mut bytes = vec![0; codes.len() + 128];
+            let start = bytes.as_ptr().align_offset(64) + 16;
+            bytes[start..start + codes.len()].copy_from_slice(&codes);
+            let codes = &bytes[start..start + codes.len()];
+            for (metric, count) in
+                [Metric::L2, Metric::InnerProduct].into_iter().flat_map(|m| [(m, 1), (m, 8)])
+            {
+                let queries = noise(count * dim, 2);
+                let queries: Vec<&[f32]> = queries.chunks(dim).collect();
+                let mut scores = vec![0.0; count * n];
+                let id = BenchmarkId::new(table.name(), format!("{element}-{metric}-{count}"));
+                group.throughput(Throughput::Elements((count * n) as u64));
+                group.bench_function(id, |b| {
+                    b.iter(|| table.scan(metric, element, black_box(&queries), codes, &mut scores));
+                });
+            }
+        }
+    }
+}
+
+/// 960 rows: ten blocks, short enough for a shared machine to leave some samples alone.
+const ROWS: usize = 960;
+const COLUMNS: usize = 2048;
+
+fn product(c: &mut Criterion) {
+    for dim in [128, 384] {
+        let (x, y) = (noise(ROWS * dim, 1), noise(COLUMNS * dim, 2));
+        let mut group = c.benchmark_group(format!("product-{ROWS}x{COLUMNS}x{dim}"));
+        group.throughput(Throughput::Elements((ROWS * COLUMNS * dim) as u64));
+        let (mut columns, mut least) = (vec![0; ROWS], vec![0.0; ROWS]);
+        let mut scores = vec![0.0; ROWS * COLUMNS];
+        for table in Table::all() {
+            let packed = table.columns(rows(&y, dim));
+            group.bench_function(BenchmarkId::new("nearest", table.name()), |b| {
+                b.iter(|| packed.nearest(Metric::L2, rows(black_box(&x), dim), &mut columns, &mut least));
+            });
+            group.bench_function(BenchmarkId::new("scores", table.name()), |b| {
+                b.iter(|| packed.scores(Metric::L2, rows(black_box(&x), dim), &mut scores));
+            });
+        }
+    }
+}
+
+/// The coarse quantizer of one query.
+fn one_row(c: &mut Criterion) {
+    let mut group = c.benchmark_group("scores-1");
+    for (n, dim) in [(1024, 128), (2048, 128), (16384, 128), (2048, 384)] {
+        let (x, y) = (noise(dim, 1), noise(n * dim, 2));
+        let mut scores = vec![0.0; n];
+        for table in Table::all() {
+            let packed = table.columns(rows(&y, dim));
+            group.throughput(Throughput::Bytes((n * dim * 4) as u64));
+            group.bench_function(BenchmarkId::new(table.name(), format!("{n}x{dim}")), |b| {
+                b.iter(|| packed.scores(Metric::L2, rows(black_box(&x), dim), &mut scores));
+            });
+        }
+    }
+}
+
+fn selection(c: &mut Criterion) {
+    let scores = noise(2048, 1);
+    let mut out = Vec::new();
+    let mut group = c.benchmark_group("smallest-of-2048");
+    for k in [1, 8, 32, 64, 256] {
+        group.bench_function(k.to_string(), |b| b.iter(|| smallest(black_box(&scores), k, &mut out)));
+    }
+    group.finish();
+    let mut group = c.benchmark_group("select-at-most-of-2048");
+    for (table, share) in
+        Table::all().into_iter().flat_map(|table| [0.0, 0.01, 0.5].map(|share| (table, share)))
+    {
+        group.bench_function(BenchmarkId::new(table.name(), share), |b| {
+            b.iter(|| table.select_at_most(black_box(&scores), share - 0.5, &mut out));
+        });
+    }
+}
+
+fn clustering(c: &mut Criterion) {
+    let mut group = c.benchmark_group("train-10-iterations");
+    group.sample_size(10);
+    for (n, k, dim) in [(20_000, 256, 128), (65_536, 256, 8), (65_536, 16, 4)] {
+        let x = noise(n * dim, 1);
+        let params = ClusteringParams { max_points_per_centroid: n, ..ClusteringParams::default() };
+        group.bench_function(format!("{n}x{k}x{dim}"), |b| {
+            b.iter(|| train(rows(black_box(&x), dim), k, Metric::L2, &params));
+        });
+    }
+}
+
+criterion_group! {
+    name = benches;
+    config = Criterion::default().measurement_time(Duration::from_secs(1)).warm_up_time(Duration::from_millis(200));
+    targets = scan, product, one_row, selection, clustering
+}
+criterion_main!(benches);

@@ -12,7 +12,7 @@ given rounds: a batch call of all queries, and one call per query. The best roun
 store is searched with a cache of a tenth of its data and the answers are compared, with the process's peak memory.
 Prints a Markdown table.
 """
-import argparse, json, os, resource, subprocess, tempfile, time
+import argparse, json, os, subprocess, tempfile, time
 from pathlib import Path
 import numpy as np
 
@@ -91,10 +91,14 @@ def main():
             child = subprocess.Popen([a.vellum, "search", store, "i", "--queries", f"{a.prefix}.query.npy", "-k", "10", "--nprobe", "32",
                                       "--threads", str(a.threads), "--cache-bytes", cache, "--out-ids", ids, "--out-distances", distances, "--quiet"],
                                      stdout=subprocess.DEVNULL)
-            _, status, usage = os.wait4(child.pid, 0)
-            assert status == 0
+            peak_kib = 0
+            while child.poll() is None:  # the child's own high-water mark: getrusage would count this process before exec
+                status = Path(f"/proc/{child.pid}/status").read_text()
+                peak_kib = max([peak_kib, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))])
+                time.sleep(0.001)
+            assert child.returncode == 0
             answers[cache] = (np.load(ids), np.load(distances))
-            print(f"\ncache {int(cache) / 1e6 if cache.isdigit() else cache} MB: peak memory {usage.ru_maxrss / 1024:.0f} MiB", end="")
+            print(f"\ncache {int(cache) / 1e6 if cache.isdigit() else cache} MB: peak memory {peak_kib / 1024:.0f} MiB", end="")
         (i1, d1), (i2, d2) = answers.values()
         print(f"; answers identical: {bool((i1 == i2).all() and (d1 == d2).all())}")
 

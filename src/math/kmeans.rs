@@ -16,12 +16,13 @@
 use super::linalg::Panels;
 use super::random::Random;
 use super::seeding::{self, Init};
-use crate::kernel::Similarity;
+use crate::kernel::{Kernels, Similarity};
 use crate::progress::Observer;
 use crate::{Error, Result, Rows};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::time::Instant;
+use zerocopy::IntoBytes;
 
 /// How centroids are trained: FAISS's `ClusteringParameters`.
 ///
@@ -396,7 +397,11 @@ fn mean(rows: Rows<'_>, members: &[u32], centroid: &mut [f32]) {
         return;
     }
     let mut sums = vec![0.0f64; centroid.len()];
-    for &row in members {
+    for (i, &row) in members.iter().enumerate() {
+        // The rows of a cluster lie far apart, where the processor does not look ahead by itself.
+        if let Some(&later) = members.get(i + 4) {
+            Kernels::get().prefetch(rows.row(later as usize).as_bytes());
+        }
         for (sum, &value) in sums.iter_mut().zip(rows.row(row as usize)) {
             *sum += f64::from(value);
         }
