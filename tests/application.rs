@@ -9,10 +9,12 @@ mod support;
 
 use redb::backends::InMemoryBackend;
 use redb::{
-    Database, MultimapTableDefinition, ReadableDatabase, ReadableTable, TableDefinition, TableHandle,
+    Database, MultimapTableDefinition, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition,
+    TableHandle,
 };
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use support::*;
 use vellum::*;
 
@@ -31,11 +33,15 @@ struct App {
 impl App {
     fn new() -> Self {
         let app = App { db: database() };
-        let txn = app.db.begin_write().unwrap();
+        app.create();
+        app
+    }
+
+    fn create(&self) {
+        let txn = self.db.begin_write().unwrap();
         txn.open_table(DOCS).unwrap();
         drop(IndexWriter::create(&txn, "vectors", &spec("IVF4,Flat", DIM, Metric::L2)).unwrap());
         txn.commit().unwrap();
-        app
     }
 
     /// Writes documents and vectors of the same ids.
@@ -477,4 +483,105 @@ fn a_bulk_load_beside_the_applications_commits() {
     assert_eq!(reader(&store, "bulk").len(), 30);
     assert_eq!(app.ids(), (0..9).collect::<Vec<_>>());
     assert_sound(&store, "bulk");
+}
+
+/// A disk in memory that fails for good after a number of reads and writes, and works again when it is opened anew.
+#[derive(Clone, Debug)]
+struct FailingDisk {
+    bytes: Arc<InMemoryBackend>,
+    left: Arc<AtomicI64>,
+}
+
+impl FailingDisk {
+    fn spend(&self) -> std::io::Result<()> {
+        match self.left.fetch_sub(1, Ordering::Relaxed) {
+            1.. => Ok(()),
+            _ => Err(std::io::Error::other("the disk failed")),
+        }
+    }
+
+    /// The database on this disk, which will fail after `ops` more operations. No cache: every verb goes to the disk.
+    fn open(&self, ops: i64) -> Arc<Database> {
+        self.left.store(i64::MAX, Ordering::Relaxed);
+        let mut builder = Database::builder();
+        let db = builder.set_cache_size(0).create_with_backend(self.clone()).unwrap();
+        self.left.store(ops, Ordering::Relaxed);
+        Arc::new(db)
+    }
+}
+
+impl StorageBackend for FailingDisk {
+    fn len(&self) -> std::io::Result<u64> {
+        self.bytes.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.spend()?;
+        self.bytes.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.spend()?;
+        self.bytes.set_len(len)
+    }
+    fn sync_data(&self) -> std::io::Result<()> {
+        self.spend()?;
+        self.bytes.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.spend()?;
+        self.bytes.write(offset, data)
+    }
+}
+
+/// The disk fails at every operation in turn of a transaction that writes rows and vectors: both are there or neither is.
+#[test]
+fn a_disk_that_fails_half_way() {
+    let disk = FailingDisk { bytes: Arc::new(InMemoryBackend::new()), left: Arc::default() };
+    let app = App { db: disk.open(i64::MAX) };
+    app.create();
+    let data = reals(30, DIM, 17);
+    let txn = app.db.begin_write().unwrap();
+    App::write(&txn, 0..20, 18);
+    txn.commit().unwrap();
+    drop(app);
+
+    // One attempt: documents, vectors, a removal, a training; true if it was committed.
+    let attempt = |db: &Database| -> Result<(), Box<dyn std::error::Error>> {
+        let txn = db.begin_write()?;
+        let mut docs = txn.open_table(DOCS)?;
+        for id in 20..30 {
+            docs.insert(id, "new")?;
+        }
+        docs.remove(3)?;
+        drop(docs);
+        let mut writer = IndexWriter::open(&txn, "vectors")?;
+        writer.add_with_ids(&(20..30).collect::<Vec<_>>(), rows(&data, DIM).slice(0..10))?;
+        writer.remove_ids(&IdSelector::Array(vec![3]))?;
+        writer.train(rows(&data, DIM), &TrainParams::default(), &mut Observer::none())?;
+        drop(writer);
+        Ok(txn.commit()?)
+    };
+    let (mut ops, mut failures, mut committed) = (0, 0, false);
+    while !committed {
+        let db = disk.open(ops);
+        let done = attempt(&db);
+        // Close it, however it is.
+        drop(db);
+        let app = App { db: disk.open(i64::MAX) };
+        let ids = app.ids();
+        let (old, new): (Vec<u64>, Vec<u64>) = ((0..20).collect(), (0..30).filter(|id| *id != 3).collect());
+        match done {
+            Ok(()) => {
+                assert_eq!(ids, new);
+                committed = true;
+            }
+            // An error of the commit itself leaves open whether it is durable; all or nothing it is in any case.
+            Err(e) => {
+                assert!(ids == old || ids == new, "after {ops} operations: {e}: {ids:?}");
+                failures += 1;
+                committed = ids == new;
+            }
+        }
+        ops += 1 + ops / 20;
+    }
+    assert!(failures > 30, "{failures} failures");
 }
