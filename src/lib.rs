@@ -40,6 +40,7 @@ mod codec;
 mod error;
 #[cfg(feature = "files")]
 pub mod files;
+mod guard;
 mod index;
 mod kernel;
 mod layout;

@@ -4,6 +4,7 @@
 //! has come and may ask to stop; the verb then returns [`Error::Cancelled`] and what it had not
 //! committed is undone.
 
+use crate::guard::callers;
 use crate::{Error, Result};
 use std::ops::ControlFlow;
 
@@ -40,7 +41,8 @@ impl<'a> Observer<'a> {
 
     /// Reports; an error if the callback asks to stop.
     pub(crate) fn tick(&mut self, stage: &'static str, done: u64, total: u64) -> Result<()> {
-        match self.callback.as_mut().map(|callback| callback(Tick { stage, done, total })) {
+        let tick = Tick { stage, done, total };
+        match self.callback.as_mut().map(|callback| callers(|| callback(tick))) {
             Some(ControlFlow::Break(())) => Err(Error::Cancelled),
             _ => Ok(()),
         }

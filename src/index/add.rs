@@ -233,7 +233,12 @@ impl IndexWriter<'_> {
     }
 
     pub(crate) fn rows_of(&self, ids: &[u64]) -> Result<Vec<Option<u32>>> {
-        ids.iter().map(|id| self.tables.row_of(*id)).collect()
+        let rows: Vec<Option<u32>> =
+            ids.iter().map(|id| self.tables.mapped_row(*id)).collect::<Result<_>>()?;
+        let pairs: Vec<(u64, u32)> =
+            ids.iter().zip(&rows).filter_map(|(id, row)| Some((*id, (*row)?))).collect();
+        self.tables.check_rows(&pairs)?;
+        Ok(rows)
     }
 
     fn map_keys<K: AsRef<[u8]>>(&mut self, keys: &[K], ids: &[u64]) -> Result<()> {
@@ -393,7 +398,8 @@ impl IndexWriter<'_> {
         let mut pairs: Vec<(u32, &[u8])> =
             numbers.iter().copied().zip(bytes.chunks_exact(column.width)).collect();
         pairs.sort_unstable_by_key(|(row, _)| *row);
-        column.set(&mut self.tables.rows, &self.tables.names.rows, self.header.seq, pairs)
+        let (seq, tables) = (self.header.seq, &mut *self.tables);
+        column.set(&mut tables.rows, &tables.names.rows, seq, pairs)
     }
 }
 

@@ -5,6 +5,7 @@ use super::model::Model;
 use super::search::{self, Goal, Request};
 use super::view::View;
 use super::{rerank, stats};
+use crate::guard::Quiet;
 use crate::math::topk::Hit;
 use crate::spec::{IndexSpec, SearchParams};
 use crate::storage;
@@ -34,7 +35,7 @@ pub struct IndexReader<'a> {
     pub(crate) model: Arc<Model>,
     pub(crate) pool: Option<Arc<rayon::ThreadPool>>,
     /// Keeps the store's file open for as long as the reader lives.
-    pub(crate) _database: Option<Arc<redb::Database>>,
+    pub(crate) _database: Option<Arc<crate::store::Handle>>,
 }
 
 /// What pins of a reader outside any [`Store`](crate::Store) may hold: 256 MiB.
@@ -51,8 +52,8 @@ impl IndexReader<'static> {
     pub fn open(txn: &redb::ReadTransaction, index: &str) -> Result<Self> {
         let header = storage::read_header(txn, index)?;
         check_usable(index, &header)?;
-        let tables = storage::open_read(txn, index)?;
-        let model = Arc::new(Model::load(&tables, &header)?);
+        let tables = Quiet::new(storage::open_read(txn, index)?);
+        let model = Arc::new(Model::load(&*tables, &header)?);
         let budget = Budget::new(LONE_READER_BYTES);
         let snapshot =
             Snapshot::new(header, tables, model.geometry, model.rows_column, budget, Instant::now())?;

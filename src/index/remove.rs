@@ -41,7 +41,7 @@ impl IndexWriter<'_> {
                 found.push((id, row));
             }
         };
-        self.tables.for_each_id(self.header.next_row, &mut each)?;
+        self.tables.for_each_id(&self.header, &mut each)?;
         Ok(found)
     }
 
@@ -82,7 +82,7 @@ impl IndexWriter<'_> {
     /// Removes all vectors. Training, stored defaults, and the ids already used up stay.
     pub fn clear(&mut self) -> Result<()> {
         self.change(|writer| {
-            let tables = &mut writer.tables;
+            let tables = &mut *writer.tables;
             for table in [
                 &mut tables.lists,
                 &mut tables.blocks,

@@ -1,6 +1,7 @@
 //! Sizes: what an index holds and where its bytes are.
 
 use super::reader::IndexReader;
+use crate::guard::guarded;
 use crate::storage::{BytesTable, Tables};
 use crate::{IndexSpec, Result};
 use redb::{ReadableTable, TableStats};
@@ -112,14 +113,16 @@ where
         ("rows", &tables.rows),
         ("keys", &tables.keys),
     ];
-    let mut parts = Vec::new();
-    for (name, table) in bytes {
-        parts.push(part(name, table.len()?, table.stats()?));
-    }
-    parts.push(part("map", tables.map.len()?, tables.map.stats()?));
-    parts.push(part("free", tables.free.len()?, tables.free.stats()?));
-    parts.push(part("keymap", tables.keymap.len()?, tables.keymap.stats()?));
-    Ok(parts)
+    guarded(|| {
+        let mut parts = Vec::new();
+        for (name, table) in bytes {
+            parts.push(part(name, table.len()?, table.stats()?));
+        }
+        parts.push(part("map", tables.map.len()?, tables.map.stats()?));
+        parts.push(part("free", tables.free.len()?, tables.free.stats()?));
+        parts.push(part("keymap", tables.keymap.len()?, tables.keymap.stats()?));
+        Ok(parts)
+    })
 }
 
 fn part(name: &'static str, values: u64, stats: TableStats) -> PartStats {

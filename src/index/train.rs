@@ -94,7 +94,7 @@ impl IndexWriter<'_> {
         let nlist = self.model.spec.nlist.unwrap_or(1);
         let most = params.sample_rows.unwrap_or(usize::MAX);
         let most = most.min(params.clustering.max_points_per_centroid.saturating_mul(nlist));
-        let ids = self.tables.all_ids()?;
+        let ids = self.tables.all_ids(&self.header)?;
         let picks = Random::new(params.clustering.seed).sample(ids.len(), most.min(ids.len()));
         let picks: Vec<u64> = picks.into_iter().map(|i| ids[i]).collect();
         let rows = self.reader().reconstruct_batch(&picks)?;

@@ -4,13 +4,13 @@
 //! rows are the others; counts in header, directory and tables agree; no stray block; all vectors finite.
 
 use super::model::Model;
+use crate::guard::guarded;
 use crate::storage::block::Geometry;
 use crate::storage::format::Header;
 use crate::storage::ids::{Slot, decode_id, ids_column, slots_column};
 use crate::storage::{self, ReadTables};
 use crate::{Error, Observer, Result};
 use redb::{ReadableTable, ReadableTableMetadata};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// What verification found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,17 +60,13 @@ impl VerifyReport {
 
     /// Runs one step; damage that stops it is a problem, cancellation is not.
     fn step(&mut self, step: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
-        match catch_unwind(AssertUnwindSafe(|| step(self))) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(Error::Cancelled)) => Err(Error::Cancelled),
-            Ok(Err(e)) => {
+        match guarded(|| step(self)) {
+            Err(Error::Cancelled) => Err(Error::Cancelled),
+            Err(e) => {
                 self.note_error(e);
                 Ok(())
             }
-            Err(_) => {
-                self.note("(redb)", 0, "redb panicked on a damaged page");
-                Ok(())
-            }
+            Ok(()) => Ok(()),
         }
     }
 }

@@ -6,7 +6,6 @@
 //! entry.
 
 use super::stats::{self, PartStats};
-use crate::Result;
 use crate::math::topk::RowIds;
 use crate::storage::WriteTables;
 use crate::storage::block::{BlockRef, Geometry};
@@ -15,6 +14,7 @@ use crate::storage::format::{Header, ListEntry};
 use crate::storage::ids::Slot;
 use crate::storage::sections::Section;
 use crate::storage::snapshot::Snapshot;
+use crate::{Error, Result};
 
 pub(crate) trait View: Send + Sync {
     fn header(&self) -> &Header;
@@ -51,10 +51,15 @@ impl RowIds for ViewIds<'_> {
 macro_rules! by_tables {
     () => {
         fn row_of(&self, id: u64) -> Result<Option<u32>> {
-            self.tables.row_of(id)
+            // The map's pages carry no checksum of ours, those of the ids do: they must agree.
+            let row = self.tables.mapped_row(id)?;
+            match row {
+                Some(row) if View::id(self, row)? != id => Err(self.tables.misled(id, row)),
+                row => Ok(row),
+            }
         }
         fn for_each_id(&self, each: &mut dyn FnMut(u32, u64)) -> Result<()> {
-            self.tables.for_each_id(self.header().next_row, each)
+            self.tables.for_each_id(self.header(), each)
         }
         fn slot_of(&self, row: u32) -> Result<Slot> {
             self.tables.slot_of(row)
@@ -69,7 +74,7 @@ macro_rules! by_tables {
             self.tables.key_of(id)
         }
         fn all_ids(&self) -> Result<Vec<u64>> {
-            self.tables.all_ids()
+            self.tables.all_ids(self.header())
         }
         fn parts(&self) -> Result<Vec<PartStats>> {
             stats::parts(&self.tables)
@@ -130,7 +135,10 @@ impl View for WriterView<'_, '_> {
         let Some(column) = self.rows_column else { return Ok(false) };
         out.clear();
         out.resize(column.width, ABSENT);
-        column.get(&self.tables.rows, &self.tables.names.rows, row, out)?;
-        Ok(true)
+        let name = &self.tables.names.rows;
+        match column.get(&self.tables.rows, name, row, out)? {
+            true => Ok(true),
+            false => Err(Error::corrupt(name, row.into(), "the kept row is missing")),
+        }
     }
 }

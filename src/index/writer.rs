@@ -8,6 +8,7 @@
 use super::model::Model;
 use super::reader::IndexReader;
 use super::view::WriterView;
+use crate::guard::{Quiet, guarded};
 use crate::spec::{IndexSpec, SearchParams};
 use crate::storage::format::{Header, State};
 use crate::storage::{self, CATALOG, WriteTables};
@@ -19,7 +20,7 @@ use std::sync::{Arc, OnceLock};
 /// One index open for change. Changes are seen by others when the transaction commits, and only then;
 /// [`reader`](Self::reader) sees them at once.
 pub struct IndexWriter<'t> {
-    pub(crate) tables: WriteTables<'t>,
+    pub(crate) tables: Quiet<WriteTables<'t>>,
     pub(crate) header: Header,
     pub(crate) model: Arc<Model>,
     pub(crate) pool: Option<Arc<rayon::ThreadPool>>,
@@ -32,8 +33,27 @@ pub struct IndexWriter<'t> {
 pub(crate) struct Poison(Arc<OnceLock<String>>);
 
 impl Poison {
+    pub(crate) fn set(&self, index: &str) {
+        // Only the first failure is kept.
+        let _ = self.0.set(index.into());
+    }
+
     pub(crate) fn index(&self) -> Option<String> {
         self.0.get().cloned()
+    }
+}
+
+/// Poisons when it is dropped, by an error or by a panic of the application's, unless the change was done.
+struct HalfDone {
+    poison: Poison,
+    index: Option<String>,
+}
+
+impl Drop for HalfDone {
+    fn drop(&mut self) {
+        if let Some(index) = &self.index {
+            self.poison.set(index);
+        }
     }
 }
 
@@ -65,7 +85,7 @@ impl<'t> IndexWriter<'t> {
 
     /// Creates an index within the application's own write transaction, and the catalog if need be.
     pub fn create(txn: &'t WriteTransaction, index: &str, spec: &IndexSpec) -> Result<Self> {
-        create_index(txn, index, spec)?;
+        guarded(|| create_index(txn, index, spec))?;
         Self::open(txn, index)
     }
 
@@ -75,10 +95,11 @@ impl<'t> IndexWriter<'t> {
         purpose: Purpose,
         model: impl FnOnce(&WriteTables<'t>, &Header) -> Result<Arc<Model>>,
     ) -> Result<Self> {
-        if !index_exists(txn, index)? {
+        let exists = guarded(|| index_exists(txn, index))?;
+        if !exists {
             return Err(Error::UnknownIndex { name: index.into() });
         }
-        let tables = storage::open_write(txn, index)?;
+        let tables = Quiet::new(guarded(|| storage::open_write(txn, index))?);
         let header = storage::load_header(&tables.meta, &tables.names.meta)?;
         if header.writer_open && purpose != Purpose::Repair {
             return Err(Error::WriterLeftOpen { index: index.into() });
@@ -162,16 +183,16 @@ impl<'t> IndexWriter<'t> {
         self.header.seq = before.seq.wrapping_add(1);
         self.header.nonce = random();
         self.header.writer_open = true;
-        let done = self.store_header().and_then(|()| write(self)).and_then(|done| {
+        let mut half = HalfDone { poison: self.poison.clone(), index: Some(self.tables.names.index.clone()) };
+        let done = guarded(|| {
+            self.store_header()?;
+            let done = write(self)?;
             self.header.writer_open = false;
             self.store_header()?;
             Ok(done)
-        });
-        if done.is_err() {
-            // Only the first failure is kept.
-            let _ = self.poison.0.set(self.tables.names.index.clone());
-        }
-        done
+        })?;
+        half.index = None;
+        Ok(done)
     }
 
     fn store_header(&mut self) -> Result<()> {

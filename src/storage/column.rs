@@ -5,9 +5,8 @@
 //! directory, ids, slots, and the rows kept for reranking and reconstruction.
 
 use super::format::{FRAME, Frame, FrameHead, Kind, MAX_ORDER, seal_frame, value_bytes};
-use super::{BytesTable, WriteBytes};
+use super::{BytesTable, WriteBytes, fetch};
 use crate::{Error, Result};
-use redb::ReadableTable;
 use std::ops::Range;
 
 /// Which entries a column holds and how they are paged.
@@ -71,13 +70,34 @@ impl Column {
         &page[at..at + self.width]
     }
 
-    /// Copies entry `row` to `out`.
-    pub(crate) fn get<T: BytesTable>(&self, table: &T, name: &str, row: u32, out: &mut [u8]) -> Result<()> {
+    /// Copies entry `row` to `out`; false if it stands on no page.
+    pub(crate) fn get<T: BytesTable>(&self, table: &T, name: &str, row: u32, out: &mut [u8]) -> Result<bool> {
         let page = self.page_of(row);
-        match table.get(u64::from(page))? {
+        let value = fetch(table, u64::from(page))?;
+        match &value {
             None => out.fill(ABSENT),
             Some(value) => {
                 out.copy_from_slice(self.entry(self.open_page(name, page, value.value())?, row));
+            }
+        }
+        Ok(value.is_some())
+    }
+
+    /// Calls `each(row, entry)` for `rows`, which ascend; reads each page once. Rows on no page are
+    /// left out.
+    pub(crate) fn for_some<T: BytesTable>(
+        &self,
+        table: &T,
+        name: &str,
+        rows: &[u32],
+        mut each: impl FnMut(u32, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        for rows in rows.chunk_by(|a, b| self.page_of(*a) == self.page_of(*b)) {
+            let page = self.page_of(rows[0]);
+            let Some(value) = fetch(table, u64::from(page))? else { continue };
+            let entries = self.open_page(name, page, value.value())?;
+            for &row in rows {
+                each(row, self.entry(entries, row))?;
             }
         }
         Ok(())
@@ -94,7 +114,7 @@ impl Column {
         let absent = vec![ABSENT; self.payload_bytes()];
         let pages = self.page_of(rows.start)..rows.end.div_ceil(self.per_page());
         for page in pages {
-            let value = table.get(u64::from(page))?;
+            let value = fetch(table, u64::from(page))?;
             let entries = match &value {
                 None => &absent[..],
                 Some(value) => self.open_page(name, page, value.value())?,
@@ -136,7 +156,7 @@ impl Column {
     }
 
     fn load(&self, table: &WriteBytes<'_>, name: &str, page: u32) -> Result<Vec<u8>> {
-        Ok(match table.get(u64::from(page))? {
+        Ok(match fetch(table, u64::from(page))? {
             None => self.blank(),
             Some(value) => {
                 self.open_page(name, page, value.value())?;

@@ -5,10 +5,12 @@
 //! ids, and keys are one more step at the door. The `slots` column is the direct map: row → list, offset.
 
 use super::column::{ABSENT, Column};
-use super::format::Kind;
+use super::format::{Header, Kind};
 use super::{BytesTable, Tables, WriteTables};
+use crate::guard::guarded;
 use crate::{Error, Result};
 use redb::ReadableTable;
+use std::borrow::Cow;
 use std::ops::{Bound, Range};
 
 /// The id that means "no id": an entry of the `ids` column that was never written.
@@ -60,9 +62,38 @@ where
     F: ReadableTable<u64, ()>,
     K: ReadableTable<&'static [u8], u64>,
 {
+    /// The row of `id`, as the map says. Its pages carry no checksum of ours: see [`Tables::check_rows`].
+    pub(crate) fn mapped_row(&self, id: u64) -> Result<Option<u32>> {
+        guarded(|| Ok(self.map.get(id)?.map(|row| row.value())))
+    }
+
     /// The row of `id`.
     pub(crate) fn row_of(&self, id: u64) -> Result<Option<u32>> {
-        Ok(self.map.get(id)?.map(|row| row.value()))
+        let row = self.mapped_row(id)?;
+        row.map_or(Ok(()), |row| self.check_rows(&[(id, row)]))?;
+        Ok(row)
+    }
+
+    /// Refuses (id, row) pairs, in any order, if a row is not the id's: the column of ids, which is
+    /// checked page by page, has the last word.
+    pub(crate) fn check_rows(&self, pairs: &[(u64, u32)]) -> Result<()> {
+        let mut sorted = Cow::Borrowed(pairs);
+        if !pairs.is_sorted_by_key(|(_, row)| *row) {
+            sorted.to_mut().sort_unstable_by_key(|(_, row)| *row);
+        }
+        let rows: Vec<u32> = sorted.iter().map(|(_, row)| *row).collect();
+        let mut pairs = sorted.iter();
+        ids_column().for_some(&self.ids, &self.names.ids, &rows, |row, bytes| match pairs.next() {
+            Some((id, expected)) if row == *expected && decode_id(bytes) == Some(*id) => Ok(()),
+            Some((id, expected)) => Err(self.misled(*id, *expected)),
+            None => Err(self.misled(NO_ID, row)),
+        })?;
+        // Left over is what stands on no page.
+        pairs.next().map_or(Ok(()), |(id, row)| Err(self.misled(*id, *row)))
+    }
+
+    pub(crate) fn misled(&self, id: u64, row: u32) -> Error {
+        Error::corrupt(&self.names.map, id, format!("maps to row {row}, which has another id"))
     }
 
     /// The ids in a range that are there, ascending, with their rows.
@@ -70,8 +101,14 @@ where
         if ids.is_empty() {
             return Ok(Vec::new());
         }
-        let entries = self.map.range(ids)?;
-        entries.map(|entry| entry.map(|(id, row)| (id.value(), row.value())).map_err(Error::from)).collect()
+        let pairs: Vec<(u64, u32)> = guarded(|| {
+            let entries = self.map.range(ids)?;
+            entries
+                .map(|entry| entry.map(|(id, row)| (id.value(), row.value())).map_err(Error::from))
+                .collect()
+        })?;
+        self.check_rows(&pairs)?;
+        Ok(pairs)
     }
 
     /// The id of `row`.
@@ -81,14 +118,23 @@ where
         decode_id(&bytes).ok_or_else(|| Error::corrupt(&self.names.ids, row.into(), "the row has no id"))
     }
 
-    /// Calls `each(row, id)` for every row below `next_row` that has an id, ascending.
-    pub(crate) fn for_each_id(&self, next_row: u32, each: &mut dyn FnMut(u32, u64)) -> Result<()> {
-        ids_column().for_each(&self.ids, &self.names.ids, 0..next_row, |row, bytes| {
+    /// Calls `each(row, id)` for every row that has an id, ascending by row.
+    pub(crate) fn for_each_id(&self, header: &Header, each: &mut dyn FnMut(u32, u64)) -> Result<()> {
+        let mut found = 0;
+        ids_column().for_each(&self.ids, &self.names.ids, 0..header.next_row, |row, bytes| {
             if let Some(id) = decode_id(bytes) {
+                found += 1;
                 each(row, id);
             }
             Ok(())
-        })
+        })?;
+        match found == header.ntotal {
+            true => Ok(()),
+            // A page that is gone reads as one without ids.
+            false => {
+                Err(Error::corrupt(&self.names.ids, 0, format!("{found} ids for {} rows", header.ntotal)))
+            }
+        }
     }
 
     /// The slot of `row`.
@@ -99,19 +145,34 @@ where
             .ok_or_else(|| Error::corrupt(&self.names.slots, row.into(), "the row has no slot"))
     }
 
-    /// The id that stands for `key`.
+    /// The id that stands for `key`: the two tables of keys must agree.
     pub(crate) fn id_of_key(&self, key: &[u8]) -> Result<Option<u64>> {
-        Ok(self.keymap.get(key)?.map(|id| id.value()))
+        guarded(|| {
+            let Some(id) = self.keymap.get(key)?.map(|id| id.value()) else { return Ok(None) };
+            match self.keys.get(id)?.is_some_and(|back| back.value() == key) {
+                true => Ok(Some(id)),
+                false => Err(Error::corrupt(&self.names.keymap, id, "stands for another key")),
+            }
+        })
     }
 
-    /// The key of `id`.
+    /// The key of `id`: the two tables of keys must agree.
     pub(crate) fn key_of(&self, id: u64) -> Result<Option<Vec<u8>>> {
-        Ok(self.keys.get(id)?.map(|key| key.value().to_vec()))
+        guarded(|| {
+            let Some(key) = self.keys.get(id)?.map(|key| key.value().to_vec()) else { return Ok(None) };
+            match self.keymap.get(key.as_slice())?.is_some_and(|back| back.value() == id) {
+                true => Ok(Some(key)),
+                false => Err(Error::corrupt(&self.names.keys, id, "its key stands for another id")),
+            }
+        })
     }
 
     /// All ids, ascending.
-    pub(crate) fn all_ids(&self) -> Result<Vec<u64>> {
-        self.map.iter()?.map(|entry| Ok(entry?.0.value())).collect()
+    pub(crate) fn all_ids(&self, header: &Header) -> Result<Vec<u64>> {
+        let mut ids = Vec::new();
+        self.for_each_id(header, &mut |_, id| ids.push(id))?;
+        ids.sort_unstable();
+        Ok(ids)
     }
 
     /// Row numbers for `n` new rows: freed ones first, lowest first, then never used ones.
@@ -123,6 +184,11 @@ where
                 u32::try_from(row).map_err(|_| Error::corrupt(&self.names.free, row, "no row number"))?;
             rows.push(row);
         }
+        // A damaged entry must not hand out a row that is in use.
+        ids_column().for_some(&self.ids, &self.names.ids, &rows, |row, bytes| match decode_id(bytes) {
+            None if row < next_row => Ok(()),
+            _ => Err(Error::corrupt(&self.names.free, row.into(), "a row that is in use")),
+        })?;
         let fresh = n - rows.len();
         if fresh as u64 > u64::from(u32::MAX - 1 - next_row) {
             return Err(Error::IndexFull { what: "row numbers" });

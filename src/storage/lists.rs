@@ -12,7 +12,7 @@ use super::block::{BlockBuf, BlockRef, Geometry};
 use super::column::Column;
 use super::format::{Kind, LIST_ENTRY, ListEntry};
 use super::ids::Slot;
-use super::{BytesTable, Names, Tables, WriteTables};
+use super::{BytesTable, Names, Tables, WriteTables, fetch};
 use crate::{Error, Result};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -85,7 +85,7 @@ impl<B: BytesTable, M, F, K> Tables<B, M, F, K> {
     ) -> Result<R> {
         let key = block_key(list, block);
         let (table, name) = self.home(geometry, n, block);
-        let value = table.get(key)?.ok_or_else(|| Error::corrupt(name, key, "the block is missing"))?;
+        let value = fetch(table, key)?.ok_or_else(|| Error::corrupt(name, key, "the block is missing"))?;
         let entries = geometry.entries(n, block) as usize;
         Ok(read(BlockRef::open(name, key, value.value(), geometry, entries)?))
     }

@@ -25,10 +25,12 @@ pub(crate) mod lists;
 pub(crate) mod sections;
 pub(crate) mod snapshot;
 
+use crate::guard::guarded;
 use crate::{Error, Result};
 use format::Header;
 use redb::{
-    ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, TableError, WriteTransaction,
+    AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, TableError,
+    WriteTransaction,
 };
 
 /// A table of values under `u64` keys, open for writing.
@@ -39,6 +41,16 @@ pub(crate) type ReadBytes = ReadOnlyTable<u64, &'static [u8]>;
 /// A table of values under `u64` keys, whether open for writing or frozen.
 pub(crate) trait BytesTable: ReadableTable<u64, &'static [u8]> {}
 impl<T: ReadableTable<u64, &'static [u8]>> BytesTable for T {}
+
+/// The value under `key`.
+pub(crate) fn fetch<T: BytesTable>(table: &T, key: u64) -> Result<Option<AccessGuard<'_, &'static [u8]>>> {
+    guarded(|| {
+        let value = table.get(key)?;
+        // Where the bytes begin and end is read from the page, too.
+        let _ = value.as_ref().map(|value| value.value());
+        Ok(value)
+    })
+}
 
 /// The catalog: which indexes this file holds.
 pub(crate) const CATALOG: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("vellum/indexes");
@@ -163,20 +175,22 @@ pub(crate) fn open_write<'t>(txn: &'t WriteTransaction, index: &str) -> Result<W
 /// Opens all tables of `index` as this read transaction sees them.
 pub(crate) fn open_read(txn: &ReadTransaction, index: &str) -> Result<ReadTables> {
     let names = Names::of(index);
-    Ok(Tables {
-        meta: txn.open_table(bytes_table(&names.meta))?,
-        model: txn.open_table(bytes_table(&names.model))?,
-        lists: txn.open_table(bytes_table(&names.lists))?,
-        blocks: txn.open_table(bytes_table(&names.blocks))?,
-        tails: txn.open_table(bytes_table(&names.tails))?,
-        slots: txn.open_table(bytes_table(&names.slots))?,
-        ids: txn.open_table(bytes_table(&names.ids))?,
-        rows: txn.open_table(bytes_table(&names.rows))?,
-        keys: txn.open_table(bytes_table(&names.keys))?,
-        map: txn.open_table(map_table(&names.map))?,
-        free: txn.open_table(free_table(&names.free))?,
-        keymap: txn.open_table(keymap_table(&names.keymap))?,
-        names,
+    guarded(|| {
+        Ok(Tables {
+            meta: txn.open_table(bytes_table(&names.meta))?,
+            model: txn.open_table(bytes_table(&names.model))?,
+            lists: txn.open_table(bytes_table(&names.lists))?,
+            blocks: txn.open_table(bytes_table(&names.blocks))?,
+            tails: txn.open_table(bytes_table(&names.tails))?,
+            slots: txn.open_table(bytes_table(&names.slots))?,
+            ids: txn.open_table(bytes_table(&names.ids))?,
+            rows: txn.open_table(bytes_table(&names.rows))?,
+            keys: txn.open_table(bytes_table(&names.keys))?,
+            map: txn.open_table(map_table(&names.map))?,
+            free: txn.open_table(free_table(&names.free))?,
+            keymap: txn.open_table(keymap_table(&names.keymap))?,
+            names,
+        })
     })
 }
 
@@ -184,26 +198,29 @@ pub(crate) fn open_read(txn: &ReadTransaction, index: &str) -> Result<ReadTables
 pub(crate) fn read_header(txn: &ReadTransaction, index: &str) -> Result<Header> {
     let name = format!("{index}/meta");
     let unknown = || Error::UnknownIndex { name: index.into() };
-    let header = match txn.open_table(bytes_table(&name)) {
+    let header = guarded(|| match txn.open_table(bytes_table(&name)) {
         Ok(meta) => load_header(&meta, &name),
-        Err(TableError::TableDoesNotExist(_)) => return Err(unknown()),
+        Err(TableError::TableDoesNotExist(_)) => Err(unknown()),
         Err(e) => Err(e.into()),
-    };
+    });
+    if let Err(Error::UnknownIndex { .. }) = header {
+        return header;
+    }
     // An application may have a table of that name: then the catalog knows of no such index.
     header.map_err(|e| if in_catalog(txn, index).unwrap_or(true) { e } else { unknown() })
 }
 
 fn in_catalog(txn: &ReadTransaction, index: &str) -> Result<bool> {
-    match txn.open_table(CATALOG) {
+    guarded(|| match txn.open_table(CATALOG) {
         Ok(catalog) => Ok(!index.is_empty() && catalog.get(index)?.is_some()),
         Err(TableError::TableDoesNotExist(_)) => Ok(false),
         Err(e) => Err(e.into()),
-    }
+    })
 }
 
 /// The header out of an open `meta` table.
 pub(crate) fn load_header<T: BytesTable>(meta: &T, name: &str) -> Result<Header> {
-    match meta.get(0)? {
+    match fetch(meta, 0)? {
         Some(value) => Header::decode(name, value.value()),
         None => Err(Error::corrupt(name, 0, "the index header is missing")),
     }

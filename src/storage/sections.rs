@@ -5,7 +5,7 @@
 //! stand in every chunk, so a missing or foreign chunk is noticed, and nothing is allocated on the word of a length alone.
 
 use super::format::{FRAME, Frame, FrameHead, Kind, seal_frame, value_bytes};
-use super::{BytesTable, Tables, WriteTables};
+use super::{BytesTable, Tables, WriteTables, fetch};
 use crate::{Error, Result};
 
 /// What a section holds. Tags are never reused.
@@ -33,7 +33,7 @@ impl<B: BytesTable, M, F, K> Tables<B, M, F, K> {
         let mut chunk = 0;
         loop {
             let key = chunk_key(section, chunk);
-            let Some(value) = self.model.get(key)? else {
+            let Some(value) = fetch(&self.model, key)? else {
                 return match chunk {
                     0 => Ok(None),
                     _ => Err(Error::corrupt(name, key, "a chunk is missing")),

@@ -11,11 +11,12 @@
 //!   [`PIN_AGE_MAX`]; older ones are read again.
 
 use super::block::{BlockRef, Geometry};
-use super::column::{ABSENT, Column};
+use super::column::Column;
 use super::format::{Header, ListEntry};
 use super::ids::{decode_id, ids_column};
 use super::lists::block_key;
 use super::{ReadBytes, ReadTables};
+use crate::guard::{Quiet, guarded};
 use crate::kernel::Kernels;
 use crate::{Error, Result};
 use parking_lot::{Mutex, RwLock};
@@ -161,7 +162,7 @@ impl PinTable {
 /// A frozen state of one index. Cheap to share; holds its redb transaction until dropped.
 pub(crate) struct Snapshot {
     pub(crate) header: Header,
-    pub(crate) tables: ReadTables,
+    pub(crate) tables: Quiet<ReadTables>,
     pub(crate) geometry: Geometry,
     pub(crate) rows_column: Option<Column>,
     /// Directory entries of lists `header.first_list ..`.
@@ -176,7 +177,7 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     pub(crate) fn new(
         header: Header,
-        tables: ReadTables,
+        tables: Quiet<ReadTables>,
         geometry: Geometry,
         rows_column: Option<Column>,
         budget: Arc<Budget>,
@@ -184,6 +185,12 @@ impl Snapshot {
     ) -> Result<Self> {
         let lists = header.first_list..header.first_list.saturating_add(header.nlist);
         let entries = tables.list_entries(lists)?;
+        let total: u64 = entries.iter().map(|entry| u64::from(entry.n)).sum();
+        if total != header.ntotal {
+            // A page of the directory that is gone reads as one of empty lists.
+            let what = format!("lists of {total} entries in all for {} rows", header.ntotal);
+            return Err(Error::corrupt(&tables.names.lists, 0, what));
+        }
         let pages = |column: Column| header.next_row.div_ceil(column.per_page());
         let ids_from = entries.len() as u32;
         let rows_from = ids_from.saturating_add(pages(ids_column()));
@@ -282,10 +289,9 @@ impl Snapshot {
         let name = &self.tables.names.rows;
         let page = self.page(self.first_page[1], column, &self.tables.rows, name, row)?;
         out.clear();
-        match page.as_ref().and_then(|pin| pinned_entry(pin, column, row)) {
-            Some(entry) => out.extend_from_slice(entry),
-            None => out.resize(column.width, ABSENT),
-        }
+        let entry = page.as_ref().and_then(|pin| pinned_entry(pin, column, row));
+        let missing = || Error::corrupt(name, row.into(), "the kept row is missing");
+        out.extend_from_slice(entry.ok_or_else(missing)?);
         Ok(true)
     }
 
@@ -301,7 +307,7 @@ impl Snapshot {
         if let Some(pin) = self.pins.get(first + page) {
             return Ok(Some(pin));
         }
-        let Some(guard) = table.get_owned(u64::from(page))? else { return Ok(None) };
+        let Some(guard) = fetch_owned(table, u64::from(page))? else { return Ok(None) };
         column.open_page(name, page, guard.value())?;
         Ok(Some(self.pins.keep(first + page, Pin::new(vec![guard], self.born), &self.budget)))
     }
@@ -312,6 +318,15 @@ fn pinned_entry(pin: &Pin, column: Column, row: u32) -> Option<&[u8]> {
     Some(column.entry(page, row))
 }
 
+fn fetch_owned(table: &ReadBytes, key: u64) -> Result<Option<Guard>> {
+    guarded(|| {
+        let value = table.get_owned(key)?;
+        // Where the bytes begin and end is read from the page, too.
+        let _ = value.as_ref().map(|value| value.value());
+        Ok(value)
+    })
+}
+
 fn read_value(table: &ReadBytes, name: &str, key: u64) -> Result<Guard> {
-    table.get_owned(key)?.ok_or_else(|| Error::corrupt(name, key, "the value is missing"))
+    fetch_owned(table, key)?.ok_or_else(|| Error::corrupt(name, key, "the value is missing"))
 }

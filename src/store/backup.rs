@@ -4,6 +4,7 @@
 //! its real name only when everything in it is durable. What stands in the copy is compact.
 
 use super::Store;
+use crate::guard::guarded;
 use crate::storage::{self, CATALOG, Names, format::store_header};
 use crate::{Error, Observer, Result};
 use redb::{Database, Key, ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, Value};
@@ -40,7 +41,7 @@ impl Store {
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        let made = self.copy_to(&partial, observer).and_then(|mut report| {
+        let made = guarded(|| self.copy_to(&partial, observer)).and_then(|mut report| {
             publish(&partial, path)?;
             report.file_bytes = fs::metadata(path)?.len();
             Ok(report)

@@ -1,6 +1,7 @@
 //! Settings of a store, and the ways to open one.
 
-use super::{Inner, Store};
+use super::{Handle, Inner, Store};
+use crate::guard::{Quiet, guarded};
 use crate::index::writer::ensure_catalog;
 use crate::storage::CATALOG;
 use crate::storage::format::store_header;
@@ -9,7 +10,6 @@ use redb::{BackendError, Database, DatabaseError, ReadableDatabase, StorageBacke
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
 use std::ops::Bound;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -127,10 +127,10 @@ impl Builder {
             })?;
         let made = redb_builder(&self.settings).create_file(file).map_err(open_error).and_then(|db| {
             write_catalog(&db)?;
-            Ok(db)
+            Ok(Quiet::new(db))
         });
         match made {
-            Ok(db) => Ok(self.store(Arc::new(db), Source::Path(path.into()))),
+            Ok(db) => Ok(self.store(Handle::own(db), Source::Path(path.into()))),
             Err(e) => {
                 // The file is ours and holds nothing.
                 let _ = std::fs::remove_file(path);
@@ -143,7 +143,7 @@ impl Builder {
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         let source = Source::Path(path.as_ref().into());
         let db = source.open(&self.settings)?;
-        Ok(self.store(Arc::new(db), source))
+        Ok(self.store(Handle::own(db), source))
     }
 
     /// Opens the store in a file, or makes one if there is no file.
@@ -168,7 +168,7 @@ impl Builder {
     ) -> Result<Store> {
         let source = Source::Backend(Box::new(move || Ok(AnyBackend(Box::new(make()?)))));
         let db = source.open(&self.settings)?;
-        Ok(self.store(Arc::new(db), source))
+        Ok(self.store(Handle::own(db), source))
     }
 
     /// Uses the application's own database, in which its own tables may stand too. Models, snapshots and
@@ -176,33 +176,31 @@ impl Builder {
     /// [`IndexWriter::open`](crate::IndexWriter::open) in its own transactions. `cache_bytes`
     /// here is for pins alone, less what redb would have got.
     pub fn attach(self, db: Arc<Database>) -> Result<Store> {
-        write_catalog(&db)?;
-        Ok(self.store(db, Source::Attached))
+        guarded(|| write_catalog(&db))?;
+        Ok(self.store(Arc::new(Handle::Attached(db)), Source::Attached))
     }
 
-    fn store(self, db: Arc<Database>, source: Source) -> Store {
+    fn store(self, db: Arc<Handle>, source: Source) -> Store {
         Store { inner: Arc::new(Inner::new(db, source, self.settings)) }
     }
 }
 
 impl Source {
-    pub(crate) fn open(&self, settings: &Settings) -> Result<Database> {
+    pub(crate) fn open(&self, settings: &Settings) -> Result<Quiet<Database>> {
         match self {
             Source::Path(path) => {
                 check_file(path)?;
-                let db = guarded(|| redb_builder(settings).open(path))?;
-                check_catalog(&db)?;
+                let open = || redb_builder(settings).open(path).map_err(open_error);
+                let db = Quiet::new(guarded(open)?);
+                guarded(|| check_catalog(&db))?;
                 Ok(db)
             }
             Source::Backend(make) => {
                 let backend = make()?;
                 let empty = backend.0.len()? == 0;
-                let db = guarded(move || redb_builder(settings).create_with_backend(backend))?;
-                if empty {
-                    write_catalog(&db)?
-                } else {
-                    check_catalog(&db)?
-                }
+                let create = move || redb_builder(settings).create_with_backend(backend);
+                let db = Quiet::new(guarded(|| create().map_err(open_error))?);
+                guarded(|| if empty { write_catalog(&db) } else { check_catalog(&db) })?;
                 Ok(db)
             }
             Source::Attached => Err(Error::Unsupported { what: "reopening an attached database" }),
@@ -214,14 +212,6 @@ fn redb_builder(settings: &Settings) -> redb::Builder {
     let mut builder = Database::builder();
     builder.set_cache_size(settings.redb_bytes());
     builder
-}
-
-/// redb may panic on a damaged file instead of refusing it.
-fn guarded(open: impl FnOnce() -> Result<Database, DatabaseError>) -> Result<Database> {
-    match catch_unwind(AssertUnwindSafe(open)) {
-        Ok(opened) => opened.map_err(open_error),
-        Err(_) => Err(Error::corrupt("(redb)", 0, "redb panicked on opening the file")),
-    }
 }
 
 fn open_error(e: DatabaseError) -> Error {

@@ -62,7 +62,7 @@ impl Store {
             next_id: writer.header.next_id,
             ids: Vec::new(),
             rows: Vec::new(),
-            seen: writer.tables.all_ids()?.into_iter().collect(),
+            seen: writer.tables.all_ids(&writer.header)?.into_iter().collect(),
         };
         drop(writer);
         txn.commit()?;

@@ -6,6 +6,7 @@
 mod backup;
 mod builder;
 mod bulk;
+mod handle;
 mod txn;
 
 pub use backup::BackupReport;
@@ -13,6 +14,7 @@ pub use builder::{Builder, Durability};
 pub use bulk::BulkLoad;
 pub use txn::{ReadTxn, WriteTxn};
 
+use crate::guard::{Quiet, guarded};
 use crate::index::IndexReader;
 use crate::index::model::Model;
 use crate::storage::format::Header;
@@ -20,8 +22,9 @@ use crate::storage::snapshot::{Budget, PIN_AGE_MAX, Snapshot};
 use crate::storage::{self, BytesTable, Tables};
 use crate::{Error, Result};
 use builder::{Settings, Source};
+pub(crate) use handle::Handle;
 use parking_lot::{Mutex, RwLock};
-use redb::{Database, ReadTransaction, ReadableDatabase};
+use redb::{ReadTransaction, ReadableDatabase};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -37,9 +40,9 @@ pub struct Store {
 
 pub(crate) struct Inner {
     /// `None` while the store could not be reopened.
-    db: RwLock<Option<Arc<Database>>>,
+    db: RwLock<Option<Arc<Handle>>>,
     /// The handle that reopening gave up: readers and writers may still hold it.
-    given_up: Mutex<Weak<Database>>,
+    given_up: Mutex<Weak<Handle>>,
     source: Source,
     pub(crate) settings: Settings,
     budget: Arc<Budget>,
@@ -116,7 +119,7 @@ impl Store {
         // Counted before the transaction begins, so that a snapshot never looks newer than it is.
         let began = Began { at: Instant::now(), commits: self.inner.commits.load(SeqCst) };
         let database = self.inner.database()?;
-        let txn = database.begin_read()?;
+        let txn = guarded(|| Ok(database.begin_read()?))?;
         Ok(ReadTxn::new(txn, database, self.inner.clone(), began))
     }
 
@@ -145,10 +148,12 @@ impl Store {
             Source::Attached => Error::Unsupported { what: "compacting while the application has it" },
             _ => Error::InUse { what: "compact" },
         };
-        let db = Arc::get_mut(db).ok_or(shared)?;
-        db.compact().map_err(|e| match e {
-            redb::CompactionError::TransactionInProgress => Error::InUse { what: "compact" },
-            e => e.into(),
+        let db = Handle::alone(db).ok_or(shared)?;
+        guarded(|| {
+            db.compact().map_err(|e| match e {
+                redb::CompactionError::TransactionInProgress => Error::InUse { what: "compact" },
+                e => e.into(),
+            })
         })?;
         drop(guard);
         Ok(CompactReport { before_bytes, after_bytes: inner.file_bytes() })
@@ -176,7 +181,7 @@ impl Store {
         if given_up.strong_count() > 0 {
             return Err(Error::Locked);
         }
-        *db = Some(Arc::new(inner.source.open(&inner.settings)?));
+        *db = Some(Handle::own(inner.source.open(&inner.settings)?));
         Ok(())
     }
 
@@ -191,7 +196,7 @@ impl Store {
 }
 
 impl Inner {
-    fn new(db: Arc<Database>, source: Source, settings: Settings) -> Self {
+    fn new(db: Arc<Handle>, source: Source, settings: Settings) -> Self {
         Inner {
             db: RwLock::new(Some(db)),
             given_up: Mutex::default(),
@@ -205,7 +210,7 @@ impl Inner {
     }
 
     /// The database; a clone, so that no lock is held while a transaction begins or runs.
-    pub(crate) fn database(&self) -> Result<Arc<Database>> {
+    pub(crate) fn database(&self) -> Result<Arc<Handle>> {
         self.db.read().clone().ok_or(Error::NeedsReopen)
     }
 
@@ -243,7 +248,7 @@ impl Inner {
     pub(crate) fn reader(
         &self,
         txn: &ReadTransaction,
-        database: &Arc<Database>,
+        database: &Arc<Handle>,
         index: &str,
         header: Header,
         began: Began,
@@ -263,8 +268,8 @@ impl Inner {
             }
             older = Some(cached.snapshot.clone());
         }
-        let tables = storage::open_read(txn, index)?;
-        let model = self.model(&tables, &header)?;
+        let tables = Quiet::new(storage::open_read(txn, index)?);
+        let model = self.model(&*tables, &header)?;
         let budget = self.budget.clone();
         let mut snapshot =
             Snapshot::new(header, tables, model.geometry, model.rows_column, budget, began.at)?;

@@ -1,6 +1,7 @@
 //! Transactions: a frozen state to read, or a set of changes that commits as one.
 
-use super::{Began, Durability, Inner};
+use super::{Began, Durability, Handle, Inner};
+use crate::guard::{Quiet, guarded};
 use crate::index::reader::check_usable;
 use crate::index::verify::{self, VerifyReport};
 use crate::index::writer::{self, Poison, Purpose};
@@ -9,33 +10,28 @@ use crate::spec::IndexSpec;
 use crate::storage::{self, CATALOG};
 use crate::{Error, Observer, Result};
 use parking_lot::Mutex;
-use redb::{Database, ReadTransaction, ReadableTable, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// A frozen state of the whole store.
 pub struct ReadTxn {
-    txn: ReadTransaction,
+    txn: Quiet<ReadTransaction>,
     began: Began,
     readers: Mutex<HashMap<String, IndexReader<'static>>>,
     /// Keeps the file open: the store may have been reopened since.
-    database: Arc<Database>,
+    database: Arc<Handle>,
     store: Arc<Inner>,
 }
 
 impl ReadTxn {
-    pub(crate) fn new(
-        txn: ReadTransaction,
-        database: Arc<Database>,
-        store: Arc<Inner>,
-        began: Began,
-    ) -> Self {
-        ReadTxn { txn, began, readers: Mutex::default(), database, store }
+    pub(crate) fn new(txn: ReadTransaction, database: Arc<Handle>, store: Arc<Inner>, began: Began) -> Self {
+        ReadTxn { txn: Quiet::new(txn), began, readers: Mutex::default(), database, store }
     }
 
     /// The names of all indexes, ascending.
     pub fn indexes(&self) -> Result<Vec<String>> {
-        names(&self.txn.open_table(CATALOG)?)
+        guarded(|| names(&self.txn.open_table(CATALOG)?))
     }
 
     /// The index `name` in this state. Readers of the same state share their pins.
@@ -83,17 +79,17 @@ fn names(catalog: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Ve
 
 /// Changes that commit together. Dropped without [`commit`](Self::commit), they leave no trace.
 pub struct WriteTxn {
-    txn: WriteTransaction,
+    txn: Quiet<WriteTransaction>,
     poison: Poison,
     /// Keeps the file open: the store may have been reopened since.
-    _database: Arc<Database>,
+    _database: Arc<Handle>,
     store: Arc<Inner>,
 }
 
 impl WriteTxn {
     pub(crate) fn new(store: Arc<Inner>, durability: Durability, quick_repair: bool) -> Result<Self> {
         let database = store.database()?;
-        let mut txn = database.begin_write()?;
+        let mut txn = Quiet::new(guarded(|| Ok(database.begin_write()?))?);
         txn.set_quick_repair(quick_repair);
         txn.set_durability(match durability {
             Durability::Immediate => redb::Durability::Immediate,
@@ -107,22 +103,31 @@ impl WriteTxn {
     /// # Errors
     /// [`Error::IndexExists`], [`Error::IndexName`]; [`Error::Spec`] if the specification does not fit together.
     pub fn create_index(&self, name: &str, spec: &IndexSpec) -> Result<()> {
-        writer::create_index(&self.txn, name, spec)
+        self.catalog_change(name, || writer::create_index(&self.txn, name, spec))
     }
 
     /// Drops an index and all its vectors.
     pub fn drop_index(&self, name: &str) -> Result<()> {
-        writer::drop_index(&self.txn, name)
+        self.catalog_change(name, || writer::drop_index(&self.txn, name))
     }
 
     /// Renames an index.
     pub fn rename_index(&self, from: &str, to: &str) -> Result<()> {
-        writer::rename_index(&self.txn, from, to)
+        self.catalog_change(from, || writer::rename_index(&self.txn, from, to))
     }
 
     /// The names of all indexes, ascending.
     pub fn indexes(&self) -> Result<Vec<String>> {
-        names(&self.txn.open_table(CATALOG)?)
+        guarded(|| names(&self.txn.open_table(CATALOG)?))
+    }
+
+    /// What damage stops half-way must not be committed.
+    fn catalog_change(&self, index: &str, change: impl FnOnce() -> Result<()>) -> Result<()> {
+        let done = guarded(change);
+        if let Err(Error::Corrupt { .. }) = done {
+            self.poison.set(index);
+        }
+        done
     }
 
     /// Opens an index for change. One writer per index may be open at a time.
@@ -157,17 +162,17 @@ impl WriteTxn {
     /// medium: then the changes may or may not be durable; [`Store::reopen`](crate::Store::reopen) shows.
     pub fn commit(self) -> Result<()> {
         if let Some(index) = self.poison.index() {
-            self.txn.abort()?;
+            guarded(|| Ok(self.txn.into_inner().abort()?))?;
             return Err(Error::Poisoned { index });
         }
-        self.txn.commit()?;
+        guarded(|| Ok(self.txn.into_inner().commit()?))?;
         self.store.committed();
         Ok(())
     }
 
     /// Undoes all changes.
     pub fn abort(self) -> Result<()> {
-        Ok(self.txn.abort()?)
+        guarded(|| Ok(self.txn.into_inner().abort()?))
     }
 }
 
