@@ -7,6 +7,7 @@
 //! fail; the one that reaches zero gets an input/output error, and a write that fails has written half.
 
 use redb::{BackendError, StorageBackend};
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -23,6 +24,8 @@ struct State {
     fault: Option<Fault>,
     fired: bool,
     operations: u64,
+    /// The 4 KiB pages that were read since [`Disk::trace`].
+    traced: Option<BTreeSet<u64>>,
 }
 
 /// What is to fail, and when.
@@ -71,6 +74,11 @@ impl Disk {
     /// Puts other bytes in place; only while no store is open.
     pub(crate) fn restore(&self, image: Vec<u8>) {
         self.state().bytes = image;
+    }
+
+    /// Begins to note which 4 KiB pages are read; returns those noted so far.
+    pub(crate) fn trace(&self) -> BTreeSet<u64> {
+        self.state().traced.replace(BTreeSet::new()).unwrap_or_default()
     }
 
     /// Operations so far, reads included.
@@ -144,6 +152,9 @@ impl StorageBackend for Handle {
         let at = offset as usize;
         let bytes = state.bytes.get(at..at + out.len()).ok_or_else(out_of_range)?;
         out.copy_from_slice(bytes);
+        if let Some(traced) = &mut state.traced {
+            traced.extend(offset / 4096..(offset + out.len() as u64).div_ceil(4096));
+        }
         Ok(())
     }
 
