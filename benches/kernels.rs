@@ -8,6 +8,7 @@
 #![allow(missing_docs)]
 // The candidates' interfaces are raw pointers.
 #![allow(unsafe_code)]
+#![allow(clippy::expect_used)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
