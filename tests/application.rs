@@ -125,6 +125,36 @@ fn savepoints_take_both_back() {
     assert_eq!(app.ids(), (0..12).collect::<Vec<_>>());
 }
 
+/// Taken back to an old state and changed again, an index has as many changes as before, and is another one: what an attached
+/// store remembers must not be taken for it.
+#[test]
+fn a_restored_state_is_not_taken_for_the_one_it_replaced() {
+    let app = App::new();
+    let store = app.store();
+    let data = reals(60, DIM, 19);
+    let (first, second) = (rows(&data, DIM).slice(0..30), rows(&data, DIM).slice(30..60));
+    let txn = app.db.begin_write().unwrap();
+    let savepoint = txn.persistent_savepoint().unwrap();
+    txn.commit().unwrap();
+    let mut changes = None;
+    for (round, part) in [first, second, first].into_iter().enumerate() {
+        let mut txn = app.db.begin_write().unwrap();
+        txn.restore_savepoint(&txn.get_persistent_savepoint(savepoint).unwrap()).unwrap();
+        let mut writer = IndexWriter::open(&txn, "vectors").unwrap();
+        writer.upsert(&(0..30).collect::<Vec<_>>(), part).unwrap();
+        drop(writer);
+        txn.commit().unwrap();
+        let reader = reader(&store, "vectors");
+        let now = reader.stats().unwrap().changes;
+        assert_eq!(*changes.get_or_insert(now), now, "as many changes as in the other state");
+        for (id, row) in part.iter().enumerate().step_by(7) {
+            let found = reader.search(row, 1, &everywhere()).unwrap();
+            assert_eq!((found[0].id, found[0].distance), (id as u64, 0.0), "round {round}");
+        }
+    }
+    assert_sound(&store, "vectors");
+}
+
 /// An attached store keeps snapshots and pins between readers; commits that went past it, through redb, must still be seen.
 #[test]
 fn an_attached_store_sees_the_applications_commits() {
