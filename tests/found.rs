@@ -1,5 +1,7 @@
 //! Faults that the random operations and the fuzzers found, each by its name: they must not come back.
 
+#![allow(clippy::unwrap_used)]
+
 use redb::backends::{FileBackend, InMemoryBackend};
 use std::fs::OpenOptions;
 use vellum::{Error, IdSelector, IndexSpec, Metric, Observer, Rows, SearchParams, Store};

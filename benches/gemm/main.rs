@@ -77,13 +77,18 @@ fn gemm(x: Rows<'_>, y: Rows<'_>, out: &mut [f32]) {
     let (row, column, alone) = (dim as isize, n as isize, gemm::Parallelism::None);
     let (x, y, out) = (x.as_slice().as_ptr(), y.as_slice().as_ptr(), out.as_mut_ptr());
     // SAFETY: m × dim, n × dim (read transposed) and m × n elements, all row-major.
-    unsafe { gemm::gemm(m, n, dim, out, 1, column, false, x, 1, row, y, row, 1, 0.0, 1.0, false, false, false, alone) }
+    unsafe {
+        gemm::gemm(
+            m, n, dim, out, 1, column, false, x, 1, row, y, row, 1, 0.0, 1.0, false, false, false, alone,
+        )
+    }
 }
 
 /// The column with the least `norm - 2 · product`, by eight running minima, which compilers vectorise.
 fn minimum(products: &[f32], norms: &[f32]) -> u32 {
     let (mut least, mut columns) = ([f32::INFINITY; 8], [0u32; 8]);
-    for (i, (products, norms)) in products.as_chunks::<8>().0.iter().zip(norms.as_chunks::<8>().0).enumerate() {
+    for (i, (products, norms)) in products.as_chunks::<8>().0.iter().zip(norms.as_chunks::<8>().0).enumerate()
+    {
         for lane in 0..8 {
             let score = norms[lane] - 2.0 * products[lane];
             columns[lane] = if score < least[lane] { i as u32 } else { columns[lane] };

@@ -11,7 +11,7 @@
 //! exact answers), an [`NpyWriter`] appends to a new file. Memory is bounded by the batch asked for: a
 //! file may be larger than memory. Nothing here knows of indexes or stores.
 //!
-//! Headers are not believed: a [`Layout`] exists only if the file's length is exactly what the header
+//! Headers are not believed: a layout exists only if the file's length is exactly what the header
 //! promises, so nothing is ever allocated for rows that are not there.
 //!
 //! ```

@@ -98,7 +98,7 @@ impl ClusteringParams {
         if self.init == Init::AfkMc2 {
             positive("afkmc2_chain_length", self.afkmc2_chain_length)?;
         }
-        if !(self.early_stop_threshold >= 0.0) {
+        if self.early_stop_threshold.is_nan() || self.early_stop_threshold < 0.0 {
             let what = format!("{}, must be 0 or more", self.early_stop_threshold);
             return Err(Error::Parameter { name: "early_stop_threshold", what });
         }

@@ -401,6 +401,7 @@ pub(crate) mod store_header {
 }
 
 #[cfg(test)]
+#[allow(clippy::indexing_slicing)]
 mod tests {
     use super::*;
 
