@@ -1,9 +1,10 @@
-//! Worry: an answer that is nearly right. A block read twice or not at all, a tie settled by row number instead of id, a
-//! kernel that sums in another order for the fourth query of a pass: each gives plausible neighbours.
+//! Worry: an answer that is nearly right. A block read twice or not at all, a tie settled by row number
+//! instead of id, a kernel that sums in another order for the fourth query of a pass: each gives plausible
+//! neighbours.
 //!
-//! Noticed by searching all lists and comparing with brute force: ids, order and distances, bit for bit on small
-//! integers (where f32 arithmetic is exact and ties abound), within rounding on real numbers. And by what must not matter: block
-//! order, batch or single, threads, k, how the data is divided.
+//! Noticed by searching all lists and comparing with brute force: ids, order and distances, bit for bit on
+//! small integers (where f32 arithmetic is exact and ties abound), within rounding on real numbers. And by
+//! what must not matter: block order, batch or single, threads, k, how the data is divided.
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 mod support;
@@ -43,6 +44,10 @@ fn check(
         }
         answers.push(found);
     }
+    // What it searches is what it gives back: the vectors as they are stored, of any id in any order.
+    let ids: Vec<u64> = oracle.vectors.keys().rev().copied().collect();
+    let vectors: Vec<f32> = oracle.vectors.values().rev().flatten().copied().collect();
+    assert!(reader.reconstruct_batch(&ids).unwrap() == vectors, "{what}: reconstructed");
     for k in [1, 7, beyond] {
         let batch = reader.search_batch(queries, k, &params).unwrap();
         let single: Vec<_> = answers.iter().map(|found| bits(&found[..k.min(n)])).collect();
@@ -320,7 +325,8 @@ fn more_probes_never_lose_a_neighbour() {
         }
         recalls.push(sample.recall(&found, 10));
     }
-    // Distances are sums of squared integers below 2^24: exact, so the answer is the true one, ties included.
+    // Distances are sums of squared integers below 2^24: exact, so the answer is the true one, ties
+    // included.
     let found = reader.search_batch(sample.queries(), 100, &everywhere()).unwrap();
     let found: Vec<_> = found.iter().map(|found| ids_of(found)).collect();
     assert_eq!(found, sample.truth);
@@ -352,7 +358,8 @@ fn probes(reader: &IndexReader<'_>, query: &[f32]) -> Vec<usize> {
     oracle.all(query).iter().map(|e| e.id as usize).collect()
 }
 
-/// The budget of entries cuts the lists in the order of the probes, and counts only what the selector lets through.
+/// The budget of entries cuts the lists in the order of the probes, and counts only what the selector lets
+/// through.
 #[test]
 fn max_codes_cuts_where_it_says() {
     let (dim, n) = (6, 800);
