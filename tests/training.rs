@@ -390,6 +390,29 @@ fn empty_clusters_are_split() {
     assert_sound(&store, "i");
 }
 
+/// Found here: half of a cluster at the end of the range of f32 was pushed to infinity, and the index that was
+/// trained and committed could not be opened again ("a centroid is not finite").
+#[test]
+fn centroids_stay_finite_at_the_end_of_f32() {
+    let dim = 4;
+    for metric in METRICS {
+        for big in [f32::MAX, 3.4e38, 1e20] {
+            let row = |i: usize| [big, -big, if i.is_multiple_of(3) { big } else { 1.0 }, 1.0];
+            let data: Vec<f32> = (0..200).flat_map(row).collect();
+            let store = memory();
+            create(&store, "i", &spec("IVF16,Flat", dim, metric));
+            change(&store, "i", |writer| {
+                writer.add(rows(&data, dim)).unwrap();
+                assert!(train(writer, rows(&data, dim)).iterations[0].splits >= 14);
+            });
+            assert_sound(&store, "i");
+            let reader = reader(&store, "i");
+            assert!(reader.centroids().unwrap().as_slice().iter().all(|v| v.is_finite()));
+            assert_eq!(reader.search(&data[..dim], 1, &everywhere()).unwrap()[0].id, 0);
+        }
+    }
+}
+
 /// The same seed gives the same bits, another seed others; threads and what has no say here change nothing.
 #[test]
 fn seeds_decide_and_threads_do_not() {
