@@ -1,14 +1,10 @@
 //! Kernels and matrices, by table: `cargo bench --features bench-internals --bench kernels`.
 //!
 //! `scan` reports pairs a second (a pair is one query and one code; 225 codes, the length of a typical
-//! list, 16 bytes off a cache line, as redb's values lie). `product` reports multiply-adds a second, next
-//! to the crates that could replace our kernel, each followed by the pass that finds the minimum.
-//! Compare within one run only.
+//! list, 16 bytes off a cache line, as redb's values lie). `product` reports multiply-adds a second;
+//! `benches/gemm` compares it with the crates that could replace it. Compare within one run only.
 
-#![allow(missing_docs)]
-// The candidates' interfaces are raw pointers.
-#![allow(unsafe_code)]
-#![allow(clippy::expect_used)]
+#![allow(missing_docs, clippy::expect_used)]
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
@@ -78,65 +74,7 @@ fn product(c: &mut Criterion) {
                 b.iter(|| packed.scores(Metric::L2, rows(black_box(&x), dim), &mut scores));
             });
         }
-        let mut norms = vec![0.0; COLUMNS];
-        Table::all()[0].squared_norms(rows(&y, dim), &mut norms);
-        for (name, multiply) in [("matrixmultiply", matrixmultiply as Multiply), ("gemm", gemm)] {
-            group.bench_function(BenchmarkId::new("product", name), |b| {
-                b.iter(|| multiply(black_box(&x), &y, dim, &mut scores));
-            });
-            group.bench_function(BenchmarkId::new("nearest", name), |b| {
-                b.iter(|| {
-                    multiply(black_box(&x), &y, dim, &mut scores);
-                    for (column, row) in columns.iter_mut().zip(scores.chunks(COLUMNS)) {
-                        *column = minimum(row, &norms);
-                    }
-                });
-            });
-        }
     }
-}
-
-type Multiply = fn(&[f32], &[f32], usize, &mut [f32]);
-
-/// `x · yᵀ`.
-fn matrixmultiply(x: &[f32], y: &[f32], dim: usize, out: &mut [f32]) {
-    let (m, n) = (x.len() / dim, y.len() / dim);
-    assert_eq!(out.len(), m * n);
-    let (x, y, out) = (x.as_ptr(), y.as_ptr(), out.as_mut_ptr());
-    // SAFETY: m × dim, n × dim (read transposed) and m × n elements, all row-major.
-    unsafe {
-        let (row, column) = (dim as isize, n as isize);
-        matrixmultiply::sgemm(m, dim, n, 1.0, x, row, 1, y, 1, row, 0.0, out, column, 1);
-    }
-}
-
-/// `x · yᵀ`.
-fn gemm(x: &[f32], y: &[f32], dim: usize, out: &mut [f32]) {
-    let (m, n) = (x.len() / dim, y.len() / dim);
-    assert_eq!(out.len(), m * n);
-    let (x, y, out) = (x.as_ptr(), y.as_ptr(), out.as_mut_ptr());
-    let (row, column, alone) = (dim as isize, n as isize, gemm::Parallelism::None);
-    // SAFETY: m × dim, n × dim (read transposed) and m × n elements, all row-major.
-    unsafe {
-        gemm::gemm(
-            m, n, dim, out, 1, column, false, x, 1, row, y, row, 1, 0.0, 1.0, false, false, false, alone,
-        );
-    }
-}
-
-/// The column with the least `norm - 2 · product`, by eight running minima, which compilers vectorise.
-fn minimum(products: &[f32], norms: &[f32]) -> u32 {
-    let (mut least, mut columns) = ([f32::INFINITY; 8], [0u32; 8]);
-    for (i, (products, norms)) in products.as_chunks::<8>().0.iter().zip(norms.as_chunks::<8>().0).enumerate()
-    {
-        for lane in 0..8 {
-            let score = norms[lane] - 2.0 * products[lane];
-            columns[lane] = if score < least[lane] { i as u32 } else { columns[lane] };
-            least[lane] = if score < least[lane] { score } else { least[lane] };
-        }
-    }
-    let best = (0..8).min_by(|&a, &b| least[a].total_cmp(&least[b])).unwrap_or(0);
-    columns[best] * 8 + best as u32
 }
 
 /// The coarse quantizer of one query.

@@ -189,9 +189,9 @@ pub enum Error {
     },
     /// Another process, or another handle in this one, has the store open.
     Locked,
-    /// A read transaction or snapshot is in use, and the verb needs the store alone.
+    /// A reader or a writer is active, and the verb needs the store, or the index, alone.
     InUse {
-        /// The verb.
+        /// The verb, or what is in use.
         what: &'static str,
     },
     /// The store was opened read-only, or on a backend that cannot do this.
@@ -245,14 +245,12 @@ impl fmt::Display for Error {
             IndexName { name } => {
                 write!(f, "index name `{name}`: 1 to 128 bytes, no slash, no control characters")
             }
-            Unfinished { index, rows } => write!(
-                f,
-                "a bulk load of index `{index}` stopped after {rows} rows: resume it or discard it"
-            ),
-            WriterLeftOpen { index } => write!(
-                f,
-                "a writer of index `{index}` was committed without finish(): repair() the index"
-            ),
+            Unfinished { index, rows } => {
+                write!(f, "a bulk load of index `{index}` stopped after {rows} rows: resume it or discard it")
+            }
+            WriterLeftOpen { index } => {
+                write!(f, "a writer of index `{index}` was committed without finish(): repair() the index")
+            }
             Poisoned { index } => {
                 write!(f, "a change of index `{index}` failed half-way: abort the transaction")
             }
@@ -264,7 +262,7 @@ impl fmt::Display for Error {
                 write!(f, "written for format {needed} or later; this version reads up to {supported}")
             }
             Locked => write!(f, "the store is open elsewhere"),
-            InUse { what } => write!(f, "{what} needs the store alone, but readers or writers are active"),
+            InUse { what } => write!(f, "{what}: in use by a reader or a writer"),
             Unsupported { what } => write!(f, "not supported here: {what}"),
             Cancelled => write!(f, "cancelled"),
             Io(e) => write!(f, "input/output: {e}"),
@@ -308,6 +306,7 @@ impl From<redb::Error> for Error {
             redb::Error::Io(e) => Error::Io(e),
             redb::Error::PreviousIo => Error::NeedsReopen,
             redb::Error::DatabaseAlreadyOpen => Error::Locked,
+            redb::Error::TableAlreadyOpen(..) => Error::InUse { what: "the index" },
             redb::Error::Corrupted(what) => Error::corrupt("(redb)", 0, what),
             other => Error::Redb(Box::new(other)),
         }
@@ -324,4 +323,12 @@ macro_rules! from_redb {
         }
     )*};
 }
-from_redb!(StorageError, TableError, CommitError, TransactionError, DatabaseError, CompactionError, SetDurabilityError);
+from_redb!(
+    StorageError,
+    TableError,
+    CommitError,
+    TransactionError,
+    DatabaseError,
+    CompactionError,
+    SetDurabilityError
+);

@@ -1,19 +1,76 @@
 //! vellum: an embedded, transactional, persistent vector store.
+//!
+//! Inverted lists (what FAISS calls `IndexIVF`) kept in redb: vectors are added, updated, removed and searched in
+//! transactions, survive a crash, and are never rebuilt.
+//!
+//! ```
+//! use vellum::{IdSelector, IndexSpec, Metric, Rows, SearchParams, Store};
+//!
+//! # let folder = tempfile::tempdir()?;
+//! let store = Store::create(folder.path().join("vectors.vellum"))?;
+//! let txn = store.begin_write()?;
+//! txn.create_index("docs", &IndexSpec::flat(2, Metric::L2))?;
+//! let mut index = txn.index("docs")?;
+//! index.add(Rows::new(&[0.0, 0.0, 3.0, 4.0, 6.0, 8.0], 2)?)?; // ids 0, 1, 2
+//! index.remove_ids(&IdSelector::range(2..3))?;
+//! drop(index);
+//! txn.commit()?;
+//!
+//! let index = store.begin_read()?.index("docs")?;
+//! let nearest = index.search(&[3.0, 3.0], 1, &SearchParams::new())?;
+//! assert_eq!((nearest[0].id, nearest[0].distance), (1, 1.0)); // squared L2
+//! # Ok::<(), vellum::Error>(())
+//! ```
+//!
+//! # Guarantees
+//! - Nothing on disk lives outside redb, and a commit is redb's commit. What is in memory is a cache of committed tables.
+//! - A reader keeps the state it began with. One writer at a time; readers never wait for it.
+//! - A batch is checked as a whole before the first write; an [`Error`] carries the values that were wrong.
+//! - Answers do not depend on threads, batching, block size or cache; ties go to the lower id.
+//! - Damaged bytes give [`Error::Corrupt`] or the right answer.
+//! - Unsafe code stands in `kernel/` alone.
+//!
+//! # Where to begin
+//! [`Store`] opens a file; [`WriteTxn::index`] gives an [`IndexWriter`], [`ReadTxn::index`] an [`IndexReader`]. An index
+//! can also live in the application's own redb database: [`IndexWriter::create`], [`Builder::attach`]. Large inputs go through
+//! [`Store::bulk_load`]. `ARCHITECTURE.md` in the repository draws the floors.
 
+mod coarse;
+mod codec;
 mod error;
+#[cfg(feature = "files")]
+pub mod files;
+mod index;
 mod kernel;
+mod layout;
 mod math;
 mod metric;
 mod progress;
 mod rows;
+mod spec;
+mod storage;
+mod store;
 
+pub use error::{Error, Result};
+pub use index::{
+    IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, RepairReport, TopK, TrainParams,
+    TrainReport, VerifyReport,
+};
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
 pub use math::bench_internals;
-pub use error::{Error, Result};
 pub use math::kmeans::{ClusteringParams, IterationStats};
 pub use math::seeding::Init;
 pub use math::selector::{IdSelector, IdSet};
 pub use metric::Metric;
 pub use progress::{Observer, Tick};
 pub use rows::Rows;
+pub use spec::{DIM_MAX, Encoding, IndexSpec, KeptRows, NLIST_MAX, SearchParams};
+pub use store::{
+    BackupReport, Builder, BulkLoad, CompactReport, Durability, ReadTxn, Store, StoreStats, WriteTxn,
+};
+
+/// The README's example, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -35,7 +35,8 @@ impl Metric {
     pub(crate) fn flip(self, value: f32) -> f32 {
         match self.similarity() {
             Similarity::L2 => value,
-            Similarity::Dot => -value,
+            // Not `-value`: a product of 0 is reported as 0, not as -0.
+            Similarity::Dot => 0.0 - value,
         }
     }
 

@@ -33,6 +33,12 @@ impl<'a> Rows<'a> {
         Ok(Rows { data, dim })
     }
 
+    /// Data that this crate made itself, whole rows by construction.
+    pub(crate) fn of(data: &'a [f32], dim: usize) -> Self {
+        assert!(dim > 0 && data.len().is_multiple_of(dim), "whole rows");
+        Rows { data, dim }
+    }
+
     /// One vector as a batch of one.
     pub fn one(row: &'a [f32]) -> Result<Self> {
         Rows::new(row, row.len())

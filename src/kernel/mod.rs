@@ -12,9 +12,7 @@
 //!
 //! Kernels know nothing of lists, blocks or metrics: they see slices.
 
-// Until the index uses all of it.
-#![allow(dead_code)]
-// Lanes of several arrays go in step: an index says so best.
+// Tiles of registers are arrays that several loops index with one number; iterators would hide that.
 #![allow(clippy::needless_range_loop)]
 
 mod aligned;

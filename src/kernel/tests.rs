@@ -141,7 +141,6 @@ fn a_long_scan_crosses_its_cache_blocks_rightly() {
 /// Rows and packed columns for the matrix kernels.
 struct Matrices {
     dim: usize,
-    n: usize,
     rows: Vec<f32>,
     row_norms: Vec<f32>,
     columns: Vec<f32>,
@@ -164,7 +163,7 @@ impl Matrices {
         let mut column_norms = vec![f32::INFINITY; padded];
         kernels.squared_norms(&columns, dim, &mut column_norms[..n]);
         let zeros = (0..padded).map(|c| if c < n { 0.0 } else { f32::INFINITY }).collect();
-        Matrices { dim, n, rows, row_norms, columns, panels, column_norms, zeros }
+        Matrices { dim, rows, row_norms, columns, panels, column_norms, zeros }
     }
 
     fn product<'a>(&'a self, similarity: Similarity, rows: Range<usize>, no_norms: &'a [f32]) -> Product<'a> {

@@ -57,16 +57,6 @@ impl Panels {
         self.len
     }
 
-    /// Components per column.
-    pub(crate) fn dim(&self) -> usize {
-        self.dim
-    }
-
-    /// Squared norms of the columns.
-    pub(crate) fn norms(&self) -> &[f32] {
-        &self.norms[..self.len]
-    }
-
     /// `out[r * len + c]`: for L2 `‖c‖² - 2⟨x, c⟩ + ‖x‖²`, at least 0, and exactly 0 for equal vectors;
     /// for Dot `-⟨x, c⟩`.
     pub(crate) fn scores(&self, similarity: Similarity, rows: Rows<'_>, out: &mut [f32]) {
@@ -97,18 +87,6 @@ impl Panels {
         {
             self.with_product(similarity, rows, |product| self.kernels.nearest(product, columns, scores));
         }
-    }
-
-    /// [`Panels::scores`] on the threads of the current rayon pool: the same bits.
-    pub(crate) fn scores_par(&self, similarity: Similarity, rows: Rows<'_>, out: &mut [f32]) {
-        assert!(rows.dim() == self.dim && out.len() == rows.len() * self.len);
-        if out.is_empty() {
-            return;
-        }
-        out.par_chunks_mut(TASK_ROWS * self.len).enumerate().for_each(|(task, out)| {
-            let first = task * TASK_ROWS;
-            self.scores(similarity, rows.slice(first..first + out.len() / self.len), out);
-        });
     }
 
     /// [`Panels::nearest`] on the threads of the current rayon pool: the same bits.
@@ -151,11 +129,6 @@ fn pack(columns: &[f32], dim: usize, panel: &mut [f32]) {
     }
 }
 
-/// The squared norm of each row.
-pub(crate) fn squared_norms(rows: Rows<'_>, out: &mut [f32]) {
-    Kernels::get().squared_norms(rows.as_slice(), rows.dim(), out);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -182,9 +155,6 @@ mod tests {
                 for similarity in [Similarity::L2, Similarity::Dot] {
                     let mut all = vec![0.0; m * n];
                     panels.scores(similarity, rows, &mut all);
-                    let mut parallel = vec![0.0; m * n];
-                    panels.scores_par(similarity, rows, &mut parallel);
-                    assert_eq!(bits(&all), bits(&parallel));
                     let (mut nearest, mut least) = (vec![0; m], vec![0.0; m]);
                     panels.nearest_par(similarity, rows, &mut nearest, &mut least);
                     for r in 0..m {
@@ -207,10 +177,8 @@ mod tests {
         let columns = floats(40 * 3, 3);
         let columns = Rows::new(&columns, 3).unwrap();
         let panels = Panels::new(columns);
-        let mut norms = vec![0.0; 40];
-        squared_norms(columns, &mut norms);
-        assert_eq!((panels.norms(), panels.len(), panels.dim()), (&norms[..], 40, 3));
-        for (norm, row) in norms.iter().zip(columns.iter()) {
+        assert_eq!(panels.len(), 40);
+        for (norm, row) in panels.norms.iter().zip(columns.iter()) {
             assert!((norm - row.iter().map(|v| v * v).sum::<f32>()).abs() < 1e-6);
         }
     }
@@ -220,6 +188,6 @@ mod tests {
         let none = Rows::new(&[], 3).unwrap();
         Panels::new(none).scores(Similarity::L2, none, &mut []);
         Panels::new(Rows::new(&[1.0; 3], 3).unwrap()).nearest_par(Similarity::L2, none, &mut [], &mut []);
-        Panels::new(none).scores_par(Similarity::Dot, Rows::new(&[1.0; 3], 3).unwrap(), &mut []);
+        Panels::new(none).scores(Similarity::Dot, Rows::new(&[1.0; 3], 3).unwrap(), &mut []);
     }
 }

@@ -1,9 +1,6 @@
 //! Mathematics over plain slices: products of matrices, clustering, selection of the nearest, sets of
 //! ids, random numbers. Nothing here knows of lists, blocks or tables.
 
-// Until the index uses all of it.
-#![allow(dead_code)]
-
 #[cfg(feature = "bench-internals")]
 pub mod bench_internals;
 pub(crate) mod kmeans;

@@ -170,9 +170,12 @@ impl fmt::Debug for IdSelector {
     }
 }
 
+/// The longest range that is listed: a range costs nothing to say, and may name all 2^64 ids.
+const LISTED_RANGE_MAX: usize = 1 << 20;
+
 fn listed_range(ids: &Range<u64>, limit: usize) -> Option<Vec<u64>> {
     let count = ids.end.saturating_sub(ids.start);
-    (count <= limit as u64).then(|| ids.clone().collect())
+    (count <= limit.min(LISTED_RANGE_MAX) as u64).then(|| ids.clone().collect())
 }
 
 fn chain(a: Vec<u64>, b: Vec<u64>) -> impl Iterator<Item = u64> {
@@ -339,6 +342,7 @@ mod tests {
             Some(vec![1, 7, 8, 9])
         );
         assert_eq!(IdSelector::range(7..10).exact_ids(2), None);
+        assert_eq!(IdSelector::range(0..u64::MAX).and(!IdSelector::All).exact_ids(usize::MAX), None);
         assert_eq!((!IdSelector::All).exact_ids(10), None);
         assert!(IdSelector::All.or(IdSelector::batch([])).is_all());
     }

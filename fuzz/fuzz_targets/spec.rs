@@ -1,0 +1,18 @@
+//! What is read as a specification is printed so that it reads the same, and can be created or is
+//! refused with an error.
+#![no_main]
+
+use vellum::{IndexSpec, Store};
+
+libfuzzer_sys::fuzz_target!(|text: &str| {
+    let Ok(spec) = text.parse::<IndexSpec>() else { return };
+    let printed = spec.to_string();
+    assert_eq!(printed.parse::<IndexSpec>().expect("reads what it prints"), spec);
+    assert_eq!(printed.parse::<IndexSpec>().expect("reads what it prints").to_string(), printed);
+    let spec = spec.with_dim(3);
+    let store =
+        Store::builder().open_backend(|| Ok(redb::backends::InMemoryBackend::new())).expect("an empty store");
+    let txn = store.begin_write().expect("a transaction");
+    txn.create_index("a", &spec).expect("what can be read can be created");
+    assert_eq!(txn.index("a").expect("it is there").spec(), &spec);
+});

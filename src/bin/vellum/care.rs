@@ -1,0 +1,121 @@
+//! `repair`, `drop`, `rename`, `compact`, `backup` and `export`: looking after a store.
+
+use crate::args::{Backup, Common, Export, Rename, StoreOnly, Target};
+use crate::console::{self, Console, count};
+use crate::failure::Failure;
+use crate::input::batch_rows;
+use crate::progress::Meter;
+use serde_json::json;
+use vellum::files::NpyWriter;
+
+pub(crate) fn repair(args: &Target, common: &Common, console: &Console) -> Result<(), Failure> {
+    let store = common.builder()?.open(&args.store)?;
+    let txn = store.begin_write()?;
+    let report = console.watch(|observer| txn.damaged_index(&args.index)?.repair(observer))?;
+    txn.commit()?;
+    let verified = console.watch(|observer| store.begin_read()?.verify(&args.index, observer))?;
+    let facts = [
+        ("vectors in the index", report.rows),
+        ("vectors lost", report.lost_ids.len() as u64),
+        ("entries without an id, dropped", report.unnamed_entries),
+        ("blocks that could not be read", report.lost_blocks),
+        ("lists put together anew", report.rebuilt_lists),
+        ("kept vectors decoded from codes", report.decoded_rows),
+        ("problems left", verified.problem_count),
+    ];
+    let rows: Vec<_> = facts.iter().map(|(fact, number)| [fact.to_string(), count(*number)]).collect();
+    console.say(console::table(["", &args.index], &rows))?;
+    if let [first, ..] = report.lost_ids[..] {
+        console.say(format_args!("lost ids: {first} and so on; all are listed with --json"))?;
+    }
+    console.json(|| {
+        json!({
+            "index": args.index,
+            "rows": report.rows,
+            "lost_ids": report.lost_ids,
+            "unnamed_entries": report.unnamed_entries,
+            "lost_blocks": report.lost_blocks,
+            "rebuilt_lists": report.rebuilt_lists,
+            "decoded_rows": report.decoded_rows,
+            "problems": verified.problem_count,
+        })
+    })?;
+    match verified.problem_count {
+        0 => Ok(()),
+        count => Err(Failure::Problems { count, index: args.index.clone() }),
+    }
+}
+
+pub(crate) fn drop_index(args: &Target, common: &Common, console: &Console) -> Result<(), Failure> {
+    let store = common.builder()?.open(&args.store)?;
+    let txn = store.begin_write()?;
+    txn.drop_index(&args.index)?;
+    txn.commit()?;
+    console.say(format_args!("dropped `{}`; `vellum compact` gives its space back", args.index))?;
+    console.json(|| json!({"dropped": args.index}))
+}
+
+pub(crate) fn rename(args: &Rename, common: &Common, console: &Console) -> Result<(), Failure> {
+    let store = common.builder()?.open(&args.target.store)?;
+    let txn = store.begin_write()?;
+    txn.rename_index(&args.target.index, &args.to)?;
+    txn.commit()?;
+    console.say(format_args!("`{}` is now `{}`", args.target.index, args.to))?;
+    console.json(|| json!({"index": args.to}))
+}
+
+pub(crate) fn compact(args: &StoreOnly, common: &Common, console: &Console) -> Result<(), Failure> {
+    let store = common.builder()?.open(&args.store)?;
+    let report = Meter::new(console).step("compact", 0, 1).and_then(|()| Ok(store.compact()?))?;
+    let saved = report.before_bytes.saturating_sub(report.after_bytes);
+    console.say(format_args!(
+        "{} before, {} after: {} given back",
+        console::bytes(report.before_bytes),
+        console::bytes(report.after_bytes),
+        console::bytes(saved)
+    ))?;
+    console.json(|| json!({"before_bytes": report.before_bytes, "after_bytes": report.after_bytes}))
+}
+
+pub(crate) fn backup(args: &Backup, common: &Common, console: &Console) -> Result<(), Failure> {
+    let store = common.builder()?.open(&args.store)?;
+    let report = console.watch(|observer| store.backup(&args.dest, observer))?;
+    console.say(format_args!(
+        "copied {} with {} vectors to {} ({})",
+        console::counted(report.indexes as u64, "index", "indexes"),
+        count(report.rows),
+        args.dest.display(),
+        console::bytes(report.file_bytes)
+    ))?;
+    console.json(|| json!({"indexes": report.indexes, "rows": report.rows, "file_bytes": report.file_bytes}))
+}
+
+pub(crate) fn export(args: &Export, common: &Common, console: &Console) -> Result<(), Failure> {
+    if args.out_ids.as_ref() == Some(&args.out) {
+        return Err(Failure::Usage("--out and --out-ids name the same file".into()));
+    }
+    let store = common.builder()?.open(&args.target.store)?;
+    let reader = store.begin_read()?.index(&args.target.index)?;
+    let ids = reader.ids()?;
+    let mut vectors = NpyWriter::table(&args.out, reader.dim())?;
+    let mut meter = Meter::new(console);
+    let batch = batch_rows(reader.dim());
+    for (ids_of_batch, batch_number) in ids.chunks(batch).zip(0u64..) {
+        meter.step("export", batch_number * batch as u64, ids.len() as u64)?;
+        vectors.append(&reader.reconstruct_batch(ids_of_batch)?)?;
+    }
+    drop(meter);
+    if let Some(path) = &args.out_ids {
+        let mut file = NpyWriter::flat(path)?;
+        file.append(&ids)?;
+        file.finish()?;
+    }
+    let rows = vectors.finish()?;
+    console.say(format_args!(
+        "wrote {} vectors of {} components to {}",
+        count(rows),
+        reader.dim(),
+        args.out.display()
+    ))?;
+    console.json(|| json!({"rows": rows, "dim": reader.dim()}))
+}

@@ -1,0 +1,104 @@
+//! The flat code: the components themselves, as f32, f16 or bf16, row after row.
+//!
+//! Scores are computed on the stored elements against the f32 query, so a flat f32 index is exact and
+//! the half-precision ones lose only what rounding the stored vector lost.
+
+use super::{Assigned, Codec, Probe, Scanner, Visit};
+use crate::kernel::{Element, Kernels, Similarity};
+use crate::layout::Layout;
+use crate::{Error, Result, Rows};
+
+/// A flat code of `dim` components.
+pub(crate) struct Flat {
+    dim: usize,
+    element: Element,
+    similarity: Similarity,
+    kernels: &'static Kernels,
+}
+
+/// Queries scored in one kernel call.
+const QUERIES_A_PASS: usize = 8;
+
+impl Flat {
+    pub(crate) fn new(dim: usize, element: Element, similarity: Similarity) -> Self {
+        Flat { dim, element, similarity, kernels: Kernels::get() }
+    }
+}
+
+/// The largest finite f16.
+const F16_MAX: f32 = 65504.0;
+
+/// Refuses components that round to infinity as `element`.
+pub(crate) fn check_range(rows: Rows<'_>, element: Element) -> Result<()> {
+    let (holds, name): (fn(f32) -> bool, _) = match element {
+        Element::F32 => return Ok(()),
+        // Half a unit beyond the largest value still rounds down to it.
+        Element::F16 => (|v| v.abs() < F16_MAX + 16.0, "f16"),
+        Element::BF16 => (|v| half::bf16::from_f32(v).is_finite(), "bf16"),
+    };
+    match rows.as_slice().iter().position(|v| !holds(*v)) {
+        None => Ok(()),
+        Some(at) => Err(Error::OutOfRange {
+            row: at / rows.dim(),
+            component: at % rows.dim(),
+            value: rows.as_slice()[at],
+            element: name,
+        }),
+    }
+}
+
+impl Codec for Flat {
+    fn layout(&self) -> Layout {
+        Layout::RowMajor { code_bytes: self.dim * self.element.size() }
+    }
+
+    fn check(&self, rows: Rows<'_>) -> Result<()> {
+        check_range(rows, self.element)
+    }
+
+    fn encode(&self, rows: Assigned<'_>, codes: &mut Vec<u8>) {
+        let values = rows.rows.as_slice();
+        let start = codes.len();
+        codes.resize(start + values.len() * self.element.size(), 0);
+        self.kernels.encode(self.element, values, &mut codes[start..]);
+    }
+
+    fn decode(&self, _centroid: Option<&[f32]>, code: &[u8], row: &mut [f32]) {
+        self.kernels.decode(self.element, code, row);
+    }
+
+    fn scanner<'a>(&'a self, queries: Rows<'a>) -> Box<dyn Scanner + 'a> {
+        Box::new(FlatScanner { codec: self, queries, visits: Vec::new() })
+    }
+}
+
+struct FlatScanner<'a> {
+    codec: &'a Flat,
+    queries: Rows<'a>,
+    visits: Vec<Visit>,
+}
+
+impl Scanner for FlatScanner<'_> {
+    fn enter(&mut self, probe: Probe<'_>) {
+        self.visits.clear();
+        self.visits.extend_from_slice(probe.visits);
+    }
+
+    fn scan(&mut self, codes: &[u8], n: usize, first: usize, worst: &[f32], scores: &mut [f32]) {
+        let visits = &self.visits[first..first + worst.len()];
+        for (visits, scores) in visits.chunks(QUERIES_A_PASS).zip(scores.chunks_mut(QUERIES_A_PASS * n)) {
+            let mut queries = [&[][..]; QUERIES_A_PASS];
+            for (query, visit) in queries.iter_mut().zip(visits) {
+                *query = self.queries.row(visit.query as usize);
+            }
+            let Flat { similarity, element, kernels, .. } = self.codec;
+            kernels.scan(
+                *similarity,
+                *element,
+                &queries[..visits.len()],
+                codes,
+                &mut scores[..visits.len() * n],
+            );
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Codecs: vectors to codes, and codes to scores. A codec never sees a table.
+//!
+//! Three nouns: an [`Encoding`](crate::Encoding) is what a user picks; training turns it into a
+//! [`Codec`]; the queries of one pass turn that into a [`Scanner`]. The scanner is told which list it
+//! is in ([`Scanner::enter`]) and then scores one block per call for the queries that probe the list,
+//! so a codec may keep one table per query for all lists, one per (query, list), or none, and may score
+//! several queries in one pass over the codes. Scores are smaller-is-nearer.
+
+mod flat;
+
+pub(crate) use flat::{Flat, check_range};
+
+use crate::layout::Layout;
+use crate::{Result, Rows};
+
+/// Rows with the lists they were assigned to. A flat code asks for the rows alone; residual codes take
+/// them relative to their lists' centroids.
+#[derive(Clone, Copy)]
+#[allow(dead_code)]
+pub(crate) struct Assigned<'a> {
+    pub(crate) rows: Rows<'a>,
+    /// The list of each row, as a number within the model, and the centroids to look it up in; no
+    /// centroids before training.
+    pub(crate) lists: &'a [u32],
+    pub(crate) centroids: Option<Rows<'a>>,
+}
+
+/// One query in one probed list. Codes that keep part of the distance in the coarse score add it here.
+#[derive(Clone, Copy, Debug)]
+#[allow(dead_code)]
+pub(crate) struct Visit {
+    /// The query's number within the scanner's queries.
+    pub(crate) query: u32,
+    /// Its coarse score against the list's centroid.
+    pub(crate) coarse: f32,
+}
+
+/// A list about to be scanned.
+#[derive(Clone, Copy)]
+#[allow(dead_code)]
+pub(crate) struct Probe<'a> {
+    /// The list's centroid; none before training.
+    pub(crate) centroid: Option<&'a [f32]>,
+    /// The queries that probe it.
+    pub(crate) visits: &'a [Visit],
+}
+
+/// A trained code.
+pub(crate) trait Codec: Send + Sync {
+    /// How codes lie in a block.
+    fn layout(&self) -> Layout;
+
+    /// Refuses rows that the code cannot hold, before anything is written.
+    fn check(&self, rows: Rows<'_>) -> Result<()>;
+
+    /// Appends the packed codes of `rows`.
+    fn encode(&self, rows: Assigned<'_>, codes: &mut Vec<u8>);
+
+    /// The vector that a packed code stands for.
+    fn decode(&self, centroid: Option<&[f32]>, code: &[u8], row: &mut [f32]);
+
+    /// Prepares to score `queries` (already transformed).
+    fn scanner<'a>(&'a self, queries: Rows<'a>) -> Box<dyn Scanner + 'a>;
+}
+
+/// Scores blocks for a set of queries.
+pub(crate) trait Scanner {
+    /// Enters a list: later scans are of its blocks, for its visits.
+    fn enter(&mut self, probe: Probe<'_>);
+
+    /// Scores the `n` entries of a block for the visits `first ..` of the entered list:
+    /// `scores[v·n + i]` for visit `first + v` and entry `i`, where `v < worst.len()`. Entries beyond `worst[v]` need no exact score,
+    /// only one that is greater than `worst[v]`.
+    fn scan(&mut self, codes: &[u8], n: usize, first: usize, worst: &[f32], scores: &mut [f32]);
+}

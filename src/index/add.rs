@@ -1,0 +1,433 @@
+//! Adding: add, add_with_ids, add_with_keys, upsert, update.
+//!
+//! A batch is checked as a whole, assigned and encoded; then each touched list is opened, appended to and
+//! stored once, and the columns and maps are written in row and id order. An update keeps the vector's
+//! row: its code is replaced in place, or moves if its list changes.
+
+use super::model::Model;
+use super::writer::IndexWriter;
+use crate::codec::Assigned;
+use crate::kernel::Kernels;
+use crate::storage::format::ListEntry;
+use crate::storage::ids::{KEY_BYTES_MAX, NO_ID, Slot};
+use crate::storage::lists::{ListEdit, store_entries};
+use crate::{Error, Result, Rows};
+use rayon::prelude::*;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Checked rows with their lists and codes, ready to be written.
+pub(crate) struct Encoded<'r> {
+    pub(crate) rows: Cow<'r, [f32]>,
+    pub(crate) lists: Vec<u32>,
+    pub(crate) codes: Vec<u8>,
+}
+
+/// Rows encoded by one thread at a time.
+const ENCODE_CHUNK: usize = 4096;
+
+impl<'r> Encoded<'r> {
+    /// Brings rows through the door and encodes them.
+    pub(crate) fn new(model: &Model, rows: Rows<'r>) -> Result<Self> {
+        let prepared = model.prepare(rows)?;
+        let rows = Rows::of(&prepared, model.spec.dim);
+        model.check(rows)?;
+        let lists = model.assign(rows);
+        let codes = encode(model, rows, &lists);
+        Ok(Encoded { rows: prepared, lists, codes })
+    }
+}
+
+/// The packed codes of prepared rows.
+pub(crate) fn encode(model: &Model, rows: Rows<'_>, lists: &[u32]) -> Vec<u8> {
+    let starts: Vec<usize> = (0..rows.len()).step_by(ENCODE_CHUNK).collect();
+    let part = |start: usize| {
+        let range = start..rows.len().min(start + ENCODE_CHUNK);
+        let mut codes = Vec::new();
+        let assigned =
+            Assigned { rows: rows.slice(range.clone()), lists: &lists[range], centroids: model.centroids() };
+        model.codec.encode(assigned, &mut codes);
+        codes
+    };
+    if let [start] = starts[..] {
+        return part(start);
+    }
+    starts.into_par_iter().map(part).collect::<Vec<_>>().concat()
+}
+
+impl IndexWriter<'_> {
+    /// Adds vectors under new ids, which are returned: consecutive, and never used before.
+    ///
+    /// # Errors
+    /// [`Error::Dimension`], [`Error::NotFinite`], [`Error::ZeroVector`], [`Error::OutOfRange`] for a row,
+    /// before anything is written; [`Error::IdKind`] if the index has keys; [`Error::IndexFull`].
+    pub fn add(&mut self, rows: Rows<'_>) -> Result<Range<u64>> {
+        self.check_keys(false)?;
+        let encoded = self.encoded(rows)?;
+        let ids = self.new_ids(rows.len())?;
+        let list: Vec<u64> = ids.clone().collect();
+        self.change(|writer| writer.insert(&list, &encoded))?;
+        Ok(ids)
+    }
+
+    /// Adds vectors under the ids given.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add); [`Error::DuplicateId`] if an id is there already or twice in `ids`;
+    /// [`Error::InvalidId`] for 2^64 - 1, which stands for "no id"; [`Error::Length`].
+    pub fn add_with_ids(&mut self, ids: &[u64], rows: Rows<'_>) -> Result<()> {
+        self.check_keys(false)?;
+        self.check_ids(ids, rows.len())?;
+        self.check_new(ids)?;
+        let encoded = self.encoded(rows)?;
+        self.change(|writer| writer.insert(ids, &encoded))
+    }
+
+    /// Adds vectors, or replaces those whose ids are there. Returns how many were new.
+    ///
+    /// # Errors
+    /// As [`add_with_ids`](Self::add_with_ids), but ids may be there already.
+    pub fn upsert(&mut self, ids: &[u64], rows: Rows<'_>) -> Result<usize> {
+        self.check_keys(false)?;
+        self.check_ids(ids, rows.len())?;
+        let encoded = self.encoded(rows)?;
+        self.change(|writer| writer.insert_or_replace(ids, &encoded))
+    }
+
+    /// Replaces the vectors of ids that are there; all of them or none.
+    ///
+    /// # Errors
+    /// As [`add_with_ids`](Self::add_with_ids); [`Error::UnknownId`] names an id that is not there.
+    pub fn update_vectors(&mut self, ids: &[u64], rows: Rows<'_>) -> Result<()> {
+        self.check_ids(ids, rows.len())?;
+        if let Some((id, _)) = ids.iter().zip(self.rows_of(ids)?).find(|(_, row)| row.is_none()) {
+            return Err(Error::UnknownId { id: *id });
+        }
+        let encoded = self.encoded(rows)?;
+        self.change(|writer| writer.insert_or_replace(ids, &encoded)).map(|_| ())
+    }
+
+    /// Adds vectors under keys: strings or bytes, 1 to 1,024 bytes each. Returns the ids that
+    /// stand for them.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add); [`Error::DuplicateKey`], [`Error::InvalidId`], [`Error::Length`];
+    /// [`Error::IdKind`] if the index has no keys.
+    pub fn add_with_keys<K: AsRef<[u8]>>(&mut self, keys: &[K], rows: Rows<'_>) -> Result<Range<u64>> {
+        let ids = self.check_key_batch(keys, rows.len())?;
+        if let Some((key, _)) = keys.iter().zip(&ids).find(|(_, id)| id.is_some()) {
+            return Err(Error::DuplicateKey { key: key.as_ref().to_vec() });
+        }
+        let encoded = self.encoded(rows)?;
+        let ids = self.new_ids(rows.len())?;
+        let list: Vec<u64> = ids.clone().collect();
+        self.change(|writer| {
+            writer.insert(&list, &encoded)?;
+            writer.map_keys(keys, &list)
+        })?;
+        Ok(ids)
+    }
+
+    /// Adds vectors under keys, or replaces those whose keys are there. Returns how many were new.
+    pub fn upsert_with_keys<K: AsRef<[u8]>>(&mut self, keys: &[K], rows: Rows<'_>) -> Result<usize> {
+        let found = self.check_key_batch(keys, rows.len())?;
+        let encoded = self.encoded(rows)?;
+        let mut fresh = self.new_ids(found.iter().filter(|id| id.is_none()).count())?;
+        let mut next = || fresh.next().unwrap_or(NO_ID);
+        let ids: Vec<u64> = found.iter().map(|id| id.unwrap_or_else(&mut next)).collect();
+        let (new_keys, new_ids): (Vec<&K>, Vec<u64>) = keys
+            .iter()
+            .zip(&found)
+            .zip(&ids)
+            .filter(|((_, id), _)| id.is_none())
+            .map(|((k, _), id)| (k, *id))
+            .unzip();
+        self.change(|writer| {
+            let new = writer.insert_or_replace(&ids, &encoded)?;
+            writer.map_keys(&new_keys, &new_ids)?;
+            Ok(new)
+        })
+    }
+
+    /// Replaces the vectors of keys that are there; all of them or none.
+    ///
+    /// # Errors
+    /// [`Error::UnknownKey`] names a key that is not there.
+    pub fn update_with_keys<K: AsRef<[u8]>>(&mut self, keys: &[K], rows: Rows<'_>) -> Result<()> {
+        let found = self.check_key_batch(keys, rows.len())?;
+        let known =
+            |(key, id): (&K, Option<u64>)| id.ok_or_else(|| Error::UnknownKey { key: key.as_ref().to_vec() });
+        let ids: Vec<u64> = keys.iter().zip(found).map(known).collect::<Result<_>>()?;
+        self.update_vectors(&ids, rows)
+    }
+
+    fn encoded<'r>(&self, rows: Rows<'r>) -> Result<Encoded<'r>> {
+        let model = self.model.clone();
+        Self::in_pool(&self.pool, || Encoded::new(&model, rows))
+    }
+
+    pub(crate) fn check_keys(&self, wanted: bool) -> Result<()> {
+        match (self.header.keys, wanted) {
+            (true, false) => Err(Error::IdKind { what: "keys: use the verbs that take keys" }),
+            (false, true) => Err(Error::IdKind { what: "integer ids, no keys" }),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_ids(&self, ids: &[u64], rows: usize) -> Result<()> {
+        if ids.len() != rows {
+            return Err(Error::Length { what: "ids", expected: rows, got: ids.len() });
+        }
+        if ids.contains(&NO_ID) {
+            return Err(Error::InvalidId { what: format!("{NO_ID} stands for \"no id\"") });
+        }
+        if ids.is_sorted_by(|a, b| a < b) {
+            return Ok(());
+        }
+        let mut sorted = ids.to_vec();
+        sorted.sort_unstable();
+        match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(Error::DuplicateId { id: pair[0] }),
+            None => Ok(()),
+        }
+    }
+
+    fn check_new(&self, ids: &[u64]) -> Result<()> {
+        // Ids from next_id on were never seen.
+        for &id in ids.iter().filter(|id| **id < self.header.next_id) {
+            if self.tables.row_of(id)?.is_some() {
+                return Err(Error::DuplicateId { id });
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks a batch of keys; the id of each key that is there.
+    pub(crate) fn check_key_batch<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        rows: usize,
+    ) -> Result<Vec<Option<u64>>> {
+        self.check_keys(true)?;
+        if keys.len() != rows {
+            return Err(Error::Length { what: "keys", expected: rows, got: keys.len() });
+        }
+        let mut sorted: Vec<&[u8]> = keys.iter().map(AsRef::as_ref).collect();
+        if let Some(key) = sorted.iter().find(|key| !(1..=KEY_BYTES_MAX).contains(&key.len())) {
+            let what = format!("a key of {} bytes, allowed are 1 to {KEY_BYTES_MAX}", key.len());
+            return Err(Error::InvalidId { what });
+        }
+        sorted.sort_unstable();
+        if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(Error::DuplicateKey { key: pair[0].to_vec() });
+        }
+        keys.iter().map(|key| self.tables.id_of_key(key.as_ref())).collect()
+    }
+
+    fn new_ids(&self, n: usize) -> Result<Range<u64>> {
+        let first = self.header.next_id;
+        let end = first.checked_add(n as u64).ok_or(Error::IndexFull { what: "ids" })?;
+        Ok(first..end)
+    }
+
+    pub(crate) fn rows_of(&self, ids: &[u64]) -> Result<Vec<Option<u32>>> {
+        ids.iter().map(|id| self.tables.row_of(*id)).collect()
+    }
+
+    fn map_keys<K: AsRef<[u8]>>(&mut self, keys: &[K], ids: &[u64]) -> Result<()> {
+        let mut pairs: Vec<(&[u8], u64)> = keys.iter().map(AsRef::as_ref).zip(ids.iter().copied()).collect();
+        pairs.sort_unstable_by_key(|(_, id)| *id);
+        for (key, id) in &pairs {
+            self.tables.keys.insert(id, key)?;
+        }
+        pairs.sort_unstable();
+        for (key, id) in pairs {
+            self.tables.keymap.insert(key, id)?;
+        }
+        Ok(())
+    }
+
+    /// Writes new vectors.
+    pub(crate) fn insert(&mut self, ids: &[u64], encoded: &Encoded<'_>) -> Result<()> {
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let seq = self.header.seq;
+        let numbers = self.tables.pick_rows(ids.len(), self.header.next_row)?;
+        self.append(encoded, &numbers)?;
+        self.tables.set_ids(seq, numbers.iter().copied().zip(ids.iter().copied()))?;
+        let mut pairs: Vec<(u64, u32)> = ids.iter().copied().zip(numbers.iter().copied()).collect();
+        pairs.sort_unstable();
+        self.tables.map_ids(&pairs)?;
+        self.keep_rows(&encoded.rows, &numbers)?;
+        self.tables.take_free(&numbers, self.header.next_row)?;
+        let header = &mut self.header;
+        header.ntotal += ids.len() as u64;
+        header.next_id = pairs.last().map_or(0, |(id, _)| id + 1).max(header.next_id);
+        header.next_row = numbers.last().map_or(0, |row| row + 1).max(header.next_row);
+        Ok(())
+    }
+
+    /// Writes vectors whose ids may be there; returns how many were new.
+    fn insert_or_replace(&mut self, ids: &[u64], encoded: &Encoded<'_>) -> Result<usize> {
+        let rows = self.rows_of(ids)?;
+        let (old, new): (Vec<usize>, Vec<usize>) = (0..ids.len()).partition(|i| rows[*i].is_some());
+        let numbers: Vec<u32> = old.iter().filter_map(|i| rows[*i]).collect();
+        self.replace(&encoded.select(&self.model, &old), &numbers)?;
+        let new_ids: Vec<u64> = new.iter().map(|i| ids[*i]).collect();
+        self.insert(&new_ids, &encoded.select(&self.model, &new))?;
+        Ok(new.len())
+    }
+
+    /// Gives rows that are there new vectors: in place where the list stays the same.
+    fn replace(&mut self, encoded: &Encoded<'_>, numbers: &[u32]) -> Result<()> {
+        let code_bytes = self.model.codec.layout().code_bytes();
+        let first_list = self.header.first_list;
+        let mut changes = Vec::with_capacity(numbers.len());
+        let mut moving = Vec::new();
+        for (i, &row) in numbers.iter().enumerate() {
+            let slot = self.tables.slot_of(row)?;
+            let stays = slot.list == first_list + encoded.lists[i];
+            if !stays {
+                moving.push(i);
+            }
+            let code = stays.then(|| &encoded.codes[i * code_bytes..(i + 1) * code_bytes]);
+            changes.push(SlotChange { slot, row, code });
+        }
+        self.change_slots(changes)?;
+        let moved: Vec<u32> = moving.iter().map(|i| numbers[*i]).collect();
+        self.append(&encoded.select(&self.model, &moving), &moved)?;
+        self.keep_rows(&encoded.rows, numbers)
+    }
+
+    /// Replaces or removes the codes at slots, list by list from the highest offset down: what fills a
+    /// hole then never needs to be removed itself.
+    pub(crate) fn change_slots(&mut self, mut changes: Vec<SlotChange<'_>>) -> Result<()> {
+        changes.sort_unstable_by(|a, b| (a.slot.list, b.slot.offset).cmp(&(b.slot.list, a.slot.offset)));
+        let (seq, nonce) = (self.header.seq, self.header.nonce);
+        let (model, geometry) = (self.model.clone(), self.model.geometry);
+        let mut entries: Vec<(u32, ListEntry)> = Vec::new();
+        let mut slots: HashMap<u32, Option<Slot>> = HashMap::new();
+        for group in changes.chunk_by(|a, b| a.slot.list == b.slot.list) {
+            let list = group[0].slot.list;
+            let within = list.wrapping_sub(self.header.first_list);
+            if within as usize >= model.nlist() {
+                return Err(lost(group[0].row, group[0].slot));
+            }
+            let mut edit = ListEdit::open(&self.tables, geometry, list)?;
+            for change in group {
+                let offset = change.slot.offset;
+                if edit.row_at(&self.tables, offset)? != Some(change.row) {
+                    return Err(lost(change.row, change.slot));
+                }
+                let gone = match change.code {
+                    Some(code) => {
+                        let old = edit.set_code(&self.tables, offset, code)?;
+                        edit.entry.residual += model.code_residual(within, code);
+                        old
+                    }
+                    None => {
+                        let removed = edit.swap_remove(&self.tables, offset)?;
+                        slots.insert(removed.row, None);
+                        if let Some(moved) = removed.moved {
+                            slots.insert(moved, Some(change.slot));
+                        }
+                        removed.code
+                    }
+                };
+                edit.entry.residual -= model.code_residual(within, &gone);
+            }
+            entries.push(edit.store(&mut self.tables, seq, nonce)?);
+        }
+        store_entries(&mut self.tables, seq, entries)?;
+        self.tables.set_slots(seq, slots.into_iter())
+    }
+
+    /// Appends codes to their lists and records the slots of their rows.
+    pub(crate) fn append(&mut self, encoded: &Encoded<'_>, numbers: &[u32]) -> Result<()> {
+        let model: Arc<Model> = self.model.clone();
+        let (seq, nonce, first_list) = (self.header.seq, self.header.nonce, self.header.first_list);
+        let code_bytes = model.codec.layout().code_bytes();
+        let rows = Rows::of(&encoded.rows, model.spec.dim);
+        let mut order: Vec<u32> = (0..numbers.len() as u32).collect();
+        order.sort_by_key(|i| encoded.lists[*i as usize]);
+        let mut entries = Vec::new();
+        let mut slots = Vec::with_capacity(numbers.len());
+        for group in order.chunk_by(|a, b| encoded.lists[*a as usize] == encoded.lists[*b as usize]) {
+            let list = encoded.lists[group[0] as usize];
+            let mut edit = ListEdit::open(&self.tables, model.geometry, first_list + list)?;
+            for &i in group {
+                let (i, number) = (i as usize, numbers[i as usize]);
+                let code = &encoded.codes[i * code_bytes..(i + 1) * code_bytes];
+                let offset = edit.push(&self.tables, code, number)?;
+                edit.entry.residual += model.residual(list, rows.row(i));
+                slots.push((number, Some(Slot { list: first_list + list, offset })));
+            }
+            entries.push(edit.store(&mut self.tables, seq, nonce)?);
+        }
+        store_entries(&mut self.tables, seq, entries)?;
+        self.tables.set_slots(seq, slots.into_iter())
+    }
+
+    /// Writes kept rows anew from the codes of `numbers`, for a repair.
+    pub(crate) fn keep_decoded(&mut self, numbers: &[u32]) -> Result<()> {
+        let mut rows = Vec::with_capacity(numbers.len() * self.model.spec.dim);
+        for &row in numbers {
+            let slot = self.tables.slot_of(row)?;
+            let (code, _) =
+                self.tables.code_at(slot, &self.model.geometry)?.ok_or_else(|| lost(row, slot))?;
+            rows.extend(self.model.decode(slot.list - self.header.first_list, &code));
+        }
+        self.keep_rows(&rows, numbers)
+    }
+
+    /// Writes kept rows, if the index keeps any.
+    fn keep_rows(&mut self, rows: &[f32], numbers: &[u32]) -> Result<()> {
+        let (Some(kept), Some(column)) = (self.model.spec.kept, self.model.rows_column) else {
+            return Ok(());
+        };
+        let mut bytes = vec![0; numbers.len() * column.width];
+        Kernels::get().encode(kept.element(), rows, &mut bytes);
+        let mut pairs: Vec<(u32, &[u8])> =
+            numbers.iter().copied().zip(bytes.chunks_exact(column.width)).collect();
+        pairs.sort_unstable_by_key(|(row, _)| *row);
+        column.set(&mut self.tables.rows, &self.tables.names.rows, self.header.seq, pairs)
+    }
+}
+
+/// What is to happen at a slot: a new code, or removal.
+pub(crate) struct SlotChange<'c> {
+    pub(crate) slot: Slot,
+    /// Who should live there.
+    pub(crate) row: u32,
+    pub(crate) code: Option<&'c [u8]>,
+}
+
+fn lost(row: u32, slot: Slot) -> Error {
+    Error::corrupt("slots", row.into(), format!("{slot:?} does not hold the row"))
+}
+
+impl Encoded<'_> {
+    /// The rows `picks`, in that order.
+    fn select(&self, model: &Model, picks: &[usize]) -> Encoded<'_> {
+        if picks.len() == self.lists.len() && picks.is_sorted() {
+            return Encoded {
+                rows: Cow::Borrowed(&self.rows),
+                lists: self.lists.clone(),
+                codes: self.codes.clone(),
+            };
+        }
+        let (dim, code_bytes) = (model.spec.dim, model.codec.layout().code_bytes());
+        let pick = |i: &usize| self.rows[i * dim..(i + 1) * dim].iter().copied();
+        Encoded {
+            rows: Cow::Owned(picks.iter().flat_map(pick).collect()),
+            lists: picks.iter().map(|i| self.lists[*i]).collect(),
+            codes: picks
+                .iter()
+                .flat_map(|i| self.codes[i * code_bytes..(i + 1) * code_bytes].iter().copied())
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The index: verbs over storage, codec and coarse quantizer.
+//!
+//! [`IndexReader`] answers from a frozen state, [`IndexWriter`] changes tables within a transaction. What
+//! only reads is written once, over [`view::View`].
+
+mod add;
+mod filter;
+pub(crate) mod model;
+pub(crate) mod reader;
+mod remove;
+mod repair;
+mod rerank;
+mod search;
+mod stats;
+mod train;
+pub(crate) mod verify;
+pub(crate) mod view;
+pub(crate) mod writer;
+
+pub use reader::{IndexReader, Neighbor, TopK};
+pub use repair::RepairReport;
+pub use stats::{IndexStats, PartStats};
+pub use train::{TrainParams, TrainReport};
+pub use verify::{Problem, VerifyReport};
+pub use writer::IndexWriter;

@@ -1,0 +1,188 @@
+//! The model: what training made, in memory. Codec, coarse quantizer, and the shapes that follow from
+//! the specification. Shared by all snapshots and writers of one model version.
+
+use crate::coarse::{CoarseQuantizer, FlatCoarse, Probes};
+use crate::codec::{Codec, Flat, check_range};
+use crate::storage::block::Geometry;
+use crate::storage::column::Column;
+use crate::storage::format::{Header, Kind, MAX_ORDER};
+use crate::storage::sections::Section;
+use crate::storage::{BytesTable, Tables};
+use crate::{Error, IndexSpec, Metric, Result, Rows, metric};
+use std::borrow::Cow;
+
+/// A specification with its codec and, once trained, its lists' centroids.
+pub(crate) struct Model {
+    pub(crate) spec: IndexSpec,
+    pub(crate) codec: Box<dyn Codec>,
+    pub(crate) geometry: Geometry,
+    pub(crate) rows_column: Option<Column>,
+    pub(crate) coarse: Option<Box<dyn CoarseQuantizer>>,
+    pub(crate) version: u64,
+}
+
+impl Model {
+    /// The model of an index without lists (flat, or not trained yet).
+    pub(crate) fn untrained(spec: &IndexSpec) -> Result<Self> {
+        spec.check()?;
+        let codec = Flat::new(spec.dim, spec.encoding.element(), spec.metric.similarity());
+        let geometry = (spec.block_order..=MAX_ORDER)
+            .find_map(|order| Geometry::new(codec.layout(), order))
+            .ok_or_else(|| Error::Spec {
+                text: spec.to_string(),
+                what: "a code is larger than a block".into(),
+            })?;
+        let rows_column = match spec.kept {
+            None => None,
+            Some(kept) => {
+                Some(Column::wide(Kind::Rows, spec.dim * kept.element().size()).ok_or_else(|| {
+                    Error::Spec { text: spec.to_string(), what: "a row is larger than a page".into() }
+                })?)
+            }
+        };
+        Ok(Model {
+            spec: spec.clone(),
+            codec: Box::new(codec),
+            geometry,
+            rows_column,
+            coarse: None,
+            version: 0,
+        })
+    }
+
+    /// The same with lists.
+    pub(crate) fn trained(spec: &IndexSpec, centroids: Vec<f32>, version: u64) -> Result<Self> {
+        let coarse = FlatCoarse::new(centroids, spec.dim, spec.metric.similarity());
+        Ok(Model { coarse: Some(Box::new(coarse)), version, ..Self::untrained(spec)? })
+    }
+
+    /// The model that `header` speaks of, read from its sections.
+    pub(crate) fn load<B: BytesTable, M, F, K>(tables: &Tables<B, M, F, K>, header: &Header) -> Result<Self> {
+        let spec = spec_of(&tables.names.meta, header)?;
+        if !header.trained || spec.nlist.is_none() {
+            return Ok(Model { version: header.model_version, ..Self::untrained(&spec)? });
+        }
+        let name = &tables.names.model;
+        let missing = || Error::corrupt(name, 0, "the centroids are missing");
+        let bytes = tables.read_section(Section::Centroids)?.ok_or_else(missing)?;
+        if bytes.len() != header.nlist as usize * spec.dim * 4 {
+            return Err(Error::corrupt(name, 0, "centroids of the wrong size"));
+        }
+        let centroids: Vec<f32> =
+            bytes.as_chunks::<4>().0.iter().map(|component| f32::from_le_bytes(*component)).collect();
+        if centroids.iter().any(|component| !component.is_finite()) {
+            return Err(Error::corrupt(name, 0, "a centroid is not finite"));
+        }
+        Self::trained(&spec, centroids, header.model_version)
+    }
+
+    pub(crate) fn metric(&self) -> Metric {
+        self.spec.metric
+    }
+
+    /// Lists of this model.
+    pub(crate) fn nlist(&self) -> usize {
+        self.coarse.as_ref().map_or(1, |coarse| coarse.centroids().len())
+    }
+
+    pub(crate) fn centroids(&self) -> Option<Rows<'_>> {
+        self.coarse.as_ref().map(|coarse| coarse.centroids())
+    }
+
+    pub(crate) fn centroid(&self, list: u32) -> Option<&[f32]> {
+        Some(self.coarse.as_ref()?.centroids().row(list as usize))
+    }
+
+    /// The door: refuses rows that cannot be stored or searched, and brings them into the form that
+    /// everything below works on.
+    pub(crate) fn prepare<'r>(&self, rows: Rows<'r>) -> Result<Cow<'r, [f32]>> {
+        rows.check_dim(self.spec.dim)?;
+        rows.check_finite()?;
+        match self.metric() {
+            Metric::L2 | Metric::InnerProduct => Ok(Cow::Borrowed(rows.as_slice())),
+            Metric::Cosine => {
+                let mut data = rows.as_slice().to_vec();
+                metric::normalise(&mut data, rows.dim())?;
+                Ok(Cow::Owned(data))
+            }
+        }
+    }
+
+    /// Refuses prepared rows that the code or the kept rows cannot hold.
+    pub(crate) fn check(&self, rows: Rows<'_>) -> Result<()> {
+        self.codec.check(rows)?;
+        self.spec.kept.map_or(Ok(()), |kept| check_range(rows, kept.element()))
+    }
+
+    /// The list of each (prepared) row.
+    pub(crate) fn assign(&self, rows: Rows<'_>) -> Vec<u32> {
+        let mut lists = vec![0; rows.len()];
+        if let Some(coarse) = &self.coarse {
+            coarse.assign(rows, &mut lists, &mut vec![0.0; rows.len()]);
+        }
+        lists
+    }
+
+    /// The lists each (prepared) query should probe.
+    pub(crate) fn probe(&self, queries: Rows<'_>, nprobe: usize) -> Probes {
+        let mut probes = Probes::default();
+        match &self.coarse {
+            Some(coarse) => coarse.nearest(queries, nprobe, &mut probes),
+            None => {
+                let n = queries.len();
+                probes = Probes { nprobe: 1, lists: vec![0; n], scores: vec![0.0; n] };
+            }
+        }
+        probes
+    }
+
+    /// ‖x − c‖² of a row in its list; 0 where there is no centroid.
+    pub(crate) fn residual(&self, list: u32, row: &[f32]) -> f64 {
+        let Some(centroid) = self.centroid(list) else { return 0.0 };
+        row.iter().zip(centroid).map(|(x, c)| f64::from(x - c) * f64::from(x - c)).sum()
+    }
+
+    /// The same of a stored code.
+    pub(crate) fn code_residual(&self, list: u32, code: &[u8]) -> f64 {
+        if self.coarse.is_none() {
+            return 0.0;
+        }
+        self.residual(list, &self.decode(list, code))
+    }
+
+    /// The vector of a code in `list`.
+    pub(crate) fn decode(&self, list: u32, code: &[u8]) -> Vec<f32> {
+        let mut row = vec![0.0; self.spec.dim];
+        self.codec.decode(self.centroid(list), code, &mut row);
+        row
+    }
+}
+
+/// The specification a header carries, completed by its other fields.
+pub(crate) fn spec_of(name: &str, header: &Header) -> Result<IndexSpec> {
+    let spec = header.spec.parse::<IndexSpec>();
+    let spec = spec.map_err(|e| Error::corrupt(name, 0, format!("specification: {e}")))?;
+    let spec = IndexSpec {
+        dim: header.dim as usize,
+        metric: header.metric,
+        keys: header.keys,
+        block_order: header.block_order,
+        ..spec
+    };
+    let wanted = if header.trained { spec.nlist.unwrap_or(1) } else { 1 };
+    if header.nlist as usize != wanted {
+        return Err(Error::corrupt(
+            name,
+            0,
+            format!("{} lists, the specification says {wanted}", header.nlist),
+        ));
+    }
+    spec.check().map_err(|e| Error::corrupt(name, 0, e.to_string()))?;
+    Ok(spec)
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Model").field("spec", &self.spec).field("nlist", &self.nlist()).finish()
+    }
+}

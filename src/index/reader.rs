@@ -1,0 +1,413 @@
+//! The read verbs: search in all its forms, reconstruct, sizes.
+
+use super::filter::Filter;
+use super::model::Model;
+use super::search::{self, Goal, Request};
+use super::view::View;
+use super::{rerank, stats};
+use crate::math::topk::Hit;
+use crate::spec::{IndexSpec, SearchParams};
+use crate::storage;
+use crate::storage::format::{Header, State};
+use crate::storage::snapshot::{Budget, Snapshot};
+use crate::{Error, Metric, Result, Rows};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// A vector that was found.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Neighbor {
+    /// Its id.
+    pub id: u64,
+    /// Squared L2 distance, or the inner product or cosine itself (larger is nearer).
+    pub distance: f32,
+}
+
+/// One index in a frozen state, or as an open writer sees it.
+///
+/// A reader never changes under its holder: commits that come later are seen by readers opened later.
+/// It can be shared between threads. Verbs that take `params` take what is not set there from the
+/// defaults stored with the index.
+#[derive(Clone)]
+pub struct IndexReader<'a> {
+    pub(crate) view: Arc<dyn View + 'a>,
+    pub(crate) model: Arc<Model>,
+    pub(crate) pool: Option<Arc<rayon::ThreadPool>>,
+    /// Keeps the store's file open for as long as the reader lives.
+    pub(crate) _database: Option<Arc<redb::Database>>,
+}
+
+/// What pins of a reader outside any [`Store`](crate::Store) may hold: 256 MiB.
+const LONE_READER_BYTES: usize = 256 << 20;
+
+impl IndexReader<'static> {
+    /// Opens an index within the application's own read transaction. The model is read and pins are kept
+    /// for this reader alone, so keep it for as long as the transaction's state is wanted; an
+    /// attached [`Store`](crate::Store) shares both between readers.
+    ///
+    /// # Errors
+    /// [`Error::UnknownIndex`]; [`Error::Unfinished`] during a bulk load; [`Error::WriterLeftOpen`];
+    /// [`Error::Corrupt`].
+    pub fn open(txn: &redb::ReadTransaction, index: &str) -> Result<Self> {
+        let header = storage::read_header(txn, index)?;
+        check_usable(index, &header)?;
+        let tables = storage::open_read(txn, index)?;
+        let model = Arc::new(Model::load(&tables, &header)?);
+        let budget = Budget::new(LONE_READER_BYTES);
+        let snapshot =
+            Snapshot::new(header, tables, model.geometry, model.rows_column, budget, Instant::now())?;
+        Ok(IndexReader { view: Arc::new(snapshot), model, pool: None, _database: None })
+    }
+}
+
+/// Refuses an index that is half made or half changed.
+pub(crate) fn check_usable(index: &str, header: &Header) -> Result<()> {
+    if header.writer_open {
+        return Err(Error::WriterLeftOpen { index: index.into() });
+    }
+    match header.state {
+        State::Ready => Ok(()),
+        State::Loading => Err(Error::Unfinished { index: index.into(), rows: header.load_rows }),
+    }
+}
+
+/// Search parameters with nothing left open.
+struct Resolved {
+    nprobe: usize,
+    max_codes: usize,
+    /// Rows to score again; 0 if the index keeps none.
+    rerank: usize,
+}
+
+/// Lists probed when nobody says how many: a thirty-second of them, but 8 to 64.
+fn default_nprobe(nlist: usize) -> usize {
+    (nlist / 32).clamp(8, 64).min(nlist)
+}
+
+/// Rows reranked when nobody says how many: half precision rarely misplaces a row by more than a few ranks.
+const RERANK_FACTOR: usize = 4;
+
+impl<'a> IndexReader<'a> {
+    fn header(&self) -> &Header {
+        self.view.header()
+    }
+
+    /// Vectors in the index.
+    pub fn len(&self) -> u64 {
+        self.header().ntotal
+    }
+
+    /// True if the index holds no vector.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Components of a vector.
+    pub fn dim(&self) -> usize {
+        self.model.spec.dim
+    }
+
+    /// The metric.
+    pub fn metric(&self) -> Metric {
+        self.model.metric()
+    }
+
+    /// What the index was created as.
+    pub fn spec(&self) -> &IndexSpec {
+        &self.model.spec
+    }
+
+    /// Lists in use now: 1 before training and for a flat index.
+    pub fn nlist(&self) -> usize {
+        self.model.nlist()
+    }
+
+    /// False until the lists of the specification exist; searches are exhaustive until then.
+    pub fn is_trained(&self) -> bool {
+        self.header().trained
+    }
+
+    /// The centroids, `nlist` rows; none before training and for a flat index.
+    pub fn centroids(&self) -> Option<Rows<'_>> {
+        self.model.centroids()
+    }
+
+    /// The search defaults stored with the index, with what is not stored filled in.
+    pub fn search_defaults(&self) -> SearchParams {
+        let Resolved { nprobe, max_codes, rerank } = self.defaults();
+        let params = SearchParams::new().nprobe(nprobe).max_codes(max_codes);
+        if rerank > 0 { params.rerank(rerank) } else { params }
+    }
+
+    fn defaults(&self) -> Resolved {
+        let header = self.header();
+        let stored = |value: u32, otherwise: usize| if value == 0 { otherwise } else { value as usize };
+        Resolved {
+            nprobe: stored(header.nprobe, default_nprobe(self.nlist())),
+            max_codes: header.max_codes as usize,
+            rerank: if self.model.spec.kept.is_some() { header.rerank as usize } else { 0 },
+        }
+    }
+
+    fn resolve(&self, params: &SearchParams, k: Option<usize>) -> Result<Resolved> {
+        let zero = |name| Err(Error::Parameter { name, what: "0, expected at least 1".into() });
+        let defaults = self.defaults();
+        let nprobe = params.nprobe.unwrap_or(defaults.nprobe).min(self.nlist());
+        if params.nprobe == Some(0) {
+            return zero("nprobe");
+        }
+        if k == Some(0) {
+            return zero("k");
+        }
+        let max_codes = params.max_codes.unwrap_or(defaults.max_codes);
+        let k = k.unwrap_or(1);
+        let rerank = match (params.rerank, self.model.spec.kept) {
+            (Some(_), None) => {
+                return Err(Error::Parameter {
+                    name: "rerank",
+                    what: format!("index `{}` keeps no rows to rerank with", self.model.spec),
+                });
+            }
+            (Some(rows), Some(_)) if rows < k => {
+                return Err(Error::Parameter {
+                    name: "rerank",
+                    what: format!("{rows} rows, fewer than k = {k}"),
+                });
+            }
+            (Some(rows), Some(_)) => rows,
+            (None, Some(_)) if defaults.rerank > 0 => defaults.rerank.max(k),
+            (None, Some(_)) => k.saturating_mul(RERANK_FACTOR),
+            (None, None) => 0,
+        };
+        Ok(Resolved { nprobe, max_codes, rerank })
+    }
+
+    /// The `k` nearest vectors, nearest first, ties by id; fewer if fewer were found.
+    ///
+    /// # Errors
+    /// [`Error::Dimension`], [`Error::NotFinite`], [`Error::ZeroVector`] for the query;
+    /// [`Error::Parameter`] for `k` or `nprobe` 0; [`Error::Corrupt`] for bytes that are not what was written.
+    pub fn search(&self, query: &[f32], k: usize, params: &SearchParams) -> Result<Vec<Neighbor>> {
+        self.one(query, |queries| self.search_batch(queries, k, params))
+    }
+
+    /// The same for several queries; faster than one by one, because each list is read once for all
+    /// queries that probe it. Runs on the store's thread pool, or else rayon's.
+    pub fn search_batch(
+        &self,
+        queries: Rows<'_>,
+        k: usize,
+        params: &SearchParams,
+    ) -> Result<Vec<Vec<Neighbor>>> {
+        self.top_k(queries, k, f32::INFINITY, params)
+    }
+
+    /// Continues a caller's heap: vectors nearer than its worst enter it. Searching several indexes, or
+    /// shards of one, with the same heap gives the best of all.
+    pub fn search_into(&self, query: &[f32], heap: &mut TopK, params: &SearchParams) -> Result<()> {
+        let limit = heap.worst().map_or(f32::INFINITY, |worst| self.metric().flip(worst.distance));
+        let found = self.one(query, |queries| self.top_k(queries, heap.k, limit, params))?;
+        heap.merge(self.metric(), &found);
+        Ok(())
+    }
+
+    fn top_k(
+        &self,
+        queries: Rows<'_>,
+        k: usize,
+        limit: f32,
+        params: &SearchParams,
+    ) -> Result<Vec<Vec<Neighbor>>> {
+        let resolved = self.resolve(params, Some(k))?;
+        // No answer is longer than the index, and no buffer need be.
+        let k = k.min(self.len() as usize).max(1);
+        let goal = match resolved.rerank {
+            0 => Goal::TopK { k, limit },
+            rows => Goal::TopK { k: rows.min(self.len() as usize).max(1), limit: f32::INFINITY },
+        };
+        let found = self.find(queries, goal, params, &resolved, |queries, hits| match resolved.rerank {
+            0 => Ok(hits),
+            _ => rerank::top_k(&*self.view, &self.model, queries, hits, k, limit),
+        })?;
+        Ok(self.neighbors(found))
+    }
+
+    /// All vectors nearer than `radius`, strictly: squared L2 below it, inner product or cosine above it.
+    /// Nearest first, ties by id. Only the probed lists are looked at.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search); [`Error::Parameter`] if the radius is NaN.
+    pub fn range_search(&self, query: &[f32], radius: f32, params: &SearchParams) -> Result<Vec<Neighbor>> {
+        self.one(query, |queries| self.range_search_batch(queries, radius, params))
+    }
+
+    /// The same for several queries.
+    pub fn range_search_batch(
+        &self,
+        queries: Rows<'_>,
+        radius: f32,
+        params: &SearchParams,
+    ) -> Result<Vec<Vec<Neighbor>>> {
+        if radius.is_nan() {
+            return Err(Error::Parameter { name: "radius", what: "NaN".into() });
+        }
+        let resolved = self.resolve(params, None)?;
+        let radius = self.metric().flip(radius);
+        let goal = Goal::Radius(radius);
+        let found = self.find(queries, goal, params, &resolved, |queries, hits| match resolved.rerank {
+            0 => Ok(hits),
+            _ => rerank::range(&*self.view, &self.model, queries, hits, radius),
+        })?;
+        Ok(self.neighbors(found))
+    }
+
+    fn one<T>(&self, query: &[f32], search: impl FnOnce(Rows<'_>) -> Result<Vec<Vec<T>>>) -> Result<Vec<T>> {
+        let queries =
+            Rows::one(query).map_err(|_| Error::Dimension { expected: self.dim(), got: query.len() })?;
+        Ok(search(queries)?.pop().unwrap_or_default())
+    }
+
+    /// Checks, prepares, searches, and lets `refine` have the hits of each query.
+    fn find(
+        &self,
+        queries: Rows<'_>,
+        goal: Goal,
+        params: &SearchParams,
+        resolved: &Resolved,
+        refine: impl Fn(&[f32], Vec<Hit>) -> Result<Vec<Hit>> + Sync,
+    ) -> Result<Vec<Vec<Hit>>> {
+        let prepared = self.model.prepare(queries)?;
+        let queries = Rows::of(&prepared, self.dim());
+        if queries.is_empty() {
+            return Ok(Vec::new());
+        }
+        let all = self.len() as usize;
+        let scanned = all.saturating_mul(queries.len()).saturating_mul(resolved.nprobe) / self.nlist();
+        let filter = Filter::new(&*self.view, params.selector.as_ref(), scanned)?;
+        let request =
+            Request { goal, nprobe: resolved.nprobe, max_codes: resolved.max_codes, filter: &filter };
+        self.in_pool(queries.len(), || {
+            let found = search::search(&*self.view, &self.model, queries, &request)?;
+            queries.iter().zip(found).map(|(query, hits)| refine(query, hits)).collect()
+        })
+    }
+
+    /// Runs a batch on the caller's pool, a single query where it is.
+    fn in_pool<R: Send>(&self, queries: usize, run: impl FnOnce() -> R + Send) -> R {
+        match &self.pool {
+            Some(pool) if queries > 1 => pool.install(run),
+            _ => run(),
+        }
+    }
+
+    fn neighbors(&self, found: Vec<Vec<Hit>>) -> Vec<Vec<Neighbor>> {
+        let metric = self.metric();
+        let neighbor = |hit: Hit| Neighbor { id: hit.id, distance: metric.flip(hit.score) };
+        found.into_iter().map(|hits| hits.into_iter().map(neighbor).collect()).collect()
+    }
+
+    /// True if `id` is in the index.
+    pub fn contains(&self, id: u64) -> Result<bool> {
+        Ok(self.view.row_of(id)?.is_some())
+    }
+
+    /// All ids, ascending.
+    pub fn ids(&self) -> Result<Vec<u64>> {
+        self.view.all_ids()
+    }
+
+    /// The key of `id`, if the index has keys and the id is there.
+    pub fn key(&self, id: u64) -> Result<Option<Vec<u8>>> {
+        self.view.key_of(id)
+    }
+
+    /// The id that stands for `key`.
+    pub fn id_of_key(&self, key: &[u8]) -> Result<Option<u64>> {
+        self.view.id_of_key(key)
+    }
+
+    /// The vector of `id`, as exact as the index keeps it: the kept row, or else the decoded code. Under
+    /// cosine it has length 1.
+    ///
+    /// # Errors
+    /// [`Error::UnknownId`].
+    pub fn reconstruct(&self, id: u64) -> Result<Vec<f32>> {
+        let row = self.view.row_of(id)?.ok_or(Error::UnknownId { id })?;
+        self.vector_of(row)
+    }
+
+    /// The vectors of `ids`, row after row.
+    pub fn reconstruct_batch(&self, ids: &[u64]) -> Result<Vec<f32>> {
+        let mut rows = Vec::with_capacity(ids.len().saturating_mul(self.dim()).min(1 << 26));
+        for id in ids {
+            rows.extend(self.reconstruct(*id)?);
+        }
+        Ok(rows)
+    }
+
+    fn vector_of(&self, row: u32) -> Result<Vec<f32>> {
+        if let Some(vector) = rerank::kept_vector(&*self.view, &self.model, row)? {
+            return Ok(vector);
+        }
+        let slot = self.view.slot_of(row)?;
+        let lost = || Error::corrupt("slots", row.into(), format!("{slot:?} does not hold the row"));
+        let (code, resident) = self.view.code_at(slot, &self.model.geometry)?.ok_or_else(lost)?;
+        let list = slot.list.checked_sub(self.header().first_list).filter(|l| (*l as usize) < self.nlist());
+        match list {
+            Some(list) if resident == row => Ok(self.model.decode(list, &code)),
+            _ => Err(lost()),
+        }
+    }
+
+    /// Entries of each list.
+    pub fn list_sizes(&self) -> Result<Vec<usize>> {
+        (0..self.nlist() as u32).map(|list| Ok(self.view.list(list)?.n as usize)).collect()
+    }
+
+    /// How unequal the lists are: nlist·Σn²/(Σn)², 1 when all are equally long; 1 for an empty index.
+    pub fn imbalance(&self) -> Result<f64> {
+        Ok(stats::imbalance(&self.list_sizes()?))
+    }
+}
+
+impl std::fmt::Debug for IndexReader<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IndexReader").field("spec", &self.model.spec).field("len", &self.len()).finish()
+    }
+}
+
+/// A caller's heap of the k nearest, to be continued over several searches.
+///
+/// ```
+/// # use vellum::TopK;
+/// let heap = TopK::new(10);
+/// assert!(heap.neighbors().is_empty());
+/// ```
+#[derive(Clone, Debug)]
+pub struct TopK {
+    k: usize,
+    neighbors: Vec<Neighbor>,
+}
+
+impl TopK {
+    /// An empty heap of `k` places.
+    pub fn new(k: usize) -> Self {
+        TopK { k, neighbors: Vec::new() }
+    }
+
+    /// What it holds, nearest first, ties by id.
+    pub fn neighbors(&self) -> &[Neighbor] {
+        &self.neighbors
+    }
+
+    fn worst(&self) -> Option<&Neighbor> {
+        self.neighbors.get(self.k.checked_sub(1)?)
+    }
+
+    fn merge(&mut self, metric: Metric, found: &[Neighbor]) {
+        self.neighbors.extend_from_slice(found);
+        let score = |neighbor: &Neighbor| metric.flip(neighbor.distance);
+        self.neighbors.sort_by(|a, b| score(a).total_cmp(&score(b)).then(a.id.cmp(&b.id)));
+        self.neighbors.truncate(self.k);
+    }
+}

@@ -1,0 +1,297 @@
+//! Training: centroids from sample rows, then the stored vectors into their new lists.
+//!
+//! A new centroid is a new list number: training again takes a fresh range of numbers, moves every
+//! stored code there and deletes the old lists, all in the caller's transaction. Readers of earlier
+//! snapshots keep the old lists and the old centroids.
+
+use super::add::{Encoded, encode};
+use super::model::Model;
+use super::reader::IndexReader;
+use super::rerank;
+use super::writer::{IndexWriter, random};
+use crate::math::kmeans::{ClusteringParams, IterationStats, kmeans};
+use crate::math::random::Random;
+use crate::math::seeding::Init;
+use crate::storage::lists::block_key;
+use crate::storage::sections::Section;
+use crate::{Error, Observer, Result, Rows};
+use std::borrow::Cow;
+use std::sync::Arc;
+
+/// How to train. Stored with the model.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TrainParams {
+    /// The k-means over the training rows.
+    pub clustering: ClusteringParams,
+    /// Train on this many rows at most, chosen at random with the clustering's seed; all if `None`
+    /// (k-means itself then takes no more than `max_points_per_centroid` a list).
+    pub sample_rows: Option<usize>,
+}
+
+/// What training did.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TrainReport {
+    /// Rows k-means ran on.
+    pub rows: usize,
+    /// Σ distance of these rows to their centroid, in the metric's own sense.
+    pub objective: f64,
+    /// Each iteration of the best run.
+    pub iterations: Vec<IterationStats>,
+    /// True if there were fewer than `min_points_per_centroid` rows a list: the centroids are usable, but
+    /// more rows would make better ones.
+    pub few_rows: bool,
+    /// Stored vectors that moved to their new lists.
+    pub redistributed: u64,
+}
+
+/// Bytes of vectors that redistribution holds at once.
+const REDISTRIBUTE_BYTES: usize = 64 << 20;
+
+impl IndexWriter<'_> {
+    /// Makes the lists from `rows` and moves what is stored into them. May come before or after adding,
+    /// and again later. For inner product and cosine the k-means is spherical, whatever `params` say of that.
+    ///
+    /// The observer is ticked as `"train"` and `"redistribute"`. Cancelled in the first stage, the
+    /// index is as it was; in the second, the transaction must be aborted.
+    ///
+    /// # Errors
+    /// [`Error::TooFewRows`] if there are fewer rows than lists; the errors of the rows themselves;
+    /// [`Error::Spec`] for an index without lists; [`Error::Cancelled`].
+    pub fn train(
+        &mut self,
+        rows: Rows<'_>,
+        params: &TrainParams,
+        observer: &mut Observer<'_>,
+    ) -> Result<TrainReport> {
+        let spec = self.model.spec.clone();
+        let Some(nlist) = spec.nlist else {
+            return Err(Error::Spec { text: spec.to_string(), what: "has no lists to train".into() });
+        };
+        let prepared = self.model.prepare(rows)?;
+        let rows = Rows::of(&prepared, spec.dim);
+        let sample = sample(rows, params);
+        let mut clustering = params.clustering.clone();
+        clustering.spherical |= spec.metric.is_similarity();
+        let run = || {
+            kmeans(Rows::of(&sample, spec.dim), nlist, spec.metric.similarity(), &clustering, None, observer)
+        };
+        let done = Self::in_pool(&self.pool, run)?;
+        let mut report = TrainReport {
+            rows: done.sampled_rows,
+            objective: done.objective,
+            iterations: done.iterations,
+            few_rows: done.few_points,
+            redistributed: self.header.ntotal,
+        };
+        let params = TrainParams { clustering, ..params.clone() };
+        self.change(|writer| writer.install(done.centroids, &params, observer))?;
+        report.redistributed = self.header.ntotal;
+        Ok(report)
+    }
+
+    /// Trains on the vectors that are stored.
+    pub fn train_stored(&mut self, params: &TrainParams, observer: &mut Observer<'_>) -> Result<TrainReport> {
+        let nlist = self.model.spec.nlist.unwrap_or(1);
+        let most = params.sample_rows.unwrap_or(usize::MAX);
+        let most = most.min(params.clustering.max_points_per_centroid.saturating_mul(nlist));
+        let ids = self.tables.all_ids()?;
+        let picks = Random::new(params.clustering.seed).sample(ids.len(), most.min(ids.len()));
+        let picks: Vec<u64> = picks.into_iter().map(|i| ids[i]).collect();
+        let rows = self.reader().reconstruct_batch(&picks)?;
+        self.train(Rows::of(&rows, self.model.spec.dim), params, observer)
+    }
+
+    /// Puts new centroids in place and moves every stored vector to its new list.
+    fn install(
+        &mut self,
+        centroids: Vec<f32>,
+        params: &TrainParams,
+        observer: &mut Observer<'_>,
+    ) -> Result<()> {
+        let seq = self.header.seq;
+        let bytes: Vec<u8> = centroids.iter().flat_map(|component| component.to_le_bytes()).collect();
+        // Drawn, not counted: a training that was aborted must not share its number with a later one.
+        let version = random();
+        let old = self.model.clone();
+        let new = Arc::new(Model::trained(&old.spec, centroids, version)?);
+        let old_lists = self.header.first_list..self.header.first_list + self.header.nlist;
+        let nlist = new.nlist() as u32;
+        let sizes = self.tables.list_entries(old_lists.clone())?;
+
+        self.model = new;
+        self.header.trained = true;
+        self.header.model_version = version;
+        self.header.nlist = nlist;
+        // Numbers never used before, or the front again once they run out.
+        self.header.first_list = match old_lists.end.checked_add(nlist) {
+            Some(end) if end < u32::MAX => old_lists.end,
+            _ => 0,
+        };
+        self.tables.lists.retain(|_, _| false)?;
+
+        let mut batch = Batch::default();
+        let mut done = 0;
+        for (within, list) in old_lists.clone().enumerate() {
+            let (n, geometry) = (sizes[within].n, old.geometry);
+            self.tables.for_each_block(&geometry, list, n, |_, block| {
+                geometry.layout.unpack(block.codes, block.rows.len(), &mut batch.codes);
+                batch.numbers.extend(block.rows.iter().map(|row| row.get()));
+                batch.lists.resize(batch.numbers.len(), within as u32);
+                Ok(())
+            })?;
+            if batch.numbers.len() * old.spec.dim * 4 >= REDISTRIBUTE_BYTES {
+                done += self.redistribute(&old, std::mem::take(&mut batch))?;
+                observer.tick("redistribute", done, self.header.ntotal)?;
+            }
+        }
+        done += self.redistribute(&old, batch)?;
+        if done > 0 {
+            observer.tick("redistribute", done, self.header.ntotal)?;
+        }
+        let keys = block_key(old_lists.start, 0)..block_key(old_lists.end, 0);
+        self.tables.blocks.retain_in(keys.clone(), |_, _| false)?;
+        self.tables.tails.retain_in(keys, |_, _| false)?;
+        // Last: until here the header and the lists of the old centroids stand as they were, so that a repair after a
+        // failure finds them together.
+        self.tables.write_section(Section::Centroids, &bytes, seq)?;
+        self.tables.write_section(Section::Training, &encode_params(params), seq)?;
+        Ok(())
+    }
+
+    fn redistribute(&mut self, old: &Model, batch: Batch) -> Result<u64> {
+        let code_bytes = old.codec.layout().code_bytes();
+        let mut rows = Vec::with_capacity(batch.numbers.len() * old.spec.dim);
+        for (i, (&number, &list)) in batch.numbers.iter().zip(&batch.lists).enumerate() {
+            let reader = self.reader();
+            match rerank::kept_vector(&*reader.view, old, number)? {
+                Some(vector) => rows.extend(vector),
+                None => rows.extend(old.decode(list, &batch.codes[i * code_bytes..(i + 1) * code_bytes])),
+            }
+        }
+        let model = self.model.clone();
+        let encoded = Self::in_pool(&self.pool, || {
+            let view = Rows::of(&rows, model.spec.dim);
+            let lists = model.assign(view);
+            let codes = encode(&model, view, &lists);
+            Encoded { lists, codes, rows: Cow::Borrowed(&rows) }
+        });
+        self.append(&encoded, &batch.numbers)?;
+        Ok(batch.numbers.len() as u64)
+    }
+}
+
+impl IndexReader<'_> {
+    /// The parameters of the last training; `None` before it and for a flat index.
+    pub fn training(&self) -> Result<Option<TrainParams>> {
+        self.view.training()?.map(|bytes| decode_params(&bytes)).transpose()
+    }
+}
+
+/// Stored entries on their way to new lists.
+#[derive(Default)]
+struct Batch {
+    codes: Vec<u8>,
+    numbers: Vec<u32>,
+    lists: Vec<u32>,
+}
+
+fn sample<'r>(rows: Rows<'r>, params: &TrainParams) -> Cow<'r, [f32]> {
+    match params.sample_rows {
+        Some(most) if most < rows.len() => {
+            let picks = Random::new(params.clustering.seed).sample(rows.len(), most);
+            Cow::Owned(picks.into_iter().flat_map(|i| rows.row(i).iter().copied()).collect())
+        }
+        _ => Cow::Borrowed(rows.as_slice()),
+    }
+}
+
+/// `name value` lines: readable by any later version, whatever it adds.
+fn encode_params(params: &TrainParams) -> Vec<u8> {
+    let c = &params.clustering;
+    let init = match c.init {
+        Init::Random => "random",
+        Init::KMeansPlusPlus => "k-means++",
+        Init::AfkMc2 => "afk-mc2",
+    };
+    let sample = params.sample_rows.map_or("all".to_string(), |rows| rows.to_string());
+    format!(
+        "niter {}\nnredo {}\nspherical {}\nint_centroids {}\nupdate_index {}\nfrozen_centroids {}\n\
+         min_points_per_centroid {}\nmax_points_per_centroid {}\nseed {}\ninit {init}\n\
+         afkmc2_chain_length {}\nearly_stop_threshold {}\ncheck_finite {}\nsample_rows {sample}\n",
+        c.niter,
+        c.nredo,
+        c.spherical,
+        c.int_centroids,
+        c.update_index,
+        c.frozen_centroids,
+        c.min_points_per_centroid,
+        c.max_points_per_centroid,
+        c.seed,
+        c.afkmc2_chain_length,
+        c.early_stop_threshold,
+        c.check_finite,
+    )
+    .into_bytes()
+}
+
+fn decode_params(bytes: &[u8]) -> Result<TrainParams> {
+    let bad = |what: String| Error::corrupt("model", Section::Training as u64, what);
+    let text = std::str::from_utf8(bytes).map_err(|_| bad("training parameters are no text".into()))?;
+    let mut params = TrainParams::default();
+    for line in text.lines() {
+        let (name, value) = line.split_once(' ').ok_or_else(|| bad(format!("`{line}`")))?;
+        set_param(&mut params, name, value).ok_or_else(|| bad(format!("`{line}`")))?;
+    }
+    Ok(params)
+}
+
+fn set_param(params: &mut TrainParams, name: &str, value: &str) -> Option<()> {
+    let c = &mut params.clustering;
+    match name {
+        "niter" => c.niter = value.parse().ok()?,
+        "nredo" => c.nredo = value.parse().ok()?,
+        "spherical" => c.spherical = value.parse().ok()?,
+        "int_centroids" => c.int_centroids = value.parse().ok()?,
+        "update_index" => c.update_index = value.parse().ok()?,
+        "frozen_centroids" => c.frozen_centroids = value.parse().ok()?,
+        "min_points_per_centroid" => c.min_points_per_centroid = value.parse().ok()?,
+        "max_points_per_centroid" => c.max_points_per_centroid = value.parse().ok()?,
+        "seed" => c.seed = value.parse().ok()?,
+        "init" => {
+            c.init = match value {
+                "random" => Init::Random,
+                "k-means++" => Init::KMeansPlusPlus,
+                "afk-mc2" => Init::AfkMc2,
+                _ => return None,
+            }
+        }
+        "afkmc2_chain_length" => c.afkmc2_chain_length = value.parse().ok()?,
+        "early_stop_threshold" => c.early_stop_threshold = value.parse().ok()?,
+        "check_finite" => c.check_finite = value.parse().ok()?,
+        "sample_rows" if value == "all" => params.sample_rows = None,
+        "sample_rows" => params.sample_rows = Some(value.parse().ok()?),
+        _ => {}
+    }
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_round_trip() {
+        let clustering = ClusteringParams {
+            niter: 3,
+            nredo: 2,
+            spherical: true,
+            seed: u64::MAX,
+            init: Init::AfkMc2,
+            early_stop_threshold: 0.125,
+            ..ClusteringParams::default()
+        };
+        let params = TrainParams { clustering, sample_rows: Some(9) };
+        assert_eq!(decode_params(&encode_params(&params)).unwrap(), params);
+        assert!(decode_params(b"niter many\n").is_err());
+    }
+}

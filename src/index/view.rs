@@ -1,0 +1,136 @@
+//! The view: one index as a reader or a writer sees it.
+//!
+//! Everything that only reads (search, reconstruct, statistics) is written once, over this trait. Its
+//! two implementations are the frozen [`Snapshot`] with its pins and the tables of an open writer, so
+//! that a writer can search what it has not committed yet. Calls are per list or per result, never per
+//! entry.
+
+use super::stats::{self, PartStats};
+use crate::Result;
+use crate::math::topk::RowIds;
+use crate::storage::WriteTables;
+use crate::storage::block::{BlockRef, Geometry};
+use crate::storage::column::{ABSENT, Column};
+use crate::storage::format::{Header, ListEntry};
+use crate::storage::ids::Slot;
+use crate::storage::sections::Section;
+use crate::storage::snapshot::Snapshot;
+
+pub(crate) trait View: Send + Sync {
+    fn header(&self) -> &Header;
+    /// The directory entry of a list, by its number within the model.
+    fn list(&self, list: u32) -> Result<ListEntry>;
+    fn visit(&self, list: u32, each: &mut dyn FnMut(BlockRef<'_>) -> Result<()>) -> Result<()>;
+    fn peek(&self, list: u32, touch: &mut dyn FnMut(&[u8]));
+    fn id(&self, row: u32) -> Result<u64>;
+    /// The kept vector of a row as stored; false if the index keeps none.
+    fn kept_row(&self, row: u32, out: &mut Vec<u8>) -> Result<bool>;
+    fn row_of(&self, id: u64) -> Result<Option<u32>>;
+    /// Calls `each(row, id)` for every row, ascending.
+    fn for_each_id(&self, each: &mut dyn FnMut(u32, u64)) -> Result<()>;
+    fn slot_of(&self, row: u32) -> Result<Slot>;
+    /// The code at a slot, packed, and the row that stands there.
+    fn code_at(&self, slot: Slot, geometry: &Geometry) -> Result<Option<(Vec<u8>, u32)>>;
+    fn id_of_key(&self, key: &[u8]) -> Result<Option<u64>>;
+    fn key_of(&self, id: u64) -> Result<Option<Vec<u8>>>;
+    fn all_ids(&self) -> Result<Vec<u64>>;
+    fn parts(&self) -> Result<Vec<PartStats>>;
+    /// The training parameters stored with the model, encoded.
+    fn training(&self) -> Result<Option<Vec<u8>>>;
+}
+
+/// A view as the source of ids that collectors ask.
+pub(crate) struct ViewIds<'a>(pub(crate) &'a dyn View);
+
+impl RowIds for ViewIds<'_> {
+    fn id(&self, row: u32) -> Result<u64> {
+        self.0.id(row)
+    }
+}
+
+macro_rules! by_tables {
+    () => {
+        fn row_of(&self, id: u64) -> Result<Option<u32>> {
+            self.tables.row_of(id)
+        }
+        fn for_each_id(&self, each: &mut dyn FnMut(u32, u64)) -> Result<()> {
+            self.tables.for_each_id(self.header().next_row, each)
+        }
+        fn slot_of(&self, row: u32) -> Result<Slot> {
+            self.tables.slot_of(row)
+        }
+        fn code_at(&self, slot: Slot, geometry: &Geometry) -> Result<Option<(Vec<u8>, u32)>> {
+            self.tables.code_at(slot, geometry)
+        }
+        fn id_of_key(&self, key: &[u8]) -> Result<Option<u64>> {
+            self.tables.id_of_key(key)
+        }
+        fn key_of(&self, id: u64) -> Result<Option<Vec<u8>>> {
+            self.tables.key_of(id)
+        }
+        fn all_ids(&self) -> Result<Vec<u64>> {
+            self.tables.all_ids()
+        }
+        fn parts(&self) -> Result<Vec<PartStats>> {
+            stats::parts(&self.tables)
+        }
+        fn training(&self) -> Result<Option<Vec<u8>>> {
+            self.tables.read_section(Section::Training)
+        }
+    };
+}
+
+impl View for Snapshot {
+    by_tables!();
+    fn header(&self) -> &Header {
+        &self.header
+    }
+    fn list(&self, list: u32) -> Result<ListEntry> {
+        self.entry(self.header.first_list + list)
+    }
+    fn visit(&self, list: u32, each: &mut dyn FnMut(BlockRef<'_>) -> Result<()>) -> Result<()> {
+        Snapshot::visit(self, self.header.first_list + list, each)
+    }
+    fn peek(&self, list: u32, touch: &mut dyn FnMut(&[u8])) {
+        Snapshot::peek(self, self.header.first_list + list, touch);
+    }
+    fn id(&self, row: u32) -> Result<u64> {
+        Snapshot::id(self, row)
+    }
+    fn kept_row(&self, row: u32, out: &mut Vec<u8>) -> Result<bool> {
+        Snapshot::kept_row(self, row, out)
+    }
+}
+
+/// An open writer's tables.
+pub(crate) struct WriterView<'w, 't> {
+    pub(crate) tables: &'w WriteTables<'t>,
+    pub(crate) header: &'w Header,
+    pub(crate) geometry: Geometry,
+    pub(crate) rows_column: Option<Column>,
+}
+
+impl View for WriterView<'_, '_> {
+    by_tables!();
+    fn header(&self) -> &Header {
+        self.header
+    }
+    fn list(&self, list: u32) -> Result<ListEntry> {
+        self.tables.list_entry(self.header.first_list + list)
+    }
+    fn visit(&self, list: u32, each: &mut dyn FnMut(BlockRef<'_>) -> Result<()>) -> Result<()> {
+        let n = self.list(list)?.n;
+        self.tables.for_each_block(&self.geometry, self.header.first_list + list, n, |_, block| each(block))
+    }
+    fn peek(&self, _list: u32, _touch: &mut dyn FnMut(&[u8])) {}
+    fn id(&self, row: u32) -> Result<u64> {
+        self.tables.id_of(row)
+    }
+    fn kept_row(&self, row: u32, out: &mut Vec<u8>) -> Result<bool> {
+        let Some(column) = self.rows_column else { return Ok(false) };
+        out.clear();
+        out.resize(column.width, ABSENT);
+        column.get(&self.tables.rows, &self.tables.names.rows, row, out)?;
+        Ok(true)
+    }
+}

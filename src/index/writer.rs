@@ -1,0 +1,317 @@
+//! The writer: one index open for change within a write transaction.
+//!
+//! Every verb checks its whole input before the first write, then changes tables under a header that
+//! says `writer_open`, and clears the flag with its last write. If it fails in between, the writer
+//! refuses to go on and the store refuses to commit; in an application's own transaction, which nobody can poison, a
+//! commit all the same leaves the flag behind, and readers refuse the index until `repair` mended it.
+
+use super::model::Model;
+use super::reader::IndexReader;
+use super::view::WriterView;
+use crate::spec::{IndexSpec, SearchParams};
+use crate::storage::format::{Header, State};
+use crate::storage::{self, CATALOG, WriteTables};
+use crate::{Error, Result};
+use redb::{MultimapTableHandle, ReadableTable, ReadableTableMetadata, TableHandle, WriteTransaction};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, OnceLock};
+
+/// One index open for change. Changes are seen by others when the transaction commits, and only then;
+/// [`reader`](Self::reader) sees them at once.
+pub struct IndexWriter<'t> {
+    pub(crate) tables: WriteTables<'t>,
+    pub(crate) header: Header,
+    pub(crate) model: Arc<Model>,
+    pub(crate) pool: Option<Arc<rayon::ThreadPool>>,
+    pub(crate) poison: Poison,
+}
+
+/// Set when a change fails half-way, with the index's name; shared by a store's transaction and its writers, so
+/// that the transaction cannot commit.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Poison(Arc<OnceLock<String>>);
+
+impl Poison {
+    pub(crate) fn index(&self) -> Option<String> {
+        self.0.get().cloned()
+    }
+}
+
+/// How an index is opened for writing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Change,
+    /// Even if a bulk load is unfinished.
+    Load,
+    /// Even if it is damaged.
+    Repair,
+}
+
+impl<'t> IndexWriter<'t> {
+    /// Opens an index within the application's own write transaction: its rows and its vectors commit
+    /// together or not at all. At most one writer per index may be open at a time.
+    ///
+    /// redb offers no way to poison a caller's transaction: if a verb fails with anything but a refusal
+    /// of its input (its error then says so: see [`is_poisoned`](Self::is_poisoned)), abort it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownIndex`], [`Error::Unfinished`], [`Error::WriterLeftOpen`], [`Error::Corrupt`];
+    /// [`Error::InUse`] if the index is open for change already.
+    pub fn open(txn: &'t WriteTransaction, index: &str) -> Result<Self> {
+        Self::open_for(txn, index, Purpose::Change, |tables, header| {
+            Ok(Arc::new(Model::load(tables, header)?))
+        })
+    }
+
+    /// Creates an index within the application's own write transaction, and the catalog if need be.
+    pub fn create(txn: &'t WriteTransaction, index: &str, spec: &IndexSpec) -> Result<Self> {
+        create_index(txn, index, spec)?;
+        Self::open(txn, index)
+    }
+
+    pub(crate) fn open_for(
+        txn: &'t WriteTransaction,
+        index: &str,
+        purpose: Purpose,
+        model: impl FnOnce(&WriteTables<'t>, &Header) -> Result<Arc<Model>>,
+    ) -> Result<Self> {
+        if !index_exists(txn, index)? {
+            return Err(Error::UnknownIndex { name: index.into() });
+        }
+        let tables = storage::open_write(txn, index)?;
+        let header = storage::load_header(&tables.meta, &tables.names.meta)?;
+        if header.writer_open && purpose != Purpose::Repair {
+            return Err(Error::WriterLeftOpen { index: index.into() });
+        }
+        if header.state == State::Loading && purpose == Purpose::Change {
+            return Err(Error::Unfinished { index: index.into(), rows: header.load_rows });
+        }
+        let model = model(&tables, &header)?;
+        Ok(IndexWriter { tables, header, model, pool: None, poison: Poison::default() })
+    }
+
+    /// A reader of this writer's state, uncommitted changes included. It pins nothing.
+    pub fn reader(&self) -> IndexReader<'_> {
+        let view = WriterView {
+            tables: &self.tables,
+            header: &self.header,
+            geometry: self.model.geometry,
+            rows_column: self.model.rows_column,
+        };
+        IndexReader {
+            view: Arc::new(view),
+            model: self.model.clone(),
+            pool: self.pool.clone(),
+            _database: None,
+        }
+    }
+
+    /// What the index was created as.
+    pub fn spec(&self) -> &IndexSpec {
+        &self.model.spec
+    }
+
+    /// Vectors in the index.
+    pub fn len(&self) -> u64 {
+        self.header.ntotal
+    }
+
+    /// True if the index holds no vector.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// True if a change failed half-way: the transaction must be aborted.
+    pub fn is_poisoned(&self) -> bool {
+        self.poison.index().is_some()
+    }
+
+    /// Stores search defaults with the index; fields that are not set go back to vellum's own. A selector
+    /// cannot be a default.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a value of 0 or beyond 2^32 - 1, a selector, or `rerank` without kept rows.
+    pub fn set_search_defaults(&mut self, params: &SearchParams) -> Result<()> {
+        let bad = |name, what: &str| Err(Error::Parameter { name, what: what.into() });
+        if params.selector.is_some() {
+            return bad("selector", "a selector cannot be a default");
+        }
+        if params.rerank.is_some() && self.model.spec.kept.is_none() {
+            return bad("rerank", "the index keeps no rows to rerank with");
+        }
+        let field = |name, value: Option<usize>| match value.map(u32::try_from) {
+            None => Ok(0),
+            Some(Ok(value)) if value > 0 => Ok(value),
+            Some(_) => Err(Error::Parameter { name, what: "expected 1 to 2^32 - 1".into() }),
+        };
+        let (nprobe, rerank) = (field("nprobe", params.nprobe)?, field("rerank", params.rerank)?);
+        let max_codes = params.max_codes.unwrap_or(0) as u64;
+        self.change(|writer| {
+            (writer.header.nprobe, writer.header.rerank) = (nprobe, rerank);
+            writer.header.max_codes = max_codes;
+            Ok(())
+        })
+    }
+
+    /// Runs one verb's writes between the two header writes that frame it.
+    pub(crate) fn change<R>(&mut self, write: impl FnOnce(&mut Self) -> Result<R>) -> Result<R> {
+        if let Some(index) = self.poison.index() {
+            return Err(Error::Poisoned { index });
+        }
+        let before = self.header.clone();
+        self.header.seq = before.seq.wrapping_add(1);
+        self.header.nonce = random();
+        self.header.writer_open = true;
+        let done = self.store_header().and_then(|()| write(self)).and_then(|done| {
+            self.header.writer_open = false;
+            self.store_header()?;
+            Ok(done)
+        });
+        if done.is_err() {
+            // Only the first failure is kept.
+            let _ = self.poison.0.set(self.tables.names.index.clone());
+        }
+        done
+    }
+
+    fn store_header(&mut self) -> Result<()> {
+        self.tables.meta.insert(0, self.header.encode().as_slice())?;
+        Ok(())
+    }
+
+    /// Runs `work` on the store's pool, if it has one.
+    pub(crate) fn in_pool<R: Send>(
+        pool: &Option<Arc<rayon::ThreadPool>>,
+        work: impl FnOnce() -> R + Send,
+    ) -> R {
+        match pool {
+            Some(pool) => pool.install(work),
+            None => work(),
+        }
+    }
+}
+
+impl std::fmt::Debug for IndexWriter<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("IndexWriter")
+            .field("index", &self.tables.names.index)
+            .field("len", &self.len())
+            .finish()
+    }
+}
+
+/// Unpredictable enough to tell two changes apart; the standard library's hasher keys come from the
+/// system.
+pub(crate) fn random() -> u64 {
+    RandomState::new().hash_one(std::time::SystemTime::now())
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let plain = |c: char| c != '/' && !c.is_control();
+    if (1..=128).contains(&name.len()) && name.chars().all(plain) && name != "vellum" {
+        Ok(())
+    } else {
+        Err(Error::IndexName { name: name.into() })
+    }
+}
+
+fn index_exists(txn: &WriteTransaction, name: &str) -> Result<bool> {
+    let catalog = txn.open_table(CATALOG)?;
+    let made_by_asking = catalog.is_empty()?;
+    let found = !name.is_empty() && catalog.get(name)?.is_some();
+    drop(catalog);
+    if made_by_asking {
+        txn.delete_table(CATALOG)?;
+    }
+    Ok(found)
+}
+
+/// Refuses a name under which the application has tables of its own.
+fn check_free(txn: &WriteTransaction, name: &str) -> Result<()> {
+    let names = storage::Names::of(name);
+    let plain = txn.list_tables()?.map(|table| table.name().to_string());
+    let multimaps = txn.list_multimap_tables()?.map(|table| table.name().to_string());
+    match plain.chain(multimaps).find(|table| names.contains(table)) {
+        Some(table) => Err(redb::Error::TableExists(table).into()),
+        None => Ok(()),
+    }
+}
+
+/// Writes the store header if the catalog has none yet.
+pub(crate) fn ensure_catalog(txn: &WriteTransaction) -> Result<()> {
+    let mut catalog = txn.open_table(CATALOG)?;
+    let found = catalog.get("")?.map(|value| storage::format::store_header::check(value.value()));
+    match found {
+        Some(checked) => checked,
+        None => {
+            catalog.insert("", &storage::format::store_header::encode()[..])?;
+            Ok(())
+        }
+    }
+}
+
+pub(crate) fn create_index(txn: &WriteTransaction, name: &str, spec: &IndexSpec) -> Result<()> {
+    check_name(name)?;
+    let model = Model::untrained(spec)?;
+    if index_exists(txn, name)? {
+        return Err(Error::IndexExists { name: name.into() });
+    }
+    check_free(txn, name)?;
+    ensure_catalog(txn)?;
+    let mut uuid = [0; 16];
+    uuid[..8].copy_from_slice(&random().to_le_bytes());
+    uuid[8..].copy_from_slice(&random().to_le_bytes());
+    txn.open_table(CATALOG)?.insert(name, &uuid[..])?;
+    let header = Header {
+        uuid,
+        state: State::Ready,
+        writer_open: false,
+        trained: spec.nlist.is_none(),
+        metric: spec.metric,
+        keys: spec.keys,
+        block_order: model.geometry.order,
+        dim: spec.dim as u32,
+        nlist: 1,
+        first_list: 0,
+        ntotal: 0,
+        next_id: 0,
+        next_row: 0,
+        seq: 0,
+        nonce: random(),
+        model_version: 0,
+        load_rows: 0,
+        nprobe: 0,
+        rerank: 0,
+        max_codes: 0,
+        spec: spec.to_string(),
+    };
+    let mut tables = storage::open_write(txn, name)?;
+    tables.meta.insert(0, header.encode().as_slice())?;
+    Ok(())
+}
+
+pub(crate) fn drop_index(txn: &WriteTransaction, name: &str) -> Result<()> {
+    if !index_exists(txn, name)? {
+        return Err(Error::UnknownIndex { name: name.into() });
+    }
+    // Refused while a writer has the index open, and then nothing may have changed: tables first.
+    storage::delete_tables(txn, name)?;
+    txn.open_table(CATALOG)?.remove(name)?;
+    Ok(())
+}
+
+pub(crate) fn rename_index(txn: &WriteTransaction, from: &str, to: &str) -> Result<()> {
+    check_name(to)?;
+    if !index_exists(txn, from)? {
+        return Err(Error::UnknownIndex { name: from.into() });
+    }
+    if index_exists(txn, to)? {
+        return Err(Error::IndexExists { name: to.into() });
+    }
+    check_free(txn, to)?;
+    storage::rename_tables(txn, from, to)?;
+    let mut catalog = txn.open_table(CATALOG)?;
+    let uuid = catalog.remove(from)?.map(|uuid| uuid.value().to_vec()).unwrap_or_default();
+    catalog.insert(to, uuid.as_slice())?;
+    Ok(())
+}

@@ -1,0 +1,313 @@
+//! What an index is ([`IndexSpec`]) and how it is searched ([`SearchParams`]).
+//!
+//! A specification is typed; the factory string is only its spelling (`"IVF2048,Flat"`), parsed and
+//! printed here and nowhere else. Parts that do not fit together are refused when the text is parsed or
+//! the index is created, with the reason.
+
+use crate::kernel::Element;
+use crate::math::selector::IdSelector;
+use crate::storage::format::MAX_ORDER;
+use crate::{Error, Metric, Result};
+use std::fmt;
+use std::str::FromStr;
+
+/// How a vector is encoded in its list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Encoding {
+    /// The components as they are, 4·dim bytes (`Flat`).
+    Flat,
+    /// The components as IEEE half precision, 2·dim bytes (`SQfp16`).
+    F16,
+    /// The components as bfloat16, 2·dim bytes (`SQbf16`).
+    BF16,
+}
+
+impl Encoding {
+    pub(crate) fn element(self) -> Element {
+        match self {
+            Encoding::Flat => Element::F32,
+            Encoding::F16 => Element::F16,
+            Encoding::BF16 => Element::BF16,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Encoding::Flat => "Flat",
+            Encoding::F16 => "SQfp16",
+            Encoding::BF16 => "SQbf16",
+        }
+    }
+}
+
+/// The vectors kept beside the codes, to rerank what the codes found and to reconstruct exactly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum KeptRows {
+    /// f32, 4·dim bytes a row (`RFlat`).
+    F32,
+    /// f16, 2·dim bytes a row (`RF16`).
+    F16,
+}
+
+impl KeptRows {
+    pub(crate) fn element(self) -> Element {
+        match self {
+            KeptRows::F32 => Element::F32,
+            KeptRows::F16 => Element::F16,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            KeptRows::F32 => "RFlat",
+            KeptRows::F16 => "RF16",
+        }
+    }
+}
+
+/// What kind of index to create.
+///
+/// Parsed from FAISS's factory grammar and completed with what the string does not say:
+/// ```
+/// # use vellum::{IndexSpec, Metric};
+/// let spec = "IVF2048,SQfp16,RFlat".parse::<IndexSpec>()?.with_dim(128).with_metric(Metric::L2);
+/// assert_eq!(spec.nlist(), Some(2048));
+/// assert_eq!(spec.to_string(), "IVF2048,SQfp16,RFlat");
+/// # Ok::<(), vellum::Error>(())
+/// ```
+/// Without an `IVF` part (`"Flat"`) there is one list, no training, and every search is exhaustive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IndexSpec {
+    pub(crate) dim: usize,
+    pub(crate) metric: Metric,
+    pub(crate) nlist: Option<usize>,
+    pub(crate) encoding: Encoding,
+    pub(crate) kept: Option<KeptRows>,
+    pub(crate) keys: bool,
+    pub(crate) block_order: u8,
+}
+
+/// The most lists an index may have.
+pub const NLIST_MAX: usize = 1 << 24;
+/// The most components a vector may have.
+pub const DIM_MAX: usize = 1 << 16;
+
+/// Blocks of 16,368 bytes: a 1-block change writes 16 KiB, and a list of 75 KB is five gets.
+const BLOCK_ORDER: u8 = 2;
+
+impl IndexSpec {
+    /// `dim` components, `nlist` inverted lists, exact f32 codes.
+    pub fn ivf(dim: usize, metric: Metric, nlist: usize) -> Self {
+        IndexSpec { nlist: Some(nlist), ..Self::flat(dim, metric) }
+    }
+
+    /// `dim` components in one list, searched exhaustively; needs no training.
+    pub fn flat(dim: usize, metric: Metric) -> Self {
+        IndexSpec {
+            dim,
+            metric,
+            nlist: None,
+            encoding: Encoding::Flat,
+            kept: None,
+            keys: false,
+            block_order: BLOCK_ORDER,
+        }
+    }
+
+    /// Sets the number of components of a vector, 1 to [`DIM_MAX`].
+    pub fn with_dim(self, dim: usize) -> Self {
+        IndexSpec { dim, ..self }
+    }
+
+    /// Sets the metric.
+    pub fn with_metric(self, metric: Metric) -> Self {
+        IndexSpec { metric, ..self }
+    }
+
+    /// Sets how vectors are encoded in their lists.
+    pub fn with_encoding(self, encoding: Encoding) -> Self {
+        IndexSpec { encoding, ..self }
+    }
+
+    /// Keeps the vectors beside the codes.
+    pub fn with_kept_rows(self, kept: KeptRows) -> Self {
+        IndexSpec { kept: Some(kept), ..self }
+    }
+
+    /// Names vectors by keys (strings or bytes, 1 to 1,024 bytes) instead of integers.
+    pub fn with_keys(self, keys: bool) -> Self {
+        IndexSpec { keys, ..self }
+    }
+
+    /// Sets the block order k, 0 to 6: blocks of 4096·2^k − 16 bytes. 2 by default; 4 makes long lists
+    /// faster to read from disk and small appends write four times as much. Vectors too large for the
+    /// order asked for get the smallest order that holds one.
+    pub fn with_block_order(self, order: u8) -> Self {
+        IndexSpec { block_order: order, ..self }
+    }
+
+    /// Components of a vector; 0 until set.
+    pub fn dim(&self) -> usize {
+        self.dim
+    }
+
+    /// The metric; L2 until set.
+    pub fn metric(&self) -> Metric {
+        self.metric
+    }
+
+    /// Number of inverted lists; `None` for a flat index.
+    pub fn nlist(&self) -> Option<usize> {
+        self.nlist
+    }
+
+    /// How vectors are encoded.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// The vectors kept beside the codes.
+    pub fn kept_rows(&self) -> Option<KeptRows> {
+        self.kept
+    }
+
+    /// True if vectors are named by keys.
+    pub fn keys(&self) -> bool {
+        self.keys
+    }
+
+    /// The block order.
+    pub fn block_order(&self) -> u8 {
+        self.block_order
+    }
+
+    /// Refuses what cannot be created.
+    pub(crate) fn check(&self) -> Result<()> {
+        let bad = |what: String| Err(Error::Spec { text: self.to_string(), what });
+        if self.dim == 0 || self.dim > DIM_MAX {
+            return bad(format!("dimension {}, allowed are 1 to {DIM_MAX}", self.dim));
+        }
+        if self.block_order > MAX_ORDER {
+            return bad(format!("block order {}, allowed are 0 to {MAX_ORDER}", self.block_order));
+        }
+        match self.nlist {
+            Some(nlist) if nlist == 0 || nlist > NLIST_MAX => {
+                bad(format!("{nlist} lists, allowed are 1 to {NLIST_MAX}"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for IndexSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(nlist) = self.nlist {
+            write!(f, "IVF{nlist},")?;
+        }
+        f.write_str(self.encoding.name())?;
+        self.kept.map_or(Ok(()), |kept| write!(f, ",{}", kept.name()))
+    }
+}
+
+impl FromStr for IndexSpec {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let bad = |what: String| Error::Spec { text: text.into(), what };
+        let mut spec = IndexSpec::flat(0, Metric::L2);
+        let mut parts = text.split(',').peekable();
+        if let Some(lists) = parts.peek().and_then(|part| part.strip_prefix("IVF")) {
+            let plain = !lists.is_empty() && lists.bytes().all(|b| b.is_ascii_digit());
+            let nlist = lists.parse::<usize>().ok().filter(|n| plain && (1..=NLIST_MAX).contains(n));
+            spec.nlist = Some(nlist.ok_or_else(|| bad(format!("IVF takes 1 to {NLIST_MAX} lists")))?);
+            parts.next();
+        }
+        let encoding = parts.next().unwrap_or_default();
+        spec.encoding = [Encoding::Flat, Encoding::F16, Encoding::BF16]
+            .into_iter()
+            .find(|e| e.name() == encoding)
+            .ok_or_else(|| bad(format!("`{encoding}` is no encoding: Flat, SQfp16 or SQbf16")))?;
+        if let Some(kept) = parts.next() {
+            let known = [KeptRows::F32, KeptRows::F16].into_iter().find(|k| k.name() == kept);
+            spec.kept = Some(known.ok_or_else(|| bad(format!("`{kept}` keeps no rows: RFlat or RF16")))?);
+        }
+        match parts.next() {
+            None => Ok(spec),
+            Some(rest) => Err(bad(format!("`{rest}` is one part too many"))),
+        }
+    }
+}
+
+/// How to search. A field that is not set comes from the defaults stored with the index.
+///
+/// ```
+/// # use vellum::{IdSelector, SearchParams};
+/// let params = SearchParams::new().nprobe(16).selector(IdSelector::Range(0..1000));
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct SearchParams {
+    pub(crate) nprobe: Option<usize>,
+    pub(crate) max_codes: Option<usize>,
+    pub(crate) rerank: Option<usize>,
+    pub(crate) selector: Option<IdSelector>,
+}
+
+impl SearchParams {
+    /// Nothing set.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lists to probe, at least 1; more than there are means all of them.
+    pub fn nprobe(self, nprobe: usize) -> Self {
+        SearchParams { nprobe: Some(nprobe), ..self }
+    }
+
+    /// Entries to score per query at most, counted after the selector, in the order of the probes; 0 is
+    /// no limit.
+    pub fn max_codes(self, max_codes: usize) -> Self {
+        SearchParams { max_codes: Some(max_codes), ..self }
+    }
+
+    /// Rows to score again with the kept rows, at least k. Refused by an index that keeps none.
+    pub fn rerank(self, rows: usize) -> Self {
+        SearchParams { rerank: Some(rows), ..self }
+    }
+
+    /// Only vectors whose id the selector holds.
+    pub fn selector(self, selector: IdSelector) -> Self {
+        SearchParams { selector: Some(selector), ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn specifications_round_trip() {
+        for text in ["Flat", "SQfp16", "IVF1,Flat", "IVF2048,SQbf16", "IVF65536,SQfp16,RFlat", "Flat,RF16"] {
+            assert_eq!(text.parse::<IndexSpec>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_specification_is_refused() {
+        for text in [
+            "",
+            "IVF",
+            "IVF0,Flat",
+            "IVF+4,Flat",
+            "IVF4",
+            "IVF4,PQ8",
+            "IVF4,Flat,RFlat,x",
+            "ivf4,Flat",
+            "Flat,",
+            "IVF99999999999999999999,Flat",
+        ] {
+            assert!(matches!(text.parse::<IndexSpec>(), Err(Error::Spec { .. })), "{text}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! The block: a run of entries of one inverted list in one value.
+//!
+//! ```text
+//! | frame, 64 B | codes: layout.region_bytes(n) | row numbers: n × u32 | zeros |
+//! ```
+//! A block with `capacity` entries is *sealed* and exactly `4096·2^order − 16` bytes long. The last
+//! block of a list may hold fewer: it is cut to what is in it, rounded up to 16 bytes.
+
+use super::format::{FRAME, Frame, FrameHead, Kind, seal_frame, value_bytes};
+use crate::layout::Layout;
+use crate::{Error, Result};
+use zerocopy::FromBytes;
+use zerocopy::little_endian::U32;
+
+/// What an index's blocks look like: chosen when it is created, never mixed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    pub(crate) layout: Layout,
+    pub(crate) order: u8,
+    /// Entries of a sealed block.
+    pub(crate) capacity: u32,
+}
+
+impl Geometry {
+    /// The geometry of blocks of `order`, or `None` if not one entry fits.
+    pub(crate) fn new(layout: Layout, order: u8) -> Option<Self> {
+        let room = value_bytes(order) - FRAME;
+        let fits = |n: usize| layout.region_bytes(n) + 4 * n <= room;
+        let mut n = room / (layout.code_bytes() + 4);
+        while n > 0 && !fits(n) {
+            n -= 1;
+        }
+        (n > 0).then_some(Geometry { layout, order, capacity: n as u32 })
+    }
+
+    /// Bytes of a block with `n` entries.
+    pub(crate) fn block_bytes(&self, n: usize) -> usize {
+        if n == self.capacity as usize {
+            value_bytes(self.order)
+        } else {
+            (FRAME + self.layout.region_bytes(n) + 4 * n).next_multiple_of(16)
+        }
+    }
+}
+
+/// A validated block, borrowed from its value.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BlockRef<'a> {
+    /// Codes in the layout's order, `layout.region_bytes(rows.len())` bytes.
+    pub(crate) codes: &'a [u8],
+    /// The row number of each entry.
+    pub(crate) rows: &'a [U32],
+}
+
+impl<'a> BlockRef<'a> {
+    /// Checks everything: checksums, identity, counts and lengths.
+    pub(crate) fn open(
+        table: &str,
+        key: u64,
+        value: &'a [u8],
+        geometry: &Geometry,
+        n: usize,
+    ) -> Result<Self> {
+        let frame = Frame::open(table, Kind::Block, key, value)?;
+        let bad = |what: String| Err(Error::corrupt(table, key, what));
+        if frame.count as usize != n {
+            return bad(format!("{} entries, the directory says {n}", frame.count));
+        }
+        if frame.capacity != geometry.capacity || frame.width as usize != geometry.layout.code_bytes() {
+            return bad(format!("capacity {} and code size {}", frame.capacity, frame.width));
+        }
+        Self::split(frame.payload, geometry, n)
+            .ok_or_else(|| Error::corrupt(table, key, "payload of the wrong length"))
+    }
+
+    /// A block that was validated before and has not moved since: only the lengths are checked.
+    pub(crate) fn reopen(value: &'a [u8], geometry: &Geometry, n: usize) -> Option<Self> {
+        let payload = value.get(FRAME..FRAME + geometry.layout.region_bytes(n) + 4 * n)?;
+        Self::split(payload, geometry, n)
+    }
+
+    fn split(payload: &'a [u8], geometry: &Geometry, n: usize) -> Option<Self> {
+        let (codes, rows) = payload.split_at_checked(geometry.layout.region_bytes(n))?;
+        let rows = <[U32]>::ref_from_bytes(rows).ok()?;
+        (rows.len() == n).then_some(BlockRef { codes, rows })
+    }
+}
+
+/// A block in memory, being changed: packed codes and row numbers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct BlockBuf {
+    pub(crate) codes: Vec<u8>,
+    pub(crate) rows: Vec<u32>,
+}
+
+impl BlockBuf {
+    pub(crate) fn copy_of(block: BlockRef<'_>, geometry: &Geometry) -> Self {
+        let mut codes = Vec::with_capacity(geometry.capacity as usize * geometry.layout.code_bytes());
+        geometry.layout.unpack(block.codes, block.rows.len(), &mut codes);
+        BlockBuf { codes, rows: block.rows.iter().map(|row| row.get()).collect() }
+    }
+
+    /// The packed code of entry `i`.
+    pub(crate) fn code(&self, i: usize, code_bytes: usize) -> &[u8] {
+        &self.codes[i * code_bytes..(i + 1) * code_bytes]
+    }
+
+    /// The block as a value.
+    pub(crate) fn encode(&self, geometry: &Geometry, key: u64, seq: u64) -> Vec<u8> {
+        let n = self.rows.len();
+        assert!(n as u32 <= geometry.capacity, "a block holds at most its capacity");
+        let mut value = Vec::with_capacity(geometry.block_bytes(n));
+        value.resize(FRAME, 0);
+        geometry.layout.pack(&self.codes, &mut value);
+        assert_eq!(value.len(), FRAME + geometry.layout.region_bytes(n), "codes fill their region");
+        self.rows.iter().for_each(|row| value.extend_from_slice(&row.to_le_bytes()));
+        let payload = value.len() - FRAME;
+        value.resize(geometry.block_bytes(n), 0);
+        let head = FrameHead {
+            kind: Kind::Block,
+            order: geometry.order,
+            key,
+            count: n as u32,
+            capacity: geometry.capacity,
+            width: geometry.layout.code_bytes() as u32,
+            seq,
+        };
+        seal_frame(&mut value, head, payload);
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sealed_blocks_fill_a_page_run_exactly() {
+        for order in 0..=6 {
+            for code_bytes in [1, 3, 36, 128, 512, 3000] {
+                let geometry = Geometry::new(Layout::RowMajor { code_bytes }, order).unwrap();
+                let n = geometry.capacity as usize;
+                let block = BlockBuf { codes: vec![7; n * code_bytes], rows: (0..n as u32).collect() };
+                let value = block.encode(&geometry, 5, 1);
+                assert_eq!(value.len(), (4096 << order) - 16);
+                let back = BlockRef::open("t", 5, &value, &geometry, n).unwrap();
+                assert_eq!(back.codes, block.codes);
+                assert!(back.rows.iter().map(|r| r.get()).eq(0..n as u32));
+            }
+        }
+    }
+
+    #[test]
+    fn a_code_larger_than_a_block_has_no_geometry() {
+        assert_eq!(Geometry::new(Layout::RowMajor { code_bytes: 5000 }, 0), None);
+    }
+
+    #[test]
+    fn a_partial_block_is_cut_to_its_contents() {
+        let geometry = Geometry::new(Layout::RowMajor { code_bytes: 12 }, 1).unwrap();
+        let block = BlockBuf { codes: (0..36).collect(), rows: vec![9, 8, 7] };
+        let value = block.encode(&geometry, 5, 1);
+        assert_eq!(value.len(), (64 + 36 + 12usize).next_multiple_of(16));
+        let back = BlockRef::open("t", 5, &value, &geometry, 3).unwrap();
+        assert_eq!(BlockBuf::copy_of(back, &geometry).rows, block.rows);
+        assert!(BlockRef::open("t", 5, &value, &geometry, 4).is_err());
+    }
+}

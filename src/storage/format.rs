@@ -1,0 +1,502 @@
+//! The bytes of a value: the frame around every large one, the index header, the store header.
+//!
+//! Every value of `blocks`, `tails`, `model` and the columns is a *frame*: a 64-byte header and a payload.
+//!
+//! ```text
+//!  0  magic "VLF1"      16  count      u32      40  reserved, zero
+//!  4  kind     u8       20  capacity   u32      56  payload crc32  u32
+//!  5  order    u8       24  width      u32      60  header crc32   u32 (of bytes 0..60)
+//!  6  reserved u16      28  payload    u32      64  payload, then zeros
+//!  8  key      u64      32  seq        u64
+//! ```
+//! `key` is the key the value stands under, so that a misdirected page is noticed; `width` is the size of
+//! one code or column entry; `seq` the change that wrote it. redb checks no checksum when it reads, so a
+//! frame is believed only after [`Frame::open`] compared all of this. Everything is little-endian.
+#![warn(clippy::indexing_slicing)]
+
+use crate::{Error, Metric, Result};
+use zerocopy::little_endian::{F64, U16, U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// The version this code writes, and the newest it reads.
+pub(crate) const FORMAT: u32 = 1;
+/// The oldest version of this code that can read what it writes.
+pub(crate) const OLDEST_READER: u32 = 1;
+
+/// Bytes of a frame before its payload.
+pub(crate) const FRAME: usize = 64;
+/// The largest block order: 256 KiB values.
+pub(crate) const MAX_ORDER: u8 = 6;
+const FRAME_MAGIC: [u8; 4] = *b"VLF1";
+
+/// The size of a full value: with its 8-byte key and redb's own 8 bytes it fills 4096·2^order.
+pub(crate) fn value_bytes(order: u8) -> usize {
+    (4096 << order) - 16
+}
+
+/// What a frame holds. Tags are never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Block = 1,
+    Ids = 2,
+    Slots = 3,
+    Rows = 4,
+    Lists = 5,
+    Model = 6,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
+#[repr(C)]
+struct RawFrame {
+    magic: [u8; 4],
+    kind: u8,
+    order: u8,
+    reserved: U16,
+    key: U64,
+    count: U32,
+    capacity: U32,
+    width: U32,
+    payload: U32,
+    seq: U64,
+    reserved2: [u8; 16],
+    payload_crc: U32,
+    header_crc: U32,
+}
+const _: () = assert!(size_of::<RawFrame>() == FRAME);
+
+/// The part of a frame's header that its writer chooses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FrameHead {
+    pub(crate) kind: Kind,
+    pub(crate) order: u8,
+    pub(crate) key: u64,
+    pub(crate) count: u32,
+    pub(crate) capacity: u32,
+    pub(crate) width: u32,
+    pub(crate) seq: u64,
+}
+
+/// A validated frame.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame<'a> {
+    pub(crate) count: u32,
+    pub(crate) capacity: u32,
+    pub(crate) width: u32,
+    pub(crate) seq: u64,
+    pub(crate) payload: &'a [u8],
+}
+
+/// Writes the header in front of the payload that already stands in `value[FRAME..FRAME + payload]`.
+pub(crate) fn seal_frame(value: &mut [u8], head: FrameHead, payload: usize) {
+    assert!(value.len() >= FRAME + payload, "a frame must hold its payload");
+    let (front, rest) = value.split_at_mut(FRAME);
+    let mut raw = RawFrame {
+        magic: FRAME_MAGIC,
+        kind: head.kind as u8,
+        order: head.order,
+        reserved: U16::ZERO,
+        key: head.key.into(),
+        count: head.count.into(),
+        capacity: head.capacity.into(),
+        width: head.width.into(),
+        payload: (payload as u32).into(),
+        seq: head.seq.into(),
+        reserved2: [0; 16],
+        payload_crc: rest.get(..payload).map_or(0, crc32fast::hash).into(),
+        header_crc: U32::ZERO,
+    };
+    raw.header_crc = header_crc(&raw).into();
+    front.copy_from_slice(raw.as_bytes());
+}
+
+fn header_crc(raw: &RawFrame) -> u32 {
+    raw.as_bytes().get(..FRAME - 4).map_or(0, crc32fast::hash)
+}
+
+impl<'a> Frame<'a> {
+    /// Believes `value` only if its checksums hold and it is the value of this table, kind and key.
+    pub(crate) fn open(table: &str, kind: Kind, key: u64, value: &'a [u8]) -> Result<Self> {
+        let bad = |what: &str| Err(Error::corrupt(table, key, what));
+        let Ok((raw, rest)) = RawFrame::ref_from_prefix(value) else {
+            return bad("shorter than a frame");
+        };
+        if raw.magic != FRAME_MAGIC {
+            return bad("no frame");
+        }
+        if raw.header_crc.get() != header_crc(raw) {
+            return bad("header checksum");
+        }
+        if raw.kind != kind as u8 {
+            return bad("a value of another kind");
+        }
+        if raw.key.get() != key {
+            return Err(Error::corrupt(table, key, format!("the value of key {}", raw.key.get())));
+        }
+        let Some(payload) = rest.get(..raw.payload.get() as usize) else {
+            return bad("payload longer than the value");
+        };
+        if raw.payload_crc.get() != crc32fast::hash(payload) {
+            return bad("payload checksum");
+        }
+        Ok(Frame {
+            count: raw.count.get(),
+            capacity: raw.capacity.get(),
+            width: raw.width.get(),
+            seq: raw.seq.get(),
+            payload,
+        })
+    }
+}
+
+/// Whether an index can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum State {
+    Ready = 1,
+    /// A bulk load was begun and not finished.
+    Loading = 2,
+}
+
+/// The index header, decoded. It stands under key 0 of `meta` and is rewritten by every change.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Header {
+    pub(crate) uuid: [u8; 16],
+    pub(crate) state: State,
+    /// Set while a verb changes tables; found set by a later transaction, it means half a change.
+    pub(crate) writer_open: bool,
+    pub(crate) trained: bool,
+    pub(crate) metric: Metric,
+    /// True if ids are keys.
+    pub(crate) keys: bool,
+    pub(crate) block_order: u8,
+    pub(crate) dim: u32,
+    /// Lists of the current model: numbers `first_list .. first_list + nlist`.
+    pub(crate) nlist: u32,
+    pub(crate) first_list: u32,
+    pub(crate) ntotal: u64,
+    /// The next id `add` gives; greater than any id ever seen.
+    pub(crate) next_id: u64,
+    /// Row numbers from here on were never used.
+    pub(crate) next_row: u32,
+    /// Counts changes; `nonce` tells apart two changes with the same number, one of them aborted.
+    pub(crate) seq: u64,
+    pub(crate) nonce: u64,
+    pub(crate) model_version: u64,
+    /// Rows an unfinished bulk load has committed.
+    pub(crate) load_rows: u64,
+    /// Stored search defaults; 0 is unset.
+    pub(crate) nprobe: u32,
+    pub(crate) rerank: u32,
+    pub(crate) max_codes: u64,
+    /// The specification's spelling.
+    pub(crate) spec: String,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawHeader {
+    magic: [u8; 8],
+    format: U32,
+    oldest_reader: U32,
+    crc: U32,
+    spec_bytes: U32,
+    uuid: [u8; 16],
+    state: u8,
+    writer_open: u8,
+    trained: u8,
+    metric: u8,
+    keys: u8,
+    block_order: u8,
+    reserved: [u8; 2],
+    dim: U32,
+    nlist: U32,
+    first_list: U32,
+    ntotal: U64,
+    next_id: U64,
+    next_row: U32,
+    nprobe: U32,
+    seq: U64,
+    nonce: U64,
+    model_version: U64,
+    load_rows: U64,
+    max_codes: U64,
+    rerank: U32,
+    reserved2: [u8; 24],
+}
+
+const HEADER_MAGIC: [u8; 8] = *b"vellum.i";
+/// Where the checksum of the header begins: after magic, versions and the checksum itself, so that a
+/// later version is named as such whatever else it changed.
+const HEADER_CRC_FROM: usize = 20;
+
+impl Header {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let raw = RawHeader {
+            magic: HEADER_MAGIC,
+            format: FORMAT.into(),
+            oldest_reader: OLDEST_READER.into(),
+            crc: U32::ZERO,
+            spec_bytes: (self.spec.len() as u32).into(),
+            uuid: self.uuid,
+            state: self.state as u8,
+            writer_open: self.writer_open.into(),
+            trained: self.trained.into(),
+            metric: self.metric.tag(),
+            keys: self.keys.into(),
+            block_order: self.block_order,
+            reserved: [0; 2],
+            dim: self.dim.into(),
+            nlist: self.nlist.into(),
+            first_list: self.first_list.into(),
+            ntotal: self.ntotal.into(),
+            next_id: self.next_id.into(),
+            next_row: self.next_row.into(),
+            nprobe: self.nprobe.into(),
+            seq: self.seq.into(),
+            nonce: self.nonce.into(),
+            model_version: self.model_version.into(),
+            load_rows: self.load_rows.into(),
+            max_codes: self.max_codes.into(),
+            rerank: self.rerank.into(),
+            reserved2: [0; 24],
+        };
+        let mut bytes = raw.as_bytes().to_vec();
+        bytes.extend_from_slice(self.spec.as_bytes());
+        let crc = bytes.get(HEADER_CRC_FROM..).map_or(0, crc32fast::hash);
+        if let Some(field) = bytes.get_mut(16..20) {
+            field.copy_from_slice(&crc.to_le_bytes());
+        }
+        bytes
+    }
+
+    pub(crate) fn decode(table: &str, bytes: &[u8]) -> Result<Self> {
+        let bad = |what: &str| Error::corrupt(table, 0, what);
+        let (raw, rest) = RawHeader::ref_from_prefix(bytes).map_err(|_| bad("shorter than a header"))?;
+        if raw.magic != HEADER_MAGIC {
+            return Err(bad("no index header"));
+        }
+        if raw.oldest_reader.get() > FORMAT {
+            return Err(Error::NewerVersion { needed: raw.oldest_reader.get(), supported: FORMAT });
+        }
+        if bytes.get(HEADER_CRC_FROM..).map(crc32fast::hash) != Some(raw.crc.get()) {
+            return Err(bad("header checksum"));
+        }
+        let spec = rest.get(..raw.spec_bytes.get() as usize).ok_or_else(|| bad("specification cut off"))?;
+        Ok(Header {
+            uuid: raw.uuid,
+            state: match raw.state {
+                1 => State::Ready,
+                2 => State::Loading,
+                _ => return Err(bad("unknown state")),
+            },
+            writer_open: raw.writer_open != 0,
+            trained: raw.trained != 0,
+            metric: Metric::from_tag(raw.metric).ok_or_else(|| bad("unknown metric"))?,
+            keys: raw.keys != 0,
+            block_order: raw.block_order,
+            dim: raw.dim.get(),
+            nlist: raw.nlist.get(),
+            first_list: raw.first_list.get(),
+            ntotal: raw.ntotal.get(),
+            next_id: raw.next_id.get(),
+            next_row: raw.next_row.get(),
+            seq: raw.seq.get(),
+            nonce: raw.nonce.get(),
+            model_version: raw.model_version.get(),
+            load_rows: raw.load_rows.get(),
+            nprobe: raw.nprobe.get(),
+            rerank: raw.rerank.get(),
+            max_codes: raw.max_codes.get(),
+            spec: String::from_utf8(spec.to_vec()).map_err(|_| bad("specification is no text"))?,
+        })
+    }
+
+    /// True if both describe the same committed state of the same index.
+    pub(crate) fn same_state(&self, other: &Header) -> bool {
+        (self.uuid, self.seq, self.nonce) == (other.uuid, other.seq, other.nonce)
+    }
+}
+
+/// One entry of the list directory, 48 bytes in the `lists` column.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct ListEntry {
+    /// Entries in the list.
+    pub(crate) n: u32,
+    /// The change that last touched the list, and its nonce: equal pairs mean equal contents.
+    pub(crate) seq: u64,
+    pub(crate) nonce: u64,
+    /// Σ‖x − c‖² over the entries, for drift statistics.
+    pub(crate) residual: f64,
+}
+
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+#[repr(C)]
+struct RawListEntry {
+    n: U32,
+    flags: U32,
+    seq: U64,
+    nonce: U64,
+    residual: F64,
+    reserved: [u8; 16],
+}
+/// Bytes of a [`ListEntry`].
+pub(crate) const LIST_ENTRY: usize = 48;
+const _: () = assert!(size_of::<RawListEntry>() == LIST_ENTRY);
+
+impl ListEntry {
+    pub(crate) fn encode(&self) -> [u8; LIST_ENTRY] {
+        zerocopy::transmute!(RawListEntry {
+            n: self.n.into(),
+            flags: U32::ZERO,
+            seq: self.seq.into(),
+            nonce: self.nonce.into(),
+            residual: self.residual.into(),
+            reserved: [0; 16],
+        })
+    }
+
+    /// `None` if the bytes are no list entry. Directory pages are filled with 0xFF where no list was
+    /// ever written: such an entry is an empty list.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let raw = RawListEntry::ref_from_bytes(bytes).ok()?;
+        if raw.n.get() == u32::MAX {
+            return Some(ListEntry::default());
+        }
+        Some(ListEntry {
+            n: raw.n.get(),
+            seq: raw.seq.get(),
+            nonce: raw.nonce.get(),
+            residual: raw.residual.get(),
+        })
+    }
+}
+
+/// The value under the empty name in the catalog: what makes a redb file a vellum store.
+pub(crate) mod store_header {
+    use super::*;
+
+    const MAGIC: &[u8; 8] = b"vellum.s";
+
+    pub(crate) fn encode() -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(MAGIC);
+        bytes[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+        bytes[12..].copy_from_slice(&OLDEST_READER.to_le_bytes());
+        bytes
+    }
+
+    pub(crate) fn check(bytes: &[u8]) -> Result<()> {
+        let (Some(magic), Some(oldest)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<4>()) else {
+            return Err(Error::Foreign { what: "its catalog has no vellum header".into() });
+        };
+        if magic != MAGIC || bytes.len() != 16 {
+            return Err(Error::Foreign { what: "its catalog has no vellum header".into() });
+        }
+        match u32::from_le_bytes(*oldest) {
+            needed if needed > FORMAT => Err(Error::NewerVersion { needed, supported: FORMAT }),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    fn head() -> FrameHead {
+        FrameHead { kind: Kind::Block, order: 0, key: 7, count: 2, capacity: 9, width: 4, seq: 3 }
+    }
+
+    fn sealed() -> Vec<u8> {
+        let mut value = vec![0; 128];
+        value[FRAME..FRAME + 40].iter_mut().enumerate().for_each(|(i, b)| *b = i as u8);
+        seal_frame(&mut value, head(), 40);
+        value
+    }
+
+    #[test]
+    fn a_frame_comes_back_as_it_was_sealed() {
+        let value = sealed();
+        let frame = Frame::open("t", Kind::Block, 7, &value).unwrap();
+        assert_eq!((frame.count, frame.capacity, frame.width, frame.seq), (2, 9, 4, 3));
+        assert_eq!(frame.payload, (0..40).collect::<Vec<u8>>());
+    }
+
+    #[test]
+    fn every_flipped_bit_of_header_and_payload_is_noticed() {
+        let value = sealed();
+        for bit in 0..(FRAME + 40) * 8 {
+            let mut rotten = value.clone();
+            rotten[bit / 8] ^= 1 << (bit % 8);
+            assert!(Frame::open("t", Kind::Block, 7, &rotten).is_err(), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_frame_is_refused_elsewhere_than_at_home() {
+        let value = sealed();
+        assert!(Frame::open("t", Kind::Ids, 7, &value).is_err());
+        assert!(Frame::open("t", Kind::Block, 8, &value).is_err());
+        for len in 0..FRAME + 40 {
+            assert!(Frame::open("t", Kind::Block, 7, &value[..len]).is_err());
+        }
+    }
+
+    fn header() -> Header {
+        Header {
+            uuid: [5; 16],
+            state: State::Loading,
+            writer_open: true,
+            trained: true,
+            metric: Metric::Cosine,
+            keys: true,
+            block_order: 2,
+            dim: 128,
+            nlist: 64,
+            first_list: 3,
+            ntotal: 4,
+            next_id: 5,
+            next_row: 6,
+            seq: 7,
+            nonce: 8,
+            model_version: 9,
+            load_rows: 10,
+            nprobe: 11,
+            rerank: 12,
+            max_codes: 13,
+            spec: "IVF64,Flat".into(),
+        }
+    }
+
+    #[test]
+    fn headers_round_trip_and_notice_every_flipped_bit() {
+        let bytes = header().encode();
+        assert_eq!(Header::decode("t", &bytes).unwrap(), header());
+        for bit in 0..bytes.len() * 8 {
+            let mut rotten = bytes.clone();
+            rotten[bit / 8] ^= 1 << (bit % 8);
+            match Header::decode("t", &rotten) {
+                Err(_) => {}
+                // The writing version is informative: any reader new enough may read on.
+                Ok(read) => assert!((8..12).contains(&(bit / 8)) && read == header(), "bit {bit}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_later_format_says_so() {
+        let mut bytes = header().encode();
+        bytes[12..16].copy_from_slice(&9u32.to_le_bytes());
+        assert!(matches!(Header::decode("t", &bytes), Err(Error::NewerVersion { needed: 9, supported: 1 })));
+    }
+
+    #[test]
+    fn list_entries_round_trip() {
+        let entry = ListEntry { n: 3, seq: 4, nonce: 5, residual: 1.5 };
+        assert_eq!(ListEntry::decode(&entry.encode()), Some(entry));
+        assert_eq!(ListEntry::decode(&[0xff; LIST_ENTRY]), Some(ListEntry::default()));
+        assert_eq!(ListEntry::decode(&[0; 47]), None);
+    }
+}

@@ -1,0 +1,197 @@
+//! Identity: id ↔ row, and key ↔ id.
+//!
+//! The `map` table goes from id to row, the `ids` column back. Where ids are keys (strings or bytes),
+//! each key also has an assigned id, and `keymap` and `keys` go between the two; so every verb works on
+//! ids, and keys are one more step at the door. The `slots` column is the direct map: row → list, offset.
+
+use super::column::{ABSENT, Column};
+use super::format::Kind;
+use super::{BytesTable, Tables, WriteTables};
+use crate::{Error, Result};
+use redb::ReadableTable;
+use std::ops::{Bound, Range};
+
+/// The id that means "no id": an entry of the `ids` column that was never written.
+pub(crate) const NO_ID: u64 = u64::MAX;
+
+/// The longest key in bytes.
+pub(crate) const KEY_BYTES_MAX: usize = 1024;
+
+pub(crate) fn ids_column() -> Column {
+    Column::narrow(Kind::Ids, 8)
+}
+
+pub(crate) fn slots_column() -> Column {
+    Column::narrow(Kind::Slots, 8)
+}
+
+/// Where a row's code stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Slot {
+    pub(crate) list: u32,
+    pub(crate) offset: u32,
+}
+
+impl Slot {
+    pub(crate) fn encode(self) -> [u8; 8] {
+        let mut bytes = [0; 8];
+        bytes[..4].copy_from_slice(&self.list.to_le_bytes());
+        bytes[4..].copy_from_slice(&self.offset.to_le_bytes());
+        bytes
+    }
+
+    /// `None` where no slot was written.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (list, offset) = (bytes.first_chunk::<4>()?, bytes.last_chunk::<4>()?);
+        let slot = Slot { list: u32::from_le_bytes(*list), offset: u32::from_le_bytes(*offset) };
+        (slot.list != u32::MAX).then_some(slot)
+    }
+}
+
+/// An entry of the `ids` column.
+pub(crate) fn decode_id(bytes: &[u8]) -> Option<u64> {
+    bytes.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes)).filter(|id| *id != NO_ID)
+}
+
+impl<B, M, F, K> Tables<B, M, F, K>
+where
+    B: BytesTable,
+    M: ReadableTable<u64, u32>,
+    F: ReadableTable<u64, ()>,
+    K: ReadableTable<&'static [u8], u64>,
+{
+    /// The row of `id`.
+    pub(crate) fn row_of(&self, id: u64) -> Result<Option<u32>> {
+        Ok(self.map.get(id)?.map(|row| row.value()))
+    }
+
+    /// The ids in a range that are there, ascending, with their rows.
+    pub(crate) fn rows_of_range(&self, ids: Range<u64>) -> Result<Vec<(u64, u32)>> {
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        let entries = self.map.range(ids)?;
+        entries.map(|entry| entry.map(|(id, row)| (id.value(), row.value())).map_err(Error::from)).collect()
+    }
+
+    /// The id of `row`.
+    pub(crate) fn id_of(&self, row: u32) -> Result<u64> {
+        let mut bytes = [ABSENT; 8];
+        ids_column().get(&self.ids, &self.names.ids, row, &mut bytes)?;
+        decode_id(&bytes).ok_or_else(|| Error::corrupt(&self.names.ids, row.into(), "the row has no id"))
+    }
+
+    /// Calls `each(row, id)` for every row below `next_row` that has an id, ascending.
+    pub(crate) fn for_each_id(&self, next_row: u32, each: &mut dyn FnMut(u32, u64)) -> Result<()> {
+        ids_column().for_each(&self.ids, &self.names.ids, 0..next_row, |row, bytes| {
+            if let Some(id) = decode_id(bytes) {
+                each(row, id);
+            }
+            Ok(())
+        })
+    }
+
+    /// The slot of `row`.
+    pub(crate) fn slot_of(&self, row: u32) -> Result<Slot> {
+        let mut bytes = [ABSENT; 8];
+        slots_column().get(&self.slots, &self.names.slots, row, &mut bytes)?;
+        Slot::decode(&bytes)
+            .ok_or_else(|| Error::corrupt(&self.names.slots, row.into(), "the row has no slot"))
+    }
+
+    /// The id that stands for `key`.
+    pub(crate) fn id_of_key(&self, key: &[u8]) -> Result<Option<u64>> {
+        Ok(self.keymap.get(key)?.map(|id| id.value()))
+    }
+
+    /// The key of `id`.
+    pub(crate) fn key_of(&self, id: u64) -> Result<Option<Vec<u8>>> {
+        Ok(self.keys.get(id)?.map(|key| key.value().to_vec()))
+    }
+
+    /// All ids, ascending.
+    pub(crate) fn all_ids(&self) -> Result<Vec<u64>> {
+        self.map.iter()?.map(|entry| Ok(entry?.0.value())).collect()
+    }
+
+    /// Row numbers for `n` new rows: freed ones first, lowest first, then never used ones.
+    pub(crate) fn pick_rows(&self, n: usize, next_row: u32) -> Result<Vec<u32>> {
+        let mut rows = Vec::with_capacity(n);
+        for entry in self.free.iter()?.take(n) {
+            let row = entry?.0.value();
+            let row =
+                u32::try_from(row).map_err(|_| Error::corrupt(&self.names.free, row, "no row number"))?;
+            rows.push(row);
+        }
+        let fresh = n - rows.len();
+        if fresh as u64 > u64::from(u32::MAX - 1 - next_row) {
+            return Err(Error::IndexFull { what: "row numbers" });
+        }
+        rows.extend(next_row..next_row + fresh as u32);
+        Ok(rows)
+    }
+}
+
+impl WriteTables<'_> {
+    /// Maps new ids to rows. `pairs` ascends by id; ids beyond the last one are appended through one
+    /// cursor, which is several times faster than inserting them one by one.
+    pub(crate) fn map_ids(&mut self, pairs: &[(u64, u32)]) -> Result<()> {
+        let last = self.map.last()?.map(|(id, _)| id.value());
+        let inner = pairs.partition_point(|(id, _)| last.is_some_and(|last| *id <= last));
+        for (id, row) in &pairs[..inner] {
+            self.map.insert(id, row)?;
+        }
+        let mut cursor = self.map.upper_bound_mut(Bound::<u64>::Unbounded)?;
+        for (id, row) in &pairs[inner..] {
+            cursor.insert_before(id, row).map_err(cursor_error)?;
+        }
+        Ok(cursor.close()?)
+    }
+
+    /// Sets the ids of rows; `pairs` in any order.
+    pub(crate) fn set_ids(&mut self, seq: u64, pairs: impl Iterator<Item = (u32, u64)>) -> Result<()> {
+        let mut pairs: Vec<_> = pairs.map(|(row, id)| (row, id.to_le_bytes())).collect();
+        pairs.sort_unstable_by_key(|(row, _)| *row);
+        ids_column().set(&mut self.ids, &self.names.ids, seq, pairs.iter().map(|(row, id)| (*row, &id[..])))
+    }
+
+    /// Sets the slots of rows; `pairs` in any order, `None` for a row that has none any more.
+    pub(crate) fn set_slots(
+        &mut self,
+        seq: u64,
+        pairs: impl Iterator<Item = (u32, Option<Slot>)>,
+    ) -> Result<()> {
+        let bytes = |slot: Option<Slot>| slot.map_or([ABSENT; 8], Slot::encode);
+        let mut pairs: Vec<_> = pairs.map(|(row, slot)| (row, bytes(slot))).collect();
+        pairs.sort_unstable_by_key(|(row, _)| *row);
+        let column = slots_column();
+        column.set(&mut self.slots, &self.names.slots, seq, pairs.iter().map(|(row, slot)| (*row, &slot[..])))
+    }
+
+    /// Takes rows out of the free ones, as [`Tables::pick_rows`] chose them.
+    pub(crate) fn take_free(&mut self, rows: &[u32], next_row: u32) -> Result<()> {
+        for row in rows.iter().filter(|row| **row < next_row) {
+            self.free.remove(u64::from(*row))?;
+        }
+        Ok(())
+    }
+}
+
+/// A cursor refuses keys out of order; ours are sorted, so that is our own bug if it happens.
+fn cursor_error(e: impl std::fmt::Display + Into<redb::Error>) -> Error {
+    e.into().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_round_trip_and_absence_is_none() {
+        let slot = Slot { list: 7, offset: 1 << 31 };
+        assert_eq!(Slot::decode(&slot.encode()), Some(slot));
+        assert_eq!(Slot::decode(&[ABSENT; 8]), None);
+        assert_eq!(decode_id(&[ABSENT; 8]), None);
+        assert_eq!(decode_id(&5u64.to_le_bytes()), Some(5));
+    }
+}

@@ -1,0 +1,293 @@
+//! The store: a redb database with vellum's indexes in it, the snapshot cache, and the settings.
+//!
+//! Nothing on disk lives outside redb, and a commit is redb's commit. What a [`Store`] holds in memory
+//! (models, snapshots, pins) is a cache of committed tables and can be dropped at any time.
+
+mod backup;
+mod builder;
+mod bulk;
+mod txn;
+
+pub use backup::BackupReport;
+pub use builder::{Builder, Durability};
+pub use bulk::BulkLoad;
+pub use txn::{ReadTxn, WriteTxn};
+
+use crate::index::IndexReader;
+use crate::index::model::Model;
+use crate::storage::format::Header;
+use crate::storage::snapshot::{Budget, PIN_AGE_MAX, Snapshot};
+use crate::storage::{self, BytesTable, Tables};
+use crate::{Error, Result};
+use builder::{Settings, Source};
+use parking_lot::{Mutex, RwLock};
+use redb::{Database, ReadTransaction, ReadableDatabase};
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+/// An open store: many readers, one writer at a time. Cloning gives another handle to the same store;
+/// the file is closed when the last handle, transaction and reader is dropped.
+#[derive(Clone)]
+pub struct Store {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    /// `None` while the store could not be reopened.
+    db: RwLock<Option<Arc<Database>>>,
+    /// The handle that reopening gave up: readers and writers may still hold it.
+    given_up: Mutex<Weak<Database>>,
+    source: Source,
+    pub(crate) settings: Settings,
+    budget: Arc<Budget>,
+    /// The model of each index that was read last. A version is drawn at random by the training that made
+    /// the model, so one that was never committed can do no harm here.
+    models: Mutex<HashMap<[u8; 16], Arc<Model>>>,
+    snapshots: Mutex<HashMap<[u8; 16], Cached>>,
+    /// Commits made through this store.
+    commits: AtomicU64,
+}
+
+/// When a read transaction began.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Began {
+    at: Instant,
+    /// The commits made through the store before it.
+    commits: u64,
+}
+
+/// The newest snapshot of an index.
+struct Cached {
+    snapshot: Arc<Snapshot>,
+    model: Arc<Model>,
+    /// The store's commits when the snapshot's transaction began.
+    commits: u64,
+}
+
+/// What compaction did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CompactReport {
+    /// The file's size before, in bytes; 0 where the store is no file.
+    pub before_bytes: u64,
+    /// And after.
+    pub after_bytes: u64,
+}
+
+/// Sizes of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreStats {
+    /// Size of the file in bytes; 0 where the store is no file.
+    pub file_bytes: u64,
+    /// Bytes of blocks and pages pinned in memory now.
+    pub pinned_bytes: u64,
+    /// The setting that bounds pins and redb's cache together.
+    pub cache_bytes: u64,
+}
+
+impl Store {
+    /// Makes a new store in a new file.
+    ///
+    /// # Errors
+    /// [`Error::Exists`] if there is a file already.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().create(path)
+    }
+
+    /// Opens the store in a file. Costs the same however many vectors it holds; models and blocks are
+    /// read when they are first needed.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`], [`Error::Foreign`], [`Error::NewerVersion`], [`Error::Locked`],
+    /// [`Error::Corrupt`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::builder().open(path)
+    }
+
+    /// Settings first.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Begins to read: a frozen state of the whole store.
+    pub fn begin_read(&self) -> Result<ReadTxn> {
+        // Counted before the transaction begins, so that a snapshot never looks newer than it is.
+        let began = Began { at: Instant::now(), commits: self.inner.commits.load(SeqCst) };
+        let database = self.inner.database()?;
+        let txn = database.begin_read()?;
+        Ok(ReadTxn::new(txn, database, self.inner.clone(), began))
+    }
+
+    /// Begins to write; waits until no other writer is active.
+    pub fn begin_write(&self) -> Result<WriteTxn> {
+        WriteTxn::new(self.inner.clone(), self.inner.settings.durability, self.inner.settings.quick_repair)
+    }
+
+    /// Makes everything committed so far durable; only needed after commits with [`Durability::None`].
+    pub fn flush(&self) -> Result<()> {
+        WriteTxn::new(self.inner.clone(), Durability::Immediate, self.inner.settings.quick_repair)?.commit()
+    }
+
+    /// Gives free space back to the file system by moving what stands behind it.
+    ///
+    /// # Errors
+    /// [`Error::InUse`] while any reader or writer is active; [`Error::Unsupported`] for an attached
+    /// database that the application also holds.
+    pub fn compact(&self) -> Result<CompactReport> {
+        let inner = &self.inner;
+        let before_bytes = inner.file_bytes();
+        let mut guard = inner.db.write();
+        inner.snapshots.lock().clear();
+        let db = guard.as_mut().ok_or(Error::NeedsReopen)?;
+        let shared = match inner.source {
+            Source::Attached => Error::Unsupported { what: "compacting while the application has it" },
+            _ => Error::InUse { what: "compact" },
+        };
+        let db = Arc::get_mut(db).ok_or(shared)?;
+        db.compact().map_err(|e| match e {
+            redb::CompactionError::TransactionInProgress => Error::InUse { what: "compact" },
+            e => e.into(),
+        })?;
+        drop(guard);
+        Ok(CompactReport { before_bytes, after_bytes: inner.file_bytes() })
+    }
+
+    /// Opens the file or backend again, after an I/O error latched the handle ([`Error::NeedsReopen`]).
+    /// Readers that are still held keep the old handle, and the file's lock with it.
+    ///
+    /// # Errors
+    /// [`Error::Locked`] while readers or writers of the old handle live; then drop them and call again.
+    /// [`Error::Unsupported`] for an attached database: reopen it and attach it again.
+    pub fn reopen(&self) -> Result<()> {
+        let inner = &self.inner;
+        if matches!(inner.source, Source::Attached) {
+            return Err(Error::Unsupported { what: "reopening an attached database" });
+        }
+        let mut db = inner.db.write();
+        inner.snapshots.lock().clear();
+        inner.models.lock().clear();
+        let mut given_up = inner.given_up.lock();
+        if let Some(old) = db.take() {
+            *given_up = Arc::downgrade(&old);
+        }
+        // Not every backend has a lock that would say so.
+        if given_up.strong_count() > 0 {
+            return Err(Error::Locked);
+        }
+        *db = Some(Arc::new(inner.source.open(&inner.settings)?));
+        Ok(())
+    }
+
+    /// Sizes of the store.
+    pub fn stats(&self) -> StoreStats {
+        StoreStats {
+            file_bytes: self.inner.file_bytes(),
+            pinned_bytes: self.inner.budget.used() as u64,
+            cache_bytes: self.inner.settings.cache_bytes as u64,
+        }
+    }
+}
+
+impl Inner {
+    fn new(db: Arc<Database>, source: Source, settings: Settings) -> Self {
+        Inner {
+            db: RwLock::new(Some(db)),
+            given_up: Mutex::default(),
+            source,
+            budget: Budget::new(settings.pin_bytes()),
+            settings,
+            models: Mutex::default(),
+            snapshots: Mutex::default(),
+            commits: AtomicU64::new(0),
+        }
+    }
+
+    /// The database; a clone, so that no lock is held while a transaction begins or runs.
+    pub(crate) fn database(&self) -> Result<Arc<Database>> {
+        self.db.read().clone().ok_or(Error::NeedsReopen)
+    }
+
+    fn file_bytes(&self) -> u64 {
+        match &self.source {
+            Source::Path(path) => std::fs::metadata(path).map_or(0, |meta| meta.len()),
+            _ => 0,
+        }
+    }
+
+    /// After a commit: snapshots that have become too old go, and with them the freed pages they hold.
+    pub(crate) fn committed(&self) {
+        self.commits.fetch_add(1, SeqCst);
+        let now = Instant::now();
+        self.snapshots.lock().retain(|_, cached| now.duration_since(cached.snapshot.born) < PIN_AGE_MAX);
+    }
+
+    /// The model that `header` speaks of, from memory or from the tables.
+    pub(crate) fn model<B: BytesTable, M, F, K>(
+        &self,
+        tables: &Tables<B, M, F, K>,
+        header: &Header,
+    ) -> Result<Arc<Model>> {
+        if let Some(model) =
+            self.models.lock().get(&header.uuid).filter(|m| m.version == header.model_version)
+        {
+            return Ok(model.clone());
+        }
+        let model = Arc::new(Model::load(tables, header)?);
+        self.models.lock().insert(header.uuid, model.clone());
+        Ok(model)
+    }
+
+    /// A reader of the state that `txn` sees.
+    pub(crate) fn reader(
+        &self,
+        txn: &ReadTransaction,
+        database: &Arc<Database>,
+        index: &str,
+        header: Header,
+        began: Began,
+    ) -> Result<IndexReader<'static>> {
+        let reader_of = |view: Arc<Snapshot>, model| IndexReader {
+            view,
+            model,
+            pool: self.settings.pool.clone(),
+            _database: Some(database.clone()),
+        };
+        let mut older = None;
+        if let Some(cached) = self.snapshots.lock().get(&header.uuid) {
+            let quiet = cached.commits == began.commits && !matches!(self.source, Source::Attached);
+            let young = cached.snapshot.born.elapsed() < PIN_AGE_MAX;
+            if cached.snapshot.header.same_state(&header) && (quiet || young) {
+                return Ok(reader_of(cached.snapshot.clone(), cached.model.clone()));
+            }
+            older = Some(cached.snapshot.clone());
+        }
+        let tables = storage::open_read(txn, index)?;
+        let model = self.model(&tables, &header)?;
+        let budget = self.budget.clone();
+        let mut snapshot =
+            Snapshot::new(header, tables, model.geometry, model.rows_column, budget, began.at)?;
+        if let Some(older) = &older {
+            snapshot.inherit(older);
+        }
+        let snapshot = Arc::new(snapshot);
+        let mut snapshots = self.snapshots.lock();
+        let newest = snapshots.get(&snapshot.header.uuid);
+        if newest.is_none_or(|newest| newest.snapshot.header.seq <= snapshot.header.seq) {
+            let commits = began.commits;
+            snapshots.insert(
+                snapshot.header.uuid,
+                Cached { snapshot: snapshot.clone(), model: model.clone(), commits },
+            );
+        }
+        drop(snapshots);
+        Ok(reader_of(snapshot, model))
+    }
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").field("source", &self.inner.source).finish()
+    }
+}

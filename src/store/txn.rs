@@ -1,0 +1,184 @@
+//! Transactions: a frozen state to read, or a set of changes that commits as one.
+
+use super::{Began, Durability, Inner};
+use crate::index::reader::check_usable;
+use crate::index::verify::{self, VerifyReport};
+use crate::index::writer::{self, Poison, Purpose};
+use crate::index::{IndexReader, IndexWriter};
+use crate::spec::IndexSpec;
+use crate::storage::{self, CATALOG};
+use crate::{Error, Observer, Result};
+use parking_lot::Mutex;
+use redb::{Database, ReadTransaction, ReadableTable, WriteTransaction};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// A frozen state of the whole store.
+pub struct ReadTxn {
+    txn: ReadTransaction,
+    began: Began,
+    readers: Mutex<HashMap<String, IndexReader<'static>>>,
+    /// Keeps the file open: the store may have been reopened since.
+    database: Arc<Database>,
+    store: Arc<Inner>,
+}
+
+impl ReadTxn {
+    pub(crate) fn new(
+        txn: ReadTransaction,
+        database: Arc<Database>,
+        store: Arc<Inner>,
+        began: Began,
+    ) -> Self {
+        ReadTxn { txn, began, readers: Mutex::default(), database, store }
+    }
+
+    /// The names of all indexes, ascending.
+    pub fn indexes(&self) -> Result<Vec<String>> {
+        names(&self.txn.open_table(CATALOG)?)
+    }
+
+    /// The index `name` in this state. Readers of the same state share their pins.
+    ///
+    /// # Errors
+    /// [`Error::UnknownIndex`]; [`Error::Unfinished`] during a bulk load; [`Error::WriterLeftOpen`];
+    /// [`Error::NewerVersion`]; [`Error::Corrupt`].
+    pub fn index(&self, name: &str) -> Result<IndexReader<'static>> {
+        if let Some(reader) = self.readers.lock().get(name) {
+            return Ok(reader.clone());
+        }
+        let header = storage::read_header(&self.txn, name)?;
+        check_usable(name, &header)?;
+        let reader = self.store.reader(&self.txn, &self.database, name, header, self.began)?;
+        self.readers.lock().insert(name.into(), reader.clone());
+        Ok(reader)
+    }
+
+    /// Checks every checksum and every invariant of an index, whatever its state, and reports all that
+    /// is wrong. Ticks as `"verify"`, in rows.
+    ///
+    /// # Errors
+    /// [`Error::UnknownIndex`]; [`Error::Cancelled`]. Damage is no error here: it is in the report.
+    pub fn verify(&self, name: &str, observer: &mut Observer<'_>) -> Result<VerifyReport> {
+        verify::verify(&self.txn, name, observer)
+    }
+
+    /// The transaction itself, for a backup.
+    pub(crate) fn redb(&self) -> &ReadTransaction {
+        &self.txn
+    }
+}
+
+fn names(catalog: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in catalog.iter()? {
+        let name = entry?.0.value().to_string();
+        // The empty name is the store header's.
+        if !name.is_empty() {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Changes that commit together. Dropped without [`commit`](Self::commit), they leave no trace.
+pub struct WriteTxn {
+    txn: WriteTransaction,
+    poison: Poison,
+    /// Keeps the file open: the store may have been reopened since.
+    _database: Arc<Database>,
+    store: Arc<Inner>,
+}
+
+impl WriteTxn {
+    pub(crate) fn new(store: Arc<Inner>, durability: Durability, quick_repair: bool) -> Result<Self> {
+        let database = store.database()?;
+        let mut txn = database.begin_write()?;
+        txn.set_quick_repair(quick_repair);
+        txn.set_durability(match durability {
+            Durability::Immediate => redb::Durability::Immediate,
+            Durability::None => redb::Durability::None,
+        })?;
+        Ok(WriteTxn { txn, poison: Poison::default(), _database: database, store })
+    }
+
+    /// Creates an index.
+    ///
+    /// # Errors
+    /// [`Error::IndexExists`], [`Error::IndexName`]; [`Error::Spec`] if the specification does not fit together.
+    pub fn create_index(&self, name: &str, spec: &IndexSpec) -> Result<()> {
+        writer::create_index(&self.txn, name, spec)
+    }
+
+    /// Drops an index and all its vectors.
+    pub fn drop_index(&self, name: &str) -> Result<()> {
+        writer::drop_index(&self.txn, name)
+    }
+
+    /// Renames an index.
+    pub fn rename_index(&self, from: &str, to: &str) -> Result<()> {
+        writer::rename_index(&self.txn, from, to)
+    }
+
+    /// The names of all indexes, ascending.
+    pub fn indexes(&self) -> Result<Vec<String>> {
+        names(&self.txn.open_table(CATALOG)?)
+    }
+
+    /// Opens an index for change. One writer per index may be open at a time.
+    ///
+    /// # Errors
+    /// [`Error::UnknownIndex`]; [`Error::Unfinished`] during a bulk load; [`Error::WriterLeftOpen`];
+    /// [`Error::InUse`] if the index is open for change already; [`Error::Corrupt`].
+    pub fn index(&self, name: &str) -> Result<IndexWriter<'_>> {
+        self.open(name, Purpose::Change)
+    }
+
+    /// Opens an index that [`index`](Self::index) refuses because it is damaged, for
+    /// [`IndexWriter::repair`]: every other verb may fail or make it worse.
+    pub fn damaged_index(&self, name: &str) -> Result<IndexWriter<'_>> {
+        self.open(name, Purpose::Repair)
+    }
+
+    pub(crate) fn open(&self, name: &str, purpose: Purpose) -> Result<IndexWriter<'_>> {
+        let mut writer = IndexWriter::open_for(&self.txn, name, purpose, |tables, header| {
+            self.store.model(tables, header)
+        })?;
+        writer.pool = self.store.settings.pool.clone();
+        writer.poison = self.poison.clone();
+        Ok(writer)
+    }
+
+    /// Commits: when this returns, the changes are seen by every transaction that begins later, and are safe as
+    /// the store's [`Durability`] says.
+    ///
+    /// # Errors
+    /// [`Error::Poisoned`] if a change failed half-way: then nothing is committed. [`Error::Io`] and [`Error::NeedsReopen`] from the
+    /// medium: then the changes may or may not be durable; [`Store::reopen`](crate::Store::reopen) shows.
+    pub fn commit(self) -> Result<()> {
+        if let Some(index) = self.poison.index() {
+            self.txn.abort()?;
+            return Err(Error::Poisoned { index });
+        }
+        self.txn.commit()?;
+        self.store.committed();
+        Ok(())
+    }
+
+    /// Undoes all changes.
+    pub fn abort(self) -> Result<()> {
+        Ok(self.txn.abort()?)
+    }
+}
+
+impl std::fmt::Debug for ReadTxn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReadTxn").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for WriteTxn {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WriteTxn").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,193 @@
+//! A disk in memory: its bytes outlive the stores opened on it, one store at a time holds it, and it
+//! fails on request.
+//!
+//! A store is opened with [`Disk::handle`] as its backend, as often as wanted; all handles write to the
+//! same bytes. Like a file it is locked by the handle that has it open, so that a second store on the same
+//! bytes is refused and not silently torn. [`Disk::fail`] arms a countdown over the operations that may
+//! fail; the one that reaches zero gets an input/output error, and a write that fails has written half.
+
+use redb::{BackendError, StorageBackend};
+use std::io;
+use std::ops::Bound;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Disk {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Default)]
+struct State {
+    bytes: Vec<u8>,
+    locked: bool,
+    fault: Option<Fault>,
+    fired: bool,
+    operations: u64,
+}
+
+/// What is to fail, and when.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    /// Operations that still succeed.
+    pub(crate) after: u64,
+    /// Reads count and fail too, or only what writes.
+    pub(crate) reads: bool,
+    /// Every later operation fails as well, until [`Disk::heal`].
+    pub(crate) for_ever: bool,
+}
+
+impl Disk {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// A backend on these bytes.
+    pub(crate) fn handle(&self) -> Handle {
+        Handle { disk: self.clone(), holds: Mutex::new(false) }
+    }
+
+    /// Arms a fault.
+    pub(crate) fn fail(&self, fault: Fault) {
+        self.state().fault = Some(fault);
+    }
+
+    /// Disarms the fault; true if it had struck since the last call.
+    pub(crate) fn heal(&self) -> bool {
+        let mut state = self.state();
+        state.fault = None;
+        std::mem::take(&mut state.fired)
+    }
+
+    /// True if a fault struck since the last [`heal`](Self::heal).
+    pub(crate) fn fired(&self) -> bool {
+        self.state().fired
+    }
+
+    /// The bytes as they are now.
+    pub(crate) fn image(&self) -> Vec<u8> {
+        self.state().bytes.clone()
+    }
+
+    /// Puts other bytes in place; only while no store is open.
+    pub(crate) fn restore(&self, image: Vec<u8>) {
+        self.state().bytes = image;
+    }
+
+    /// Operations so far, reads included.
+    pub(crate) fn operations(&self) -> u64 {
+        self.state().operations
+    }
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes, {:?}", self.bytes.len(), self.fault)
+    }
+}
+
+impl State {
+    /// Counts an operation; an error if it is its turn to fail.
+    fn operate(&mut self, read: bool) -> io::Result<()> {
+        self.operations += 1;
+        let Some(fault) = &mut self.fault else { return Ok(()) };
+        if read && !fault.reads {
+            return Ok(());
+        }
+        if fault.after > 0 {
+            fault.after -= 1;
+            return Ok(());
+        }
+        if !fault.for_ever {
+            self.fault = None;
+        }
+        self.fired = true;
+        Err(io::Error::other("the disk failed, as planned"))
+    }
+}
+
+/// One opening of a [`Disk`].
+#[derive(Debug)]
+pub(crate) struct Handle {
+    disk: Disk,
+    holds: Mutex<bool>,
+}
+
+impl Handle {
+    fn unlock(&self) {
+        let mut holds = self.holds.lock().unwrap();
+        if std::mem::take(&mut *holds) {
+            self.disk.state().locked = false;
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.unlock();
+    }
+}
+
+fn out_of_range() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "beyond the end of the disk")
+}
+
+impl StorageBackend for Handle {
+    fn len(&self) -> io::Result<u64> {
+        let mut state = self.disk.state();
+        state.operate(true)?;
+        Ok(state.bytes.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.operate(true)?;
+        let at = offset as usize;
+        let bytes = state.bytes.get(at..at + out.len()).ok_or_else(out_of_range)?;
+        out.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.operate(false)?;
+        state.bytes.resize(len as usize, 0);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.disk.state().operate(false)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut state = self.disk.state();
+        let turn = state.operate(false);
+        let data = if turn.is_ok() { data } else { &data[..data.len() / 2] };
+        let at = offset as usize;
+        state.bytes.get_mut(at..at + data.len()).ok_or_else(out_of_range)?.copy_from_slice(data);
+        turn
+    }
+
+    fn close(&self) -> io::Result<()> {
+        self.unlock();
+        Ok(())
+    }
+
+    /// Only the whole disk can be locked.
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
+        if (start, end) != (Bound::Unbounded, Bound::Unbounded) {
+            return Err(BackendError::Unsupported);
+        }
+        let mut holds = self.holds.lock().unwrap();
+        let mut state = self.disk.state();
+        let free = !state.locked;
+        if free {
+            (state.locked, *holds) = (true, true);
+        }
+        Ok(free)
+    }
+
+    fn unlock_range(&self, _start: Bound<u64>, _end: Bound<u64>) -> Result<(), BackendError> {
+        self.unlock();
+        Ok(())
+    }
+}

@@ -1,0 +1,274 @@
+//! The model: what a store should hold and answer, as sorted maps and brute force.
+//!
+//! Vectors have small whole components (under cosine: one, four or sixteen equal ones, so that their
+//! length is exact too). Every distance is then exact in f32, whatever the order of the sum and whether
+//! the codes are f32, f16 or bf16, and ties are plentiful: so answers are compared without a tolerance.
+
+use super::script::{Ids, Keys, Params, Sel, Wrong};
+use roaring::RoaringTreemap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use vellum::{Encoding, IdSelector, IndexSpec, KeptRows, Metric, Neighbor, SearchParams};
+
+/// Every index of a store.
+pub(crate) type State = BTreeMap<String, IndexModel>;
+
+#[derive(Clone, Debug)]
+pub(crate) struct IndexModel {
+    pub(crate) spec: IndexSpec,
+    pub(crate) trained: bool,
+    pub(crate) rows: BTreeMap<u64, Arc<[f32]>>,
+    pub(crate) keys: BTreeMap<Vec<u8>, u64>,
+    pub(crate) next_id: u64,
+    pub(crate) defaults: Params,
+    /// Rows that an unfinished bulk load has committed.
+    pub(crate) loading: Option<u64>,
+}
+
+impl IndexModel {
+    pub(crate) fn new(spec: &IndexSpec) -> Self {
+        IndexModel {
+            spec: spec.clone(),
+            trained: spec.nlist().is_none(),
+            rows: BTreeMap::new(),
+            keys: BTreeMap::new(),
+            next_id: 0,
+            defaults: Params::default(),
+            loading: None,
+        }
+    }
+
+    /// Lists in use.
+    pub(crate) fn nlist(&self) -> usize {
+        if self.trained { self.spec.nlist().unwrap_or(1) } else { 1 }
+    }
+
+    pub(crate) fn insert(&mut self, id: u64, vector: &[f32]) {
+        self.rows.insert(id, stored(&self.spec, vector));
+        self.next_id = self.next_id.max(id + 1);
+    }
+
+    pub(crate) fn remove(&mut self, id: u64) {
+        self.rows.remove(&id);
+        self.keys.retain(|_, other| *other != id);
+    }
+
+    /// Everything the selector lets through, nearest first, ties by id.
+    pub(crate) fn ranked(&self, query: &[f32], selector: Option<&Sel>) -> Vec<Neighbor> {
+        let query = stored(&self.spec, query);
+        let selected = self.rows.iter().filter(|(id, _)| selector.is_none_or(|s| s.holds(**id)));
+        let distance = |row: &[f32]| distance(self.spec.metric(), &query, row);
+        let mut found: Vec<Neighbor> =
+            selected.map(|(id, row)| Neighbor { id: *id, distance: distance(row) }).collect();
+        sort(self.spec.metric(), &mut found);
+        found
+    }
+
+    /// Those strictly within the radius.
+    pub(crate) fn within(&self, query: &[f32], radius: f32, selector: Option<&Sel>) -> Vec<Neighbor> {
+        let mut found = self.ranked(query, selector);
+        found.retain(|neighbor| is_within(self.spec.metric(), neighbor.distance, radius));
+        found
+    }
+
+    /// `n` ids: given ones, or such as are there.
+    pub(crate) fn ids(&self, ids: &Ids, n: usize, wrong: Wrong) -> Vec<u64> {
+        let mut picked: Vec<u64> = match *ids {
+            Ids::Given { first, step } => (0..n as u64).map(|i| first.saturating_add(i * step)).collect(),
+            Ids::Existing { start, stride } => pick(self.rows.keys().copied().collect(), start, stride, n),
+        };
+        match (wrong, &picked[..]) {
+            (Wrong::Length, [_, ..]) => drop(picked.pop()),
+            (Wrong::Twice, [first, _, ..]) => picked[n - 1] = *first,
+            (Wrong::Invalid, [_, ..]) => picked[n - 1] = u64::MAX,
+            _ => {}
+        }
+        picked
+    }
+
+    /// The same of keys.
+    pub(crate) fn keys(&self, keys: &Keys, n: usize, wrong: Wrong) -> Vec<Vec<u8>> {
+        let mut picked: Vec<Vec<u8>> = match *keys {
+            Keys::Given { first, step, long } => (0..n as u64)
+                .map(|i| {
+                    let mut key = format!("key {}", u64::from(first) + i * u64::from(step)).into_bytes();
+                    key.resize(if long { 1024 } else { key.len() }, 0xff);
+                    key
+                })
+                .collect(),
+            Keys::Existing { start, stride } => pick(self.keys.keys().cloned().collect(), start, stride, n),
+        };
+        match (wrong, &picked[..]) {
+            (Wrong::Length, [_, ..]) => drop(picked.pop()),
+            (Wrong::Twice, [first, _, ..]) => picked[n - 1] = first.clone(),
+            (Wrong::Invalid, [_, ..]) => picked[n - 1] = vec![7; if n.is_multiple_of(2) { 0 } else { 1025 }],
+            _ => {}
+        }
+        picked
+    }
+}
+
+/// `n` of the things that are there, going round; numbers as they come where nothing is there.
+fn pick<T: Clone + FromNumber>(there: Vec<T>, start: usize, stride: usize, n: usize) -> Vec<T> {
+    match there.len() {
+        0 => (0..n as u64).map(T::from_number).collect(),
+        len => (0..n).map(|i| there[(start + i * stride) % len].clone()).collect(),
+    }
+}
+
+trait FromNumber {
+    fn from_number(number: u64) -> Self;
+}
+
+impl FromNumber for u64 {
+    fn from_number(number: u64) -> Self {
+        number
+    }
+}
+
+impl FromNumber for Vec<u8> {
+    fn from_number(number: u64) -> Self {
+        number.to_be_bytes().to_vec()
+    }
+}
+
+/// True if something stands in the list twice.
+pub(crate) fn repeats<T: Ord>(things: &[T]) -> bool {
+    things.iter().collect::<BTreeSet<_>>().len() < things.len()
+}
+
+/// Nearest first, ties by id.
+pub(crate) fn sort(metric: Metric, found: &mut [Neighbor]) {
+    let sign = if metric.is_similarity() { -1.0 } else { 1.0 };
+    found.sort_by(|a, b| (sign * a.distance).total_cmp(&(sign * b.distance)).then(a.id.cmp(&b.id)));
+}
+
+pub(crate) fn is_within(metric: Metric, distance: f32, radius: f32) -> bool {
+    if metric.is_similarity() { distance > radius } else { distance < radius }
+}
+
+/// Squared L2 or the inner product; exact for the vectors of this file.
+fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f32 {
+    let pairs = a.iter().zip(b).map(|(a, b)| (f64::from(*a), f64::from(*b)));
+    let sum: f64 = match metric.is_similarity() {
+        true => pairs.map(|(a, b)| a * b).sum(),
+        false => pairs.map(|(a, b)| (a - b) * (a - b)).sum(),
+    };
+    // Adding 0 makes -0 a 0.
+    sum as f32 + 0.0
+}
+
+/// A vector as the store keeps it: normalised under cosine.
+fn stored(spec: &IndexSpec, vector: &[f32]) -> Arc<[f32]> {
+    let squares = vector.iter().map(|v| v * v).sum::<f32>();
+    match spec.metric() {
+        Metric::Cosine => vector.iter().map(|v| v / squares.sqrt()).collect(),
+        _ => vector.into(),
+    }
+}
+
+/// Vector number `seed` of an index.
+pub(crate) fn vector(spec: &IndexSpec, seed: u8) -> Vec<f32> {
+    let dim = spec.dim();
+    let mut state = u64::from(seed) + 1;
+    let mut next = |below: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        ((state >> 33) % below as u64) as usize
+    };
+    if spec.metric() != Metric::Cosine {
+        return (0..dim).map(|_| next(9) as f32 - 4.0).collect();
+    }
+    let scale = 1.0 + next(4) as f32;
+    let most = [1, 4, 16].into_iter().filter(|n| *n <= dim).count();
+    let components = [1, 4, 16][next(most)];
+    let mut vector = vec![0.0; dim];
+    let start = next(dim);
+    for i in 0..components {
+        vector[(start + i * (dim / components)) % dim] = if next(2) == 0 { scale } else { -scale };
+    }
+    vector
+}
+
+/// The components of a batch, its dimension, and why it must be refused, if it must.
+pub(crate) fn components(
+    spec: &IndexSpec,
+    seeds: &[u8],
+    wrong: Wrong,
+    stored: bool,
+) -> (Vec<f32>, usize, Option<&'static str>) {
+    let dim = spec.dim();
+    let mut rows: Vec<Vec<f32>> = seeds.iter().map(|seed| vector(spec, *seed)).collect();
+    let half = spec.encoding() == Encoding::F16 || spec.kept_rows() == Some(KeptRows::F16);
+    let refusal = match (wrong, rows.last_mut()) {
+        (Wrong::Dimension, _) => {
+            rows.iter_mut().for_each(|row| row.push(1.0));
+            return (rows.concat(), dim + 1, Some("Dimension"));
+        }
+        (Wrong::NotFinite, Some(row)) => {
+            row[dim - 1] = if seeds.len().is_multiple_of(2) { f32::NAN } else { f32::INFINITY };
+            Some("NotFinite")
+        }
+        (Wrong::Zero, Some(row)) if spec.metric() == Metric::Cosine => {
+            row.fill(0.0);
+            Some("ZeroVector")
+        }
+        (Wrong::Huge, Some(row)) if half && stored && spec.metric() != Metric::Cosine => {
+            row[0] = -1e6;
+            Some("OutOfRange")
+        }
+        _ => None,
+    };
+    (rows.concat(), dim, refusal)
+}
+
+impl Sel {
+    pub(crate) fn holds(&self, id: u64) -> bool {
+        match self {
+            Sel::All => true,
+            Sel::Range(first, end) => *first <= id && id < *end,
+            Sel::Array(ids) | Sel::Batch(ids) | Sel::Bitmap(ids) => ids.contains(&id),
+            Sel::Multiples(n) => id.is_multiple_of(*n),
+            Sel::Not(inner) => !inner.holds(id),
+            Sel::And(a, b) => a.holds(id) && b.holds(id),
+            Sel::Or(a, b) => a.holds(id) || b.holds(id),
+            Sel::XOr(a, b) => a.holds(id) != b.holds(id),
+        }
+    }
+
+    pub(crate) fn selector(&self) -> IdSelector {
+        match self {
+            Sel::All => IdSelector::All,
+            Sel::Range(first, end) => IdSelector::range(*first..*end),
+            Sel::Array(ids) => IdSelector::Array(ids.clone()),
+            Sel::Batch(ids) => IdSelector::batch(ids.iter().copied()),
+            Sel::Bitmap(ids) => IdSelector::bitmap(ids.iter().copied().collect::<RoaringTreemap>()),
+            Sel::Multiples(n) => {
+                let n = *n;
+                IdSelector::callback(move |id| id % n == 0)
+            }
+            Sel::Not(inner) => !inner.selector(),
+            Sel::And(a, b) => a.selector().and(b.selector()),
+            Sel::Or(a, b) => a.selector().or(b.selector()),
+            Sel::XOr(a, b) => a.selector().xor(b.selector()),
+        }
+    }
+}
+
+impl Params {
+    pub(crate) fn params(&self) -> SearchParams {
+        let mut params = SearchParams::new();
+        if let Some(nprobe) = self.nprobe {
+            params = params.nprobe(nprobe);
+        }
+        if let Some(max_codes) = self.max_codes {
+            params = params.max_codes(max_codes);
+        }
+        if let Some(rows) = self.rerank {
+            params = params.rerank(rows);
+        }
+        match &self.selector {
+            Some(selector) => params.selector(selector.selector()),
+            None => params,
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The read verbs, compared with the model: of a frozen reader or of a writer, it is the same code.
+
+use super::model::{IndexModel, components, is_within, sort, vector};
+use super::script::{Params, Read, Sel, Wrong};
+use super::world::{Done, Plant, World, mismatch};
+use vellum::{IndexReader, Neighbor, Rows, SearchParams, TopK};
+
+/// Does one read verb.
+pub(crate) fn read(world: &World, reader: &IndexReader<'_>, model: &IndexModel, read: &Read) -> Done {
+    match read {
+        Read::Search { queries, k, params } => {
+            let (data, dim, refusal) = components(&model.spec, &queries.seeds, queries.wrong, false);
+            let rows = Rows::new(&data, dim).expect("whole rows");
+            let mut refusals = refused(model, params, Some(*k));
+            refusals.extend(refusal);
+            let found = reader.search_batch(rows, *k, &params.params());
+            let Some(batch) = world.settle("search_batch", &refusals, found)? else { return Ok(()) };
+            for (query, found) in rows.iter().zip(&batch) {
+                let alone = reader.search(query, *k, &params.params());
+                if world.settle("search", &[], alone)?.as_ref() != Some(found) {
+                    return mismatch("a query alone is answered otherwise than in a batch");
+                }
+                answer(world, model, query, Goal::Nearest(*k), params, found)?;
+            }
+            Ok(())
+        }
+        Read::Range { queries, radius, params } => {
+            let (data, dim, refusal) = components(&model.spec, &queries.seeds, queries.wrong, false);
+            let rows = Rows::new(&data, dim).expect("whole rows");
+            let mut refusals = refused(model, params, None);
+            refusals.extend(refusal);
+            refusals.extend(radius.is_nan().then_some("Parameter"));
+            let found = reader.range_search_batch(rows, *radius, &params.params());
+            let Some(batch) = world.settle("range_search_batch", &refusals, found)? else { return Ok(()) };
+            for (query, found) in rows.iter().zip(&batch) {
+                let alone = reader.range_search(query, *radius, &params.params());
+                if world.settle("range_search", &[], alone)?.as_ref() != Some(found) {
+                    return mismatch("a query alone is answered otherwise than in a batch");
+                }
+                answer(world, model, query, Goal::Within(*radius), params, found)?;
+            }
+            Ok(())
+        }
+        Read::Into { query, k, selector } => {
+            let (data, _, refusal) = components(&model.spec, &query.seeds, query.wrong, false);
+            let mut refusals: Vec<_> = refusal.into_iter().collect();
+            refusals.extend((*k == 0).then_some("Parameter"));
+            let mut heap = TopK::new(*k);
+            let (inside, outside) = (selector.selector(), !selector.selector());
+            for (part, seen) in [(inside, Some(selector)), (outside, None)] {
+                let params = everything().selector(part);
+                let searched = reader.search_into(&data, &mut heap, &params);
+                if world.settle("search_into", &refusals, searched)?.is_some() {
+                    let mut expected = model.ranked(&data, seen);
+                    expected.truncate(*k);
+                    same(heap.neighbors(), &expected)?;
+                }
+            }
+            Ok(())
+        }
+        Read::Reconstruct(ids, n) => {
+            let ids = model.ids(ids, *n, Wrong::Nothing);
+            let mut expected = Vec::new();
+            let mut unknown = Vec::new();
+            for id in &ids {
+                let there = model.rows.get(id);
+                if world.settle("contains", &[], reader.contains(*id))? != Some(there.is_some()) {
+                    return mismatch(format!("contains {id}: expected {}", there.is_some()));
+                }
+                let refusals: &[_] = if there.is_some() { &[] } else { &["UnknownId"] };
+                let vector = world.settle("reconstruct", refusals, reader.reconstruct(*id))?;
+                if vector.as_deref() != there.map(|row| &row[..]) {
+                    return mismatch(format!("vector {id} is {vector:?}, expected {there:?}"));
+                }
+                match there {
+                    Some(row) => expected.extend_from_slice(row),
+                    None => unknown = vec!["UnknownId"],
+                }
+            }
+            match world.settle("reconstruct_batch", &unknown, reader.reconstruct_batch(&ids))? {
+                Some(rows) if rows != expected => mismatch("reconstruct_batch differs"),
+                _ => Ok(()),
+            }
+        }
+        Read::Lookup(keys, ids) => {
+            for key in model.keys(keys, 4, Wrong::Nothing) {
+                let id = world.settle("id_of_key", &[], reader.id_of_key(&key))?.flatten();
+                if id != model.keys.get(&key).copied() {
+                    return mismatch(format!("key {key:?} stands for {id:?}"));
+                }
+            }
+            for id in model.ids(ids, 4, Wrong::Nothing) {
+                let key = world.settle("key", &[], reader.key(id))?.flatten();
+                let expected = model.keys.iter().find(|(_, other)| **other == id).map(|(key, _)| key);
+                if key.as_ref() != expected {
+                    return mismatch(format!("id {id} has key {key:?}, expected {expected:?}"));
+                }
+            }
+            Ok(())
+        }
+        Read::Stats => {
+            let Some(stats) = world.settle("stats", &[], reader.stats())? else { return Ok(()) };
+            let said = (stats.rows, stats.lists, stats.trained, stats.spec);
+            let expected = (model.rows.len() as u64, model.nlist(), model.trained, model.spec.clone());
+            match same_spec(said == expected, &said.3, &expected.3) {
+                true => Ok(()),
+                false => mismatch(format!("stats say {said:?}, expected {expected:?}")),
+            }
+        }
+    }
+}
+
+/// An index whose vectors need larger blocks than asked for has a larger order than its specification.
+fn same_spec(same: bool, is: &vellum::IndexSpec, asked: &vellum::IndexSpec) -> bool {
+    same || is.clone().with_block_order(asked.block_order()) == *asked
+}
+
+/// All lists, no limit, whatever the defaults.
+fn everything() -> SearchParams {
+    SearchParams::new().nprobe(usize::MAX).max_codes(0)
+}
+
+enum Goal {
+    Nearest(usize),
+    Within(f32),
+}
+
+/// Why the parameters of a search must be refused.
+fn refused(model: &IndexModel, params: &Params, k: Option<usize>) -> Vec<&'static str> {
+    let rerank = params.rerank.is_some_and(|rows| model.spec.kept_rows().is_none() || rows < k.unwrap_or(1));
+    let refused = params.nprobe == Some(0) || k == Some(0) || rerank;
+    if refused { vec!["Parameter"] } else { Vec::new() }
+}
+
+/// Compares an answer with brute force: exactly if every list was probed, or else for everything that is
+/// true of any subset of the lists.
+fn answer(
+    world: &World,
+    model: &IndexModel,
+    query: &[f32],
+    goal: Goal,
+    params: &Params,
+    found: &[Neighbor],
+) -> Done {
+    let selector = params.selector.as_ref().filter(|_| world.plant != Plant::IgnoreSelector);
+    let mut expected = model.ranked(query, selector);
+    if world.plant == Plant::TiesByLargerId {
+        expected.reverse();
+        expected.sort_by(|a, b| match model.spec.metric().is_similarity() {
+            true => b.distance.total_cmp(&a.distance),
+            false => a.distance.total_cmp(&b.distance),
+        });
+    }
+    let max_codes = params.max_codes.or(model.defaults.max_codes).unwrap_or(0);
+    let max_codes = if max_codes == 0 { usize::MAX } else { max_codes };
+    let mut count = max_codes.min(expected.len());
+    match goal {
+        Goal::Nearest(k) => count = count.min(k),
+        Goal::Within(radius) => {
+            let planted = world.plant == Plant::RadiusIncluded;
+            let within = |n: &Neighbor| {
+                is_within(model.spec.metric(), n.distance, radius) || planted && n.distance == radius
+            };
+            expected.retain(within);
+            count = count.min(expected.len());
+        }
+    }
+    let nprobe = params.nprobe.or(model.defaults.nprobe).unwrap_or(1);
+    let every_list = nprobe >= model.nlist();
+    if every_list && max_codes == usize::MAX {
+        world.count("answer", "compared with brute force");
+        return same(found, &expected[..count]);
+    }
+    world.count("answer", "compared as a part");
+    let mut sorted = found.to_vec();
+    sort(model.spec.metric(), &mut sorted);
+    same(found, &sorted)?;
+    if found.windows(2).any(|pair| pair[0].id == pair[1].id) {
+        return mismatch(format!("an id twice in {found:?}"));
+    }
+    if let Some(stranger) = found.iter().find(|neighbor| !expected.contains(neighbor)) {
+        return mismatch(format!("{stranger:?} is not among {expected:?}"));
+    }
+    let complete = every_list && matches!(goal, Goal::Nearest(_));
+    match found.len() > count || (complete && found.len() < count) {
+        true => mismatch(format!("{} found, expected {count}: {found:?}", found.len())),
+        false => Ok(()),
+    }
+}
+
+fn same(found: &[Neighbor], expected: &[Neighbor]) -> Done {
+    match found == expected {
+        true => Ok(()),
+        false => mismatch(format!("found {found:?}, expected {expected:?}")),
+    }
+}
+
+/// Everything about an index.
+pub(crate) fn inspect(world: &World, reader: &IndexReader<'_>, model: &IndexModel, turn: u8) -> Done {
+    let said = (reader.len(), reader.is_trained(), reader.nlist(), reader.dim(), reader.metric());
+    let spec = &model.spec;
+    let expected = (model.rows.len() as u64, model.trained, model.nlist(), spec.dim(), spec.metric());
+    if said != expected {
+        return mismatch(format!("{said:?}, expected {expected:?}"));
+    }
+    let sizes = world.settle("list_sizes", &[], reader.list_sizes())?.unwrap_or_default();
+    if sizes.len() != model.nlist() || sizes.iter().sum::<usize>() != model.rows.len() {
+        return mismatch(format!("lists of {sizes:?} for {} rows", model.rows.len()));
+    }
+    let ids: Vec<u64> = model.rows.keys().copied().collect();
+    let rows = world.settle("reconstruct_batch", &[], reader.reconstruct_batch(&ids))?.unwrap_or_default();
+    let expected: Vec<f32> = model.rows.values().flat_map(|row| row.iter().copied()).collect();
+    if rows != expected {
+        return mismatch("a vector is not as it was given");
+    }
+    for (key, id) in &model.keys {
+        if world.settle("id_of_key", &[], reader.id_of_key(key))?.flatten() != Some(*id) {
+            return mismatch(format!("key {key:?} does not stand for {id}"));
+        }
+    }
+    defaults(reader, model)?;
+    glance(world, reader, model, turn)
+}
+
+/// The stored defaults, as far as the model knows them.
+fn defaults(reader: &IndexReader<'_>, model: &IndexModel) -> Done {
+    let said = format!("{:?}", reader.search_defaults());
+    let max_codes = format!("max_codes: Some({})", model.defaults.max_codes.unwrap_or(0));
+    let nprobe = model.defaults.nprobe.map(|nprobe| format!("nprobe: Some({nprobe})"));
+    let rerank = format!("rerank: {:?}", model.defaults.rerank);
+    match [Some(max_codes), nprobe, Some(rerank)].iter().flatten().all(|part| said.contains(part.as_str())) {
+        true => Ok(()),
+        false => mismatch(format!("defaults {said}, expected {:?}", model.defaults)),
+    }
+}
+
+/// A few answers of an index, other ones each turn.
+pub(crate) fn glance(world: &World, reader: &IndexReader<'_>, model: &IndexModel, turn: u8) -> Done {
+    let ids = world.settle("ids", &[], reader.ids())?.unwrap_or_default();
+    if reader.len() != model.rows.len() as u64 || !ids.iter().eq(model.rows.keys()) {
+        return mismatch(format!("ids {ids:?}, expected {:?}", model.rows.keys()));
+    }
+    for seed in [turn, turn.wrapping_mul(31)] {
+        let query = vector(&model.spec, seed);
+        let k = 1 + usize::from(seed) % 20;
+        let found = world.settle("search", &[], reader.search(&query, k, &everything()))?;
+        let all = Params { nprobe: Some(usize::MAX), max_codes: Some(0), ..Params::default() };
+        answer(world, model, &query, Goal::Nearest(k), &all, &found.unwrap_or_default())?;
+    }
+    let last = model.rows.last_key_value();
+    if let Some((id, row)) = last {
+        let vector = world.settle("reconstruct", &[], reader.reconstruct(*id))?;
+        if vector.as_deref() != Some(&row[..]) {
+            return mismatch(format!("vector {id} is {vector:?}, expected {row:?}"));
+        }
+    }
+    let selector = Sel::Multiples(2);
+    let query = vector(&model.spec, turn);
+    let params = everything().selector(selector.selector());
+    let found = world.settle("range_search", &[], reader.range_search(&query, 20.0, &params))?;
+    same(&found.unwrap_or_default(), &model.within(&query, 20.0, Some(&selector)))
+}
