@@ -62,12 +62,19 @@ impl World {
             if refusals.is_empty() {
                 let ids = ids.unwrap_or_else(|| (next..next + n as u64).collect());
                 gathered.extend(ids.into_iter().zip(data.chunks_exact(dim).map(<[f32]>::to_vec)));
-                if gathered.len() * dim * 4 >= self.settings.load_bytes {
+                // A transaction holds so many rows, however many come at once.
+                let rows_per_commit = self.settings.load_bytes.div_ceil(4 * dim);
+                let mut states = Vec::new();
+                while gathered.len() >= rows_per_commit {
+                    let rest = gathered.split_off(rows_per_commit);
                     flush_load(state.get_mut(index).expect("it is there"), &mut gathered);
-                    match outcome.is_ok() {
-                        true => self.acknowledged(state.clone(), true),
-                        false => self.in_flight.push(state.clone()),
-                    }
+                    gathered = rest;
+                    states.push(state.clone());
+                }
+                match (outcome.is_ok(), states.last()) {
+                    (true, Some(last)) => self.acknowledged(last.clone(), true),
+                    (true, None) => {}
+                    (false, _) => self.in_flight.extend(states),
                 }
             }
             self.settle("bulk_load add", &refusals, outcome)?;
