@@ -219,6 +219,51 @@ fn when_all_tie_the_lowest_ids_win() {
     }
 }
 
+/// Vectors that fill whole blocks: each order holds what it can, and what is too large for the order asked
+/// for gets the smallest that holds one. Found here: every kernel but the portable one panicked on codes of
+/// more than 16 KiB, 4,097 components of f32.
+#[test]
+fn vectors_as_large_as_blocks() {
+    for (text, dim, order) in [
+        ("Flat", 1003, 0),
+        ("Flat", 1004, 0),
+        ("Flat", 4096, 0),
+        ("Flat", 4097, 0),
+        ("IVF2,Flat,RFlat", 5000, 0),
+        ("IVF2,SQfp16", 5000, 1),
+        ("SQbf16,RF16", 60_000, 6),
+        ("IVF2,SQfp16", DIM_MAX - 100, 2),
+        ("Flat", 7, 5),
+        ("Flat", 7, 6),
+    ] {
+        let data = integers(24, dim, 3, 28);
+        let store = memory();
+        create(&store, "i", &spec(text, dim, Metric::L2).with_block_order(order));
+        let oracle = change(&store, "i", |writer| live_in(writer, rows(&data, dim)));
+        assert_sound(&store, "i");
+        let what = format!("{text} of {dim}, order {order}");
+        check_few(&reader(&store, "i"), &oracle, rows(&data, dim).slice(0..3), &what);
+    }
+    // Beyond the largest block there is nothing.
+    let txn = memory().begin_write().unwrap();
+    for text in ["Flat", "SQfp16,RFlat"] {
+        let refused = txn.create_index("i", &spec(text, DIM_MAX, Metric::L2));
+        assert!(
+            matches!(&refused, Err(Error::Spec { what, .. }) if what.contains("larger than a")),
+            "{refused:?}"
+        );
+    }
+}
+
+/// All answers of a few queries, on integers.
+fn check_few(reader: &IndexReader<'_>, oracle: &Oracle, queries: Rows<'_>, what: &str) {
+    let params = if reader.spec().kept_rows().is_some() { everywhere().rerank(100) } else { everywhere() };
+    for query in queries.iter() {
+        assert_same(&reader.search(query, 100, &params).unwrap(), &oracle.all(query), what);
+        assert_same(&reader.search(query, 2, &params).unwrap(), &oracle.all(query)[..2], what);
+    }
+}
+
 /// How many threads there are decides how a batch is cut, and must decide nothing else.
 #[test]
 fn threads_change_no_bit() {
@@ -228,8 +273,14 @@ fn threads_change_no_bit() {
     for threads in [1, 2, 4] {
         let store = in_memory(Store::builder().thread_pool(pool(threads)));
         create(&store, "i", &spec("IVF25,SQbf16,RFlat", dim, Metric::L2));
-        change(&store, "i", |writer| live_in(writer, rows(&data, dim)));
-        let (reader, queries) = (reader(&store, "i"), rows(&queries, dim));
+        let queries = rows(&queries, dim);
+        let uncommitted = change(&store, "i", |writer| {
+            live_in(writer, rows(&data, dim));
+            all_bits(&writer.reader().search_batch(queries, 10, &nprobe(6)).unwrap())
+        });
+        let reader = reader(&store, "i");
+        let committed = all_bits(&reader.search_batch(queries, 10, &nprobe(6)).unwrap());
+        assert!(committed == uncommitted, "{threads} threads: a writer's own search");
         let mut seen = Vec::new();
         for params in [nprobe(1), nprobe(6), everywhere(), nprobe(9).max_codes(300)] {
             seen.push(all_bits(&reader.search_batch(queries, 10, &params).unwrap()));
