@@ -1,8 +1,9 @@
-//! Worry: vectors and the application's own rows drift apart. They live in one redb database and one transaction, so they must
-//! come and go together, also when a verb fails half-way in a transaction that vellum cannot stop from committing.
+//! Worry: vectors and the application's own rows drift apart. They live in one redb database and one
+//! transaction, so they must come and go together, also when a verb fails half-way in a transaction that
+//! vellum cannot stop from committing.
 //!
-//! Noticed by doing what applications do with their own `redb::Database` (commit, abort, fail, read through an attached store)
-//! and comparing, after each step, the application's table with the vectors.
+//! Noticed by doing what applications do with their own `redb::Database` (commit, abort, fail, read
+//! through an attached store) and comparing, after each step, the application's table with the vectors.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
 
 mod support;
@@ -125,7 +126,38 @@ fn savepoints_take_both_back() {
     assert_eq!(app.ids(), (0..12).collect::<Vec<_>>());
 }
 
-/// An attached store keeps snapshots and pins between readers; commits that went past it, through redb, must still be seen.
+/// Taken back to an old state and changed again, an index has as many changes as before, and is another
+/// one: what an attached store remembers must not be taken for it.
+#[test]
+fn a_restored_state_is_not_taken_for_the_one_it_replaced() {
+    let app = App::new();
+    let store = app.store();
+    let data = reals(60, DIM, 19);
+    let (first, second) = (rows(&data, DIM).slice(0..30), rows(&data, DIM).slice(30..60));
+    let txn = app.db.begin_write().unwrap();
+    let savepoint = txn.persistent_savepoint().unwrap();
+    txn.commit().unwrap();
+    let mut changes = None;
+    for (round, part) in [first, second, first].into_iter().enumerate() {
+        let mut txn = app.db.begin_write().unwrap();
+        txn.restore_savepoint(&txn.get_persistent_savepoint(savepoint).unwrap()).unwrap();
+        let mut writer = IndexWriter::open(&txn, "vectors").unwrap();
+        writer.upsert(&(0..30).collect::<Vec<_>>(), part).unwrap();
+        drop(writer);
+        txn.commit().unwrap();
+        let reader = reader(&store, "vectors");
+        let now = reader.stats().unwrap().changes;
+        assert_eq!(*changes.get_or_insert(now), now, "as many changes as in the other state");
+        for (id, row) in part.iter().enumerate().step_by(7) {
+            let found = reader.search(row, 1, &everywhere()).unwrap();
+            assert_eq!((found[0].id, found[0].distance), (id as u64, 0.0), "round {round}");
+        }
+    }
+    assert_sound(&store, "vectors");
+}
+
+/// An attached store keeps snapshots and pins between readers; commits that went past it, through redb,
+/// must still be seen.
 #[test]
 fn an_attached_store_sees_the_applications_commits() {
     let app = App::new();
@@ -160,7 +192,8 @@ fn an_attached_store_sees_the_applications_commits() {
     assert_sound(&store, "vectors");
 }
 
-/// An aborted change and another one after it have the same change number: what a snapshot holds of lists is told apart.
+/// An aborted change and another one after it have the same change number: what a snapshot holds of lists
+/// is told apart.
 #[test]
 fn an_aborted_change_is_not_taken_for_the_next_one() {
     let app = App::new();
@@ -224,8 +257,8 @@ fn the_applications_tables_are_its_own() {
     assert!(!copy.list_tables().unwrap().any(|t| t.name() == "docs" || t.name() == "vectors-of-my-own/meta"));
 }
 
-/// Found here: an index took over application tables of its names (`docs/meta`), or failed with half of its own tables made
-/// and its name in the catalog.
+/// Found here: an index took over application tables of its names (`docs/meta`), or failed with half of
+/// its own tables made and its name in the catalog.
 #[test]
 fn an_index_never_takes_over_an_applications_table() {
     let flat = spec("Flat", DIM, Metric::L2);
@@ -389,7 +422,8 @@ fn a_store_refuses_to_commit_what_failed_half_way() {
     }
 }
 
-/// Nobody can stop an application's transaction from committing: then the flag that the verb left behind speaks.
+/// Nobody can stop an application's transaction from committing: then the flag that the verb left behind
+/// speaks.
 #[test]
 fn a_commit_all_the_same_is_noticed_and_mended() {
     for trained in [false, true] {
@@ -428,8 +462,8 @@ fn a_commit_all_the_same_is_noticed_and_mended() {
         drop(damaged);
         txn.commit().unwrap();
         assert_eq!(app.ids(), (0..50).collect::<Vec<_>>());
-        // Found here: a training over a trained index wrote its centroids first, and the repaired index had the
-        // old lists under the new centroids: every query probed the wrong list.
+        // Found here: a training over a trained index wrote its centroids first, and the repaired index
+        // had the old lists under the new centroids: every query probed the wrong list.
         for store in [store, app.store()] {
             let after = reader(&store, "vectors");
             assert_eq!(after.is_trained(), trained);
@@ -485,7 +519,8 @@ fn a_bulk_load_beside_the_applications_commits() {
     assert_sound(&store, "bulk");
 }
 
-/// A disk in memory that fails for good after a number of reads and writes, and works again when it is opened anew.
+/// A disk in memory that fails for good after a number of reads and writes, and works again when it is
+/// opened anew.
 #[derive(Clone, Debug)]
 struct FailingDisk {
     bytes: Arc<InMemoryBackend>,
@@ -500,7 +535,8 @@ impl FailingDisk {
         }
     }
 
-    /// The database on this disk, which will fail after `ops` more operations. No cache: every verb goes to the disk.
+    /// The database on this disk, which will fail after `ops` more operations. No cache: every verb goes
+    /// to the disk.
     fn open(&self, ops: i64) -> Arc<Database> {
         self.left.store(i64::MAX, Ordering::Relaxed);
         let mut builder = Database::builder();
@@ -532,7 +568,8 @@ impl StorageBackend for FailingDisk {
     }
 }
 
-/// The disk fails at every operation in turn of a transaction that writes rows and vectors: both are there or neither is.
+/// The disk fails at every operation in turn of a transaction that writes rows and vectors: both are there
+/// or neither is.
 #[test]
 fn a_disk_that_fails_half_way() {
     let disk = FailingDisk { bytes: Arc::new(InMemoryBackend::new()), left: Arc::default() };
@@ -574,7 +611,8 @@ fn a_disk_that_fails_half_way() {
                 assert_eq!(ids, new);
                 committed = true;
             }
-            // An error of the commit itself leaves open whether it is durable; all or nothing it is in any case.
+            // An error of the commit itself leaves open whether it is durable; all or nothing it is in any
+            // case.
             Err(e) => {
                 assert!(ids == old || ids == new, "after {ops} operations: {e}: {ids:?}");
                 failures += 1;

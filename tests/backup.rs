@@ -1,8 +1,8 @@
-//! Worry: a backup that is of no single moment, that replaces what was there, or that leaves half a file behind; and a compaction
-//! that moves pages under somebody's feet.
+//! Worry: a backup that is of no single moment, that replaces what was there, or that leaves half a file
+//! behind; and a compaction that moves pages under somebody's feet.
 //!
-//! Noticed by committing to the store from within the backup's own ticks: the copy must equal the state at the call to the
-//! bit. And by cancelling at each tick and looking into the folder.
+//! Noticed by committing to the store from within the backup's own ticks: the copy must equal the state at
+//! the call to the bit. And by cancelling at each tick and looking into the folder.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
 
 mod support;

@@ -1,8 +1,9 @@
-//! Worry: a load that is more than one transaction. Interrupted, it must be clearly unfinished, say where to go on, and lose
-//! nothing that it said was done; finished, it must be the index that one transaction would have made.
+//! Worry: a load that is more than one transaction. Interrupted, it must be clearly unfinished, say where
+//! to go on, and lose nothing that it said was done; finished, it must be the index that one transaction
+//! would have made.
 //!
-//! Noticed by loading in pieces as small as one row, dropping the load (and the store) at every one of them, going on where
-//! `rows_done` says, and comparing with an index that was filled at once.
+//! Noticed by loading in pieces as small as one row, dropping the load (and the store) at every one of
+//! them, going on where `rows_done` says, and comparing with an index that was filled at once.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
 
 mod support;
@@ -58,7 +59,8 @@ fn a_load_in_pieces_is_an_add_at_once() {
                 for from in (0..n).step_by(call) {
                     let ids = load.add(all.slice(from..n.min(from + call))).unwrap();
                     assert_eq!(ids, from as u64..n.min(from + call) as u64);
-                    // Found here: a call with more rows than a transaction should hold made one that held them all.
+                    // Found here: a call with more rows than a transaction should hold made one that held
+                    // them all.
                     assert_eq!(
                         load.rows_done() as usize,
                         ids.end as usize / commit * commit,
@@ -77,7 +79,8 @@ fn a_load_in_pieces_is_an_add_at_once() {
     }
 }
 
-/// Dropped with its store after every piece, resumed in a new one: what was committed is there once, what was not is asked for again.
+/// Dropped with its store after every piece, resumed in a new one: what was committed is there once, what
+/// was not is asked for again.
 #[test]
 fn interrupted_at_every_piece() {
     let (folder, n) = (tempfile::tempdir().unwrap(), 90);
@@ -178,7 +181,8 @@ fn discarded() {
     assert_eq!(change(&store, "i", |writer| writer.add(all).unwrap()), 24..54);
 }
 
-/// Two loads of one index at once, and a load whose index was dropped and made anew: only one of them gets through.
+/// Two loads of one index at once, and a load whose index was dropped and made anew: only one of them gets
+/// through.
 #[test]
 fn a_load_never_writes_into_another_one() {
     let data = reals(20, DIM, 115);

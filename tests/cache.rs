@@ -1,9 +1,10 @@
-//! Worry: an index larger than its memory. Pins come and go under a budget, snapshots inherit them from older ones, readers hold
-//! states that commits have left behind; a pin handed to the wrong list or the wrong state gives a good answer to another question.
+//! Worry: an index larger than its memory. Pins come and go under a budget, snapshots inherit them from
+//! older ones, readers hold states that commits have left behind; a pin handed to the wrong list or the
+//! wrong state gives a good answer to another question.
 //!
-//! Noticed by asking a store with a cache of 5 % of its file, and of nothing at all, the same questions as one that holds everything: the
-//! answers must be the same to the bit, in every verb, from many threads, with readers held over commits; and
-//! what is pinned must never exceed the budget.
+//! Noticed by asking a store with a cache of 5 % of its file, and of nothing at all, the same questions as
+//! one that holds everything: the answers must be the same to the bit, in every verb, from many threads,
+//! with readers held over commits; and what is pinned must never exceed the budget.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
 
 mod support;
@@ -80,7 +81,8 @@ fn a_twentieth_of_the_file_and_nothing_at_all() {
     }
 }
 
-/// The clock hand runs while others search: nobody's answer changes, and the sum of all pins stays within the budget.
+/// The clock hand runs while others search: nobody's answer changes, and the sum of all pins stays within
+/// the budget.
 #[test]
 fn many_threads_in_a_small_cache() {
     let folder = tempfile::tempdir().unwrap();
@@ -105,7 +107,8 @@ fn many_threads_in_a_small_cache() {
     });
 }
 
-/// Readers of ten states at once, each with its own truth; pins of unchanged lists pass from one to the next.
+/// Readers of ten states at once, each with its own truth; pins of unchanged lists pass from one to the
+/// next.
 #[test]
 fn readers_held_across_commits() {
     let folder = tempfile::tempdir().unwrap();

@@ -372,6 +372,20 @@ fn what_people_read() {
     assert!(help.contains("130"));
 }
 
+/// Breaks if a dropped or renamed index is still found, or another one suffers.
+#[test]
+fn indexes_are_renamed_and_dropped() {
+    let sift = Sift::build(&[]);
+    let store = sift.store();
+    ok(&["create", &store, "other", "--spec", "Flat", "--metric", "l2", "--dim", "4"]);
+    assert_eq!(json(&["rename", &store, "other", "another"])["index"], "another");
+    fails(&["rename", &store, "another", "sift"], 1);
+    assert_eq!(json(&["drop", &store, "another"])["dropped"], "another");
+    fails(&["drop", &store, "another"], 1);
+    ok(&["verify", &store]);
+    assert_eq!(sift.search("1", "8").len(), 200);
+}
+
 #[test]
 fn the_demo_needs_no_argument() {
     let text = ok(&["demo"]);

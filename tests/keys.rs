@@ -1,8 +1,9 @@
-//! Worry: a key that leads to another key's vector. Keys stand behind two more tables than ids; a removal that forgets one of them, or an
-//! update that gives a key a second id, is not seen by a search, which speaks of ids.
+//! Worry: a key that leads to another key's vector. Keys stand behind two more tables than ids; a removal
+//! that forgets one of them, or an update that gives a key a second id, is not seen by a search, which
+//! speaks of ids.
 //!
-//! Noticed with a map from key to vector that goes through the same operations: after each, every key must lead to
-//! its id, its id to it, and its id to its vector.
+//! Noticed with a map from key to vector that goes through the same operations: after each, every key must
+//! lead to its id, its id to it, and its id to its vector.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
 
 mod support;
@@ -46,7 +47,8 @@ fn keyed(store: &Store, text: &str) {
     create(store, "k", &spec(text, DIM, Metric::L2).with_keys(true).with_block_order(0));
 }
 
-/// Text, bytes that are no text, numbers that look like ids, one byte, prefixes of each other, the longest there is.
+/// Text, bytes that are no text, numbers that look like ids, one byte, prefixes of each other, the longest
+/// there is.
 fn key(i: usize) -> Vec<u8> {
     match i % 6 {
         0 => format!("https://example.org/page/{i}").into_bytes(),
@@ -99,7 +101,8 @@ fn keys_lead_to_their_vectors() {
     });
     assert_sound(&store, "k");
 
-    // A key that comes back is a new id; an upsert keeps the ids of those that are there; an update keeps all.
+    // A key that comes back is a new id; an upsert keeps the ids of those that are there; an update keeps
+    // all.
     change(&store, "k", |writer| {
         let batch = [&keys[3], &keys[10], &keys[195], &keys[11]];
         assert_eq!(writer.upsert_with_keys(&batch, part(200, 204)).unwrap(), 2);

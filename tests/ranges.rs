@@ -1,8 +1,10 @@
-//! Worry: the edge of a range search. FAISS's rule is strict, squared L2 below the radius, similarity above it; a vector exactly
-//! on the radius is out, and an off-by-one in the threshold that scans compare with lets it in, for one metric of three.
+//! Worry: the edge of a range search. FAISS's rule is strict, squared L2 below the radius, similarity
+//! above it; a vector exactly on the radius is out, and an off-by-one in the threshold that scans compare
+//! with lets it in, for one metric of three.
 //!
-//! Noticed on integers, where whole shells of vectors stand at exactly the same distance: for each shell the radius is put
-//! on it, one step of f32 inside and one step outside, and the answer compared with brute force.
+//! Noticed on integers, where whole shells of vectors stand at exactly the same distance: for each shell
+//! the radius is put on it, one step of f32 inside and one step outside, and the answer compared with
+//! brute force.
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 mod support;
@@ -183,7 +185,8 @@ fn a_range_is_the_search_without_k() {
     }
 }
 
-/// With kept rows, what comes back is scored by them: every distance is the kept row's, and every one is inside.
+/// With kept rows, what comes back is scored by them: every distance is the kept row's, and every one is
+/// inside.
 #[test]
 fn kept_rows_decide_who_is_inside() {
     let (dim, n) = (16, 800);

@@ -1,9 +1,10 @@
-//! Worry: a filtered search that leaks what the selector excludes, or loses what it admits: because the bitmap of rows was
-//! made before an update moved a row, because a combination lists its ids wrongly, because the way that is cheap
-//! for this selector differs from the others.
+//! Worry: a filtered search that leaks what the selector excludes, or loses what it admits: because the
+//! bitmap of rows was made before an update moved a row, because a combination lists its ids wrongly,
+//! because the way that is cheap for this selector differs from the others.
 //!
-//! Noticed by comparing every kind of selector, alone and nested, with brute force over the subset; and by taking all three
-//! ways to the answer on the same index and query. Which way the library takes depends on sizes alone:
+//! Noticed by comparing every kind of selector, alone and nested, with brute force over the subset; and by
+//! taking all three ways to the answer on the same index and query. Which way the library takes depends on
+//! sizes alone:
 //!
 //! | the selector | the search | way |
 //! |---|---|---|
@@ -79,7 +80,8 @@ impl Fixture {
                 }
                 let found = reader.range_search(query, farthest, &params).unwrap();
                 assert_eq!(bits(&found), bits(&kept), "{what}: range over {probes} lists");
-                // A budget of entries that the selector admits all of changes nothing; of half of them, finds half.
+                // A budget of entries that the selector admits all of changes nothing; of half of them,
+                // finds half.
                 let found = reader.search(query, n, &params.clone().max_codes(kept.len().max(1))).unwrap();
                 assert_eq!(bits(&found), bits(&kept), "{what}: exact budget");
                 let half = kept.len() / 2;
@@ -193,7 +195,8 @@ fn nested_selectors() {
     assert!(sizes.len() > 15, "the rounds select different numbers of ids: {sizes:?}");
 }
 
-/// The same subset said in three ways, at sizes where each way is taken: the answers are the same to the bit.
+/// The same subset said in three ways, at sizes where each way is taken: the answers are the same to the
+/// bit.
 #[test]
 fn three_ways_to_one_answer() {
     let fixture = Fixture::new(Metric::L2);
@@ -297,8 +300,8 @@ fn removal_by_every_kind_of_selector() {
     }
 }
 
-/// Found here: a range is two numbers, but `remove_ids` and large batches made a list of its ids first; a range
-/// of all ids overflowed the capacity of a vector, and one of a billion took 8 GB.
+/// Found here: a range is two numbers, but `remove_ids` and large batches made a list of its ids first; a
+/// range of all ids overflowed the capacity of a vector, and one of a billion took 8 GB.
 #[test]
 fn ranges_of_all_ids_are_not_listed() {
     let fixture = Fixture::new(Metric::L2);
@@ -318,4 +321,41 @@ fn ranges_of_all_ids_are_not_listed() {
         assert_eq!(writer.remove_ids(&everything().and(billions())).unwrap(), ids.len() as u64 - evens);
         assert_eq!(writer.remove_ids(&everything()).unwrap(), 0);
     });
+}
+
+/// FAISS's best-known trap: there, parameters that name only a selector set nprobe back to 1. Here what is
+/// not named comes from the defaults stored with the index, through a reopening too.
+#[test]
+fn a_selector_alone_keeps_the_stored_defaults() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.vellum");
+    let (dim, data) = (24, reals(900, 24, 38));
+    let store = Store::create(&path).unwrap();
+    create(&store, "i", &spec("IVF90,SQbf16,RFlat", dim, Metric::L2));
+    change(&store, "i", |writer| {
+        live_in(writer, rows(&data, dim));
+        writer.set_search_defaults(&nprobe(40).max_codes(77).rerank(30)).unwrap();
+    });
+    drop(store);
+    let store = Store::open(&path).unwrap();
+    let odd = || IdSelector::callback(|id| id % 2 == 1);
+    let answer = |params: SearchParams| {
+        let found = reader(&store, "i").search_batch(rows(&data, dim).slice(0..60), 10, &params).unwrap();
+        all_bits(&found)
+    };
+    let (only, all) =
+        (SearchParams::new().selector(odd()), nprobe(40).max_codes(77).rerank(30).selector(odd()));
+    assert!(answer(only.clone()) == answer(all.clone()));
+    // One named, the others stored.
+    assert!(answer(only.clone().nprobe(3)) == answer(all.clone().nprobe(3)));
+    assert!(answer(only.clone().max_codes(9)) == answer(all.clone().max_codes(9)));
+    assert!(answer(only.clone().rerank(10)) == answer(all.clone().rerank(10)));
+    for other in [all.clone().nprobe(3), all.clone().max_codes(9), all.clone().rerank(10)] {
+        assert!(answer(other) != answer(all.clone()), "each of them matters here");
+    }
+    // Not stored any more, vellum's own: a thirty-second of the lists but 8 at least, no budget, 4k
+    // reranked.
+    change(&store, "i", |writer| writer.set_search_defaults(&SearchParams::new()).unwrap());
+    assert!(answer(only.clone()) == answer(nprobe(8).max_codes(0).rerank(40).selector(odd())));
+    assert!(answer(only) == answer(reader(&store, "i").search_defaults().selector(odd()).rerank(40)));
 }

@@ -1,9 +1,10 @@
-//! Worry: wrong input that is half applied, or refused with an error that says something else. A batch whose 900th row
-//! holds a NaN must not leave 899 rows behind, and a refusal must not spoil the transaction it happened in.
+//! Worry: wrong input that is half applied, or refused with an error that says something else. A batch
+//! whose 900th row holds a NaN must not leave 899 rows behind, and a refusal must not spoil the
+//! transaction it happened in.
 //!
-//! Noticed by giving every public verb every wrong input it can be given: the error must be the documented one with the
-//! right values, the index must be in the same state to the bit (ids, vectors, lists, change counter), and the same writer must
-//! go on to add and commit.
+//! Noticed by giving every public verb every wrong input it can be given: the error must be the documented
+//! one with the right values, the index must be in the same state to the bit (ids, vectors, lists, change
+//! counter), and the same writer must go on to add and commit.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
 
 mod support;
@@ -24,7 +25,8 @@ macro_rules! refused {
     };
 }
 
-/// Runs `wrong` on a lived-in index, between two looks at its state; then proves that the writer still works.
+/// Runs `wrong` on a lived-in index, between two looks at its state; then proves that the writer still
+/// works.
 fn nothing_changes(spec_text: &str, metric: Metric, wrong: impl Fn(&mut IndexWriter<'_>)) {
     let data = reals(60, DIM, 51);
     let store = memory();
@@ -629,7 +631,8 @@ fn a_file_that_is_there_or_not() {
     refused!(Store::open(&foreign), Error::Foreign { .. });
 }
 
-/// Ids that vellum assigns are new: above every id there ever was, whether given, removed or forgotten by `clear`.
+/// Ids that vellum assigns are new: above every id there ever was, whether given, removed or forgotten by
+/// `clear`.
 #[test]
 fn assigned_ids_are_never_used_again() {
     let folder = tempfile::tempdir().unwrap();

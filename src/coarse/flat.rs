@@ -42,6 +42,7 @@ impl CoarseQuantizer for FlatCoarse {
             self.panels.scores(self.similarity, some, scores);
             for scores in scores.chunks_exact(nlist) {
                 smallest(scores, probes.nprobe, &mut nearest);
+                fill_up(scores, probes.nprobe, &mut nearest);
                 probes.lists.extend_from_slice(&nearest);
                 probes.scores.extend(nearest.iter().map(|list| scores[*list as usize]));
             }
@@ -50,5 +51,14 @@ impl CoarseQuantizer for FlatCoarse {
 
     fn centroids(&self) -> Rows<'_> {
         Rows::of(&self.centroids, self.dim)
+    }
+}
+
+/// Lists whose scores are no numbers (a query so long that its distances overflow) come last, in their
+/// order: every query has its `nprobe` probes.
+fn fill_up(scores: &[f32], nprobe: usize, nearest: &mut Vec<u32>) {
+    if nearest.len() < nprobe {
+        let rest = (0..).zip(scores).filter(|(_, score)| score.is_nan()).map(|(list, _)| list);
+        nearest.extend(rest.take(nprobe - nearest.len()));
     }
 }

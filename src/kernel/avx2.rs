@@ -47,7 +47,7 @@ const CHUNK_BYTES: usize = 16 << 10;
 fn scan<const S: u8, const E: u8>(queries: &[&[f32]], codes: &[u8], scores: &mut [f32]) {
     let n = scores.len() / queries.len();
     let size = codes.len() / n;
-    let chunk = (CHUNK_BYTES / size).next_multiple_of(8);
+    let chunk = (CHUNK_BYTES / size).max(1).next_multiple_of(8);
     for first in (0..n).step_by(chunk) {
         let codes = Codes { bytes: codes, size, rows: first..n.min(first + chunk) };
         for (queries, scores) in queries.chunks(2).zip(scores.chunks_mut(2 * n)) {

@@ -124,20 +124,24 @@ fn norms(rows: &[f32], dim: usize, out: &mut [f32]) {
 /// because one row's additions wait for each other.
 #[inline(always)]
 pub(super) fn norms_fused(rows: &[f32], dim: usize, out: &mut [f32]) {
-    for (rows, norms) in rows.chunks(8 * dim).zip(out.chunks_mut(8)) {
-        let mut sums = [0.0f32; 8];
-        if norms.len() == 8 {
-            for d in 0..dim {
-                for r in 0..8 {
-                    sums[r] = rows[r * dim + d].mul_add(rows[r * dim + d], sums[r]);
-                }
-            }
-        } else {
-            for (sum, row) in sums.iter_mut().zip(rows.chunks_exact(dim)) {
-                *sum = row.iter().fold(0.0, |sum, &x| x.mul_add(x, sum));
+    let eights = rows.chunks_exact(8 * dim);
+    let rest = eights.remainder().chunks_exact(dim);
+    let (out, out_rest) = out.as_chunks_mut::<8>();
+    for (rows, out) in eights.zip(out) {
+        // Slices of exactly `dim` components need no bounds checks below.
+        let mut eight = [&rows[..dim]; 8];
+        for r in 0..8 {
+            eight[r] = &rows[r * dim..][..dim];
+        }
+        *out = [0.0; 8];
+        for d in 0..dim {
+            for r in 0..8 {
+                out[r] = eight[r][d].mul_add(eight[r][d], out[r]);
             }
         }
-        norms.copy_from_slice(&sums[..norms.len()]);
+    }
+    for (row, norm) in rest.zip(out_rest) {
+        *norm = row.iter().fold(0.0, |sum, &x| x.mul_add(x, sum));
     }
 }
 

@@ -384,10 +384,11 @@ impl Trainer<'_, '_, '_> {
     }
 }
 
-/// Pushes the components of a centroid by `by` of themselves, in turns up and down.
+/// Pushes the components of a centroid by `by` of themselves, in turns up and down, but not to infinity.
 fn push(centroid: &mut [f32], by: f32) {
     for (d, value) in centroid.iter_mut().enumerate() {
-        *value *= if d % 2 == 0 { 1.0 + by } else { 1.0 - by };
+        let pushed = *value * if d % 2 == 0 { 1.0 + by } else { 1.0 - by };
+        *value = pushed.clamp(f32::MIN, f32::MAX);
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! The [`Oracle`] is a map from id to vector and a sort. It does in `f64` what the index does in blocks,
 //! lists and kernels, and it knows nothing of any of them. Two comparisons: [`assert_same`] where
-//! arithmetic is exact (small integers), bit for bit; [`assert_close`] for real numbers, where a
-//! distance may be off by the rounding of its sum and two neighbours may swap only if the oracle itself finds them that close.
+//! arithmetic is exact (small integers), bit for bit; [`assert_close`] for real numbers, where a distance
+//! may be off by the rounding of its sum and two neighbours may swap only if the oracle itself finds them
+//! that close.
 #![allow(dead_code, reason = "each test uses what it needs")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
 
@@ -50,7 +51,8 @@ pub(crate) fn reals(n: usize, dim: usize, seed: u64) -> Vec<f32> {
     (0..n * dim).map(|_| 2.0 * random.unit() - 1.0).collect()
 }
 
-/// Integers 1..=max as components: few values, so many ties; exact in every encoding and in every sum. Never a zero vector.
+/// Integers 1..=max as components: few values, so many ties; exact in every encoding and in every sum.
+/// Never a zero vector.
 pub(crate) fn integers(n: usize, dim: usize, max: usize, seed: u64) -> Vec<f32> {
     let mut random = Random::new(seed);
     (0..n * dim).map(|_| (1 + random.below(max)) as f32).collect()
@@ -267,8 +269,8 @@ impl Oracle {
     }
 }
 
-/// The rounding of a distance, as a part of the sum of its terms' sizes. 384 products summed in 16 lanes of f32
-/// round about 30 times by at most 2^-24 each: 2e-6 is the bound, the usual error a tenth of it.
+/// The rounding of a distance, as a part of the sum of its terms' sizes. 384 products summed in 16 lanes
+/// of f32 round about 30 times by at most 2^-24 each: 2e-6 is the bound, the usual error a tenth of it.
 pub(crate) const ROUNDING: f64 = 2e-6;
 
 /// The first of `expected`, bit for bit: ids, order, distances.
@@ -282,7 +284,8 @@ pub(crate) fn assert_same(found: &[Neighbor], expected: &[Exact], what: &str) {
     assert_eq!(found.len(), expected.len(), "{what}: the number of neighbours");
 }
 
-/// The first of `ranking` (the whole of it, so that swapped neighbours can be judged) as real numbers allow.
+/// The first of `ranking` (the whole of it, so that swapped neighbours can be judged) as real numbers
+/// allow.
 #[track_caller]
 pub(crate) fn assert_close(found: &[Neighbor], ranking: &[Exact], metric: Metric, what: &str) {
     assert!(found.len() <= ranking.len(), "{what}: {} found of {}", found.len(), ranking.len());
@@ -327,8 +330,9 @@ pub(crate) fn ids_of(found: &[Neighbor]) -> Vec<u64> {
 
 // ---------------------------------------------------------------- an index that was lived in
 
-/// Fills an index the way life does: part before training and part after, ids given in falling order, rows freed and
-/// taken again by other ids, vectors replaced. So ids and row numbers are in different orders. Returns the oracle's copy.
+/// Fills an index the way life does: part before training and part after, ids given in falling order, rows
+/// freed and taken again by other ids, vectors replaced. So ids and row numbers are in different orders.
+/// Returns the oracle's copy.
 pub(crate) fn live_in(writer: &mut IndexWriter<'_>, data: Rows<'_>) -> Oracle {
     let mut oracle = Oracle::new(writer.spec().metric(), Stored::of_rows(writer.spec()));
     let n = data.len();
@@ -348,7 +352,8 @@ pub(crate) fn live_in(writer: &mut IndexWriter<'_>, data: Rows<'_>) -> Oracle {
     assert_eq!(gone, every_fourth.len() as u64);
     every_fourth.iter().for_each(|id| drop(oracle.vectors.remove(id)));
 
-    // Half of the rest comes under ids that were removed, the highest first; a quarter replaces; a quarter is new.
+    // Half of the rest comes under ids that were removed, the highest first; a quarter replaces; a quarter
+    // is new.
     let (half, quarter) = (c.len() / 2, c.len() / 4);
     let back: Vec<u64> = every_fourth.iter().rev().copied().take(half).collect();
     let replaced: Vec<u64> = oracle.ids().into_iter().rev().step_by(3).take(quarter).collect();

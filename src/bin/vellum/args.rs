@@ -95,6 +95,10 @@ pub(crate) enum Command {
     Verify(OneOrAll),
     /// Rebuild an index's directories from its blocks and ids
     Repair(Target),
+    /// Drop an index and all its vectors
+    Drop(Target),
+    /// Give an index another name
+    Rename(Rename),
     /// Give unused space back to the file system
     Compact(StoreOnly),
     /// Copy a store to a new file, while it is in use
@@ -117,12 +121,22 @@ impl Command {
             | Command::Remove(Remove { target, .. })
             | Command::Update(Update { target, .. })
             | Command::Export(Export { target, .. })
+            | Command::Drop(target)
+            | Command::Rename(Rename { target, .. })
             | Command::Repair(target) => (&target.store, Some(&target.index)),
             Command::Info(one) | Command::Verify(one) => (&one.store, one.index.as_ref()),
             Command::Compact(StoreOnly { store }) | Command::Backup(Backup { store, .. }) => (store, None),
         };
         Some((store.as_path(), index.map(String::as_str)))
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rename {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// The new name
+    pub(crate) to: String,
 }
 
 #[derive(Debug, Args)]

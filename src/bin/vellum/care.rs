@@ -1,6 +1,6 @@
-//! `repair`, `compact`, `backup` and `export`: looking after a store.
+//! `repair`, `drop`, `rename`, `compact`, `backup` and `export`: looking after a store.
 
-use crate::args::{Backup, Common, Export, StoreOnly, Target};
+use crate::args::{Backup, Common, Export, Rename, StoreOnly, Target};
 use crate::console::{self, Console, count};
 use crate::failure::Failure;
 use crate::input::batch_rows;
@@ -44,6 +44,24 @@ pub(crate) fn repair(args: &Target, common: &Common, console: &Console) -> Resul
         0 => Ok(()),
         count => Err(Failure::Problems { count, index: args.index.clone() }),
     }
+}
+
+pub(crate) fn drop_index(args: &Target, common: &Common, console: &Console) -> Result<(), Failure> {
+    let store = common.builder()?.open(&args.store)?;
+    let txn = store.begin_write()?;
+    txn.drop_index(&args.index)?;
+    txn.commit()?;
+    console.say(format_args!("dropped `{}`; `vellum compact` gives its space back", args.index))?;
+    console.json(|| json!({"dropped": args.index}))
+}
+
+pub(crate) fn rename(args: &Rename, common: &Common, console: &Console) -> Result<(), Failure> {
+    let store = common.builder()?.open(&args.target.store)?;
+    let txn = store.begin_write()?;
+    txn.rename_index(&args.target.index, &args.to)?;
+    txn.commit()?;
+    console.say(format_args!("`{}` is now `{}`", args.target.index, args.to))?;
+    console.json(|| json!({"index": args.to}))
 }
 
 pub(crate) fn compact(args: &StoreOnly, common: &Common, console: &Console) -> Result<(), Failure> {
