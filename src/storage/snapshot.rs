@@ -185,6 +185,12 @@ impl Snapshot {
     ) -> Result<Self> {
         let lists = header.first_list..header.first_list.saturating_add(header.nlist);
         let entries = tables.list_entries(lists)?;
+        // A page of the directory that was put back to an earlier state has good checksums.
+        let total: u64 = entries.iter().map(|entry| u64::from(entry.n)).sum();
+        if total != header.ntotal || entries.iter().any(|entry| entry.seq > header.seq) {
+            let what = format!("the lists hold {total} rows, the header says {}", header.ntotal);
+            return Err(Error::corrupt(&tables.names.lists, 0, what));
+        }
         let total: u64 = entries.iter().map(|entry| u64::from(entry.n)).sum();
         if total != header.ntotal {
             // A page of the directory that is gone reads as one of empty lists.
