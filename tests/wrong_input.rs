@@ -689,3 +689,39 @@ fn the_end_of_the_ids() {
     assert_eq!(reader(&store, "i").ids().unwrap(), [5, u64::MAX - 3, u64::MAX - 2, u64::MAX - 1]);
     assert_sound(&store, "i");
 }
+
+/// Nothing is no mistake: every verb takes an empty batch and leaves the index as it is.
+#[test]
+fn empty_batches() {
+    let (data, none) = (reals(30, DIM, 67), rows(&[], DIM));
+    let no_keys: [&str; 0] = [];
+    let store = memory();
+    create(&store, "i", &spec("IVF2,SQfp16,RFlat", DIM, Metric::Cosine));
+    create(&store, "k", &spec("IVF2,Flat", DIM, Metric::L2).with_keys(true));
+    change(&store, "i", |writer| live_in(writer, rows(&data, DIM)));
+    let before = reader(&store, "i");
+    change(&store, "i", |writer| {
+        let next = writer.add(none).unwrap();
+        assert!(next.is_empty());
+        writer.add_with_ids(&[], none).unwrap();
+        assert_eq!(writer.upsert(&[], none).unwrap(), 0);
+        writer.update_vectors(&[], none).unwrap();
+        assert_eq!(writer.remove_ids(&IdSelector::Array(Vec::new())).unwrap(), 0);
+        assert_eq!(writer.add(rows(&data, DIM).slice(0..1)).unwrap().start, next.start);
+        writer.remove_ids(&IdSelector::Array(vec![next.start])).unwrap();
+    });
+    change(&store, "k", |writer| {
+        assert!(writer.add_with_keys(&no_keys, none).unwrap().is_empty());
+        assert_eq!(writer.upsert_with_keys(&no_keys, none).unwrap(), 0);
+        writer.update_with_keys(&no_keys, none).unwrap();
+        assert_eq!(writer.remove_keys(&no_keys).unwrap(), 0);
+    });
+    let after = reader(&store, "i");
+    assert_eq!(after.ids().unwrap(), before.ids().unwrap());
+    assert_eq!(after.list_sizes().unwrap(), before.list_sizes().unwrap());
+    assert!(after.reconstruct_batch(&[]).unwrap().is_empty());
+    assert!(after.search_batch(none, 3, &everywhere()).unwrap().is_empty());
+    assert!(after.range_search_batch(none, 3.0, &everywhere()).unwrap().is_empty());
+    assert_sound(&store, "i");
+    assert_sound(&store, "k");
+}
