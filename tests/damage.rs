@@ -9,9 +9,6 @@
 //! can hide an id from what looks it up (`contains`, selectors that name ids, `id_of_key`, and a writer that
 //! removes or replaces it); it is then for `verify` to notice, and the campaign demands that it does.
 //!
-//! Another is not caught yet: a frame names its kind and key but not its index, so a page that stands where the
-//! same page of another index belongs is only for `verify` to notice too.
-//!
 //! `VELLUM_DAMAGE_CASES` sets the number of cases, `VELLUM_DAMAGE_SEED` other ones.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -21,10 +18,9 @@ mod common;
 use common::disk::Disk;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::mpsc;
 use std::time::Duration;
 use std::{env, thread};
@@ -281,10 +277,7 @@ impl Outcome {
                 match caught(|| (question.ask)(&reader)) {
                     Ok(Err(_)) => self.errors += 1,
                     Ok(Ok(answer)) if answer == expected[&(index, question.name)] => self.same += 1,
-                    Ok(Ok(_))
-                        if (written || question.absence || MISPLACED.load(Relaxed))
-                            && self.verify_notices(store, index) =>
-                    {
+                    Ok(Ok(_)) if (written || question.absence) && self.verify_notices(store, index) => {
                         self.hidden += 1;
                     }
                     Ok(Ok(answer)) => {
@@ -351,9 +344,6 @@ fn judge(image: &[u8], late: Option<&[u8]>, before: &Answers, after: &Answers) -
     outcome
 }
 
-/// Set for cases that put one page in the place of another.
-static MISPLACED: AtomicBool = AtomicBool::new(false);
-
 /// Damages `image` somewhere on the pages that are read; says how.
 fn damage(image: &mut Vec<u8>, pages: &[u64], random: &mut Random) -> &'static str {
     let mut page = || pages[random.below(pages.len() as u64) as usize] as usize * PAGE;
@@ -417,7 +407,6 @@ fn child() {
             random.below(2);
             let mut damaged = image.clone();
             let how = damage(&mut damaged, &pages, &mut random);
-            MISPLACED.store(matches!(how, "a page twice" | "two pages swapped"), Relaxed);
             say(format!("CASE {case} {how}"));
             // Under the feet of a store that is open, where the medium has not just lost its end.
             let late = random.below(3) == 0 && damaged.len() == image.len();
@@ -445,7 +434,7 @@ fn say(line: String) {
 #[derive(Debug, Default)]
 struct Tally {
     failures: Vec<String>,
-    /// Cases in which redb panicked twice while writing, which ends the process.
+    /// Cases in which redb panicked twice while writing, or recursed without end: both end the process.
     aborted: u64,
     errors: u64,
     hidden: u64,
@@ -461,11 +450,17 @@ fn run_child(from: u64, cases: u64, seed: u64, tally: &mut Tally) -> Option<u64>
         .env("VELLUM_DAMAGE_CASES", cases.to_string())
         .env("VELLUM_DAMAGE_SEED", seed.to_string())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let (send, lines) = mpsc::channel();
     let out = BufReader::new(child.stdout.take().unwrap());
+    let mut complaints = BufReader::new(child.stderr.take().unwrap());
+    let overflow = thread::spawn(move || {
+        let mut text = Vec::new();
+        complaints.read_to_end(&mut text).unwrap();
+        String::from_utf8_lossy(&text).contains("has overflowed its stack")
+    });
     thread::spawn(move || out.lines().map_while(|line| line.ok()).try_for_each(|line| send.send(line)));
     let (mut case, mut how, mut writing) = (from, String::new(), false);
     loop {
@@ -501,7 +496,8 @@ fn run_child(from: u64, cases: u64, seed: u64, tally: &mut Tally) -> Option<u64>
         }
     }
     child.wait().unwrap();
-    if writing {
+    // A page of redb's tree in the place of one above it: redb follows it without end.
+    if overflow.join().unwrap() || writing {
         tally.aborted += 1;
     } else {
         tally.failures.push(format!("case {case}, {how}: the process died while it only read"));
@@ -521,7 +517,7 @@ fn damage_gives_an_error_or_the_same_answer() {
     let Tally { failures, aborted, errors, hidden, written, kinds } = tally;
     println!(
         "damage: {cases} cases, {} failures; {errors} noticed by an error, {hidden} only by verify, \
-         {written} written to, {aborted} ended by redb while writing",
+         {written} written to, {aborted} ended by redb",
         failures.len()
     );
     let some = failures[..failures.len().min(20)].join("\n");

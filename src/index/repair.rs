@@ -7,7 +7,7 @@
 use super::model::Model;
 use super::writer::IndexWriter;
 use crate::storage::block::{BlockBuf, BlockRef};
-use crate::storage::format::{Frame, Kind, ListEntry, State};
+use crate::storage::format::{Frame, Kind, ListEntry, State, TableName};
 use crate::storage::ids::{decode_id, ids_column};
 use crate::storage::lists::{ListEdit, block_key, store_entries};
 use crate::{Observer, Result};
@@ -136,7 +136,8 @@ impl<'w, 't> Repair<'w, 't> {
         let code = |i: usize| &survivors.codes[i * code_bytes..(i + 1) * code_bytes];
         let residual: f64 = (0..survivors.rows.len()).map(|i| model.code_residual(within, code(i))).sum();
         let (seq, nonce) = (self.writer.header.seq, self.writer.header.nonce);
-        let mut entry = ListEntry { n: survivors.rows.len() as u32, seq, nonce, residual };
+        let mut entry =
+            ListEntry { n: survivors.rows.len() as u32, digest: found.digest, seq, nonce, residual };
         if !whole {
             self.report.rebuilt_lists += 1;
             let keys = block_key(list, 0)..=block_key(list, u32::MAX);
@@ -168,7 +169,8 @@ impl<'w, 't> Repair<'w, 't> {
                 let (key, value) = entry?;
                 let (key, block) = (key.value(), key.value() as u32);
                 match open_block(name, key, value.value(), &self.writer.model) {
-                    Some((buf, seq)) => {
+                    Some((buf, seq, crc)) => {
+                        found.digest ^= crc;
                         found.damaged |= self.writer.model.geometry.in_tails(buf.rows.len() as u32) != short;
                         if seqs.get(&block).is_none_or(|other| *other < seq) {
                             found.damaged |= seqs.insert(block, seq).is_some();
@@ -258,16 +260,18 @@ impl<'w, 't> Repair<'w, 't> {
 #[derive(Default)]
 struct FoundList {
     blocks: BTreeMap<u32, BlockBuf>,
+    /// The digest of these blocks.
+    digest: u32,
     damaged: bool,
 }
 
 /// A block by its own word, or `None` if it is damaged.
-fn open_block(name: &str, key: u64, value: &[u8], model: &Model) -> Option<(BlockBuf, u64)> {
+fn open_block(name: &TableName, key: u64, value: &[u8], model: &Model) -> Option<(BlockBuf, u64, u32)> {
     let frame = Frame::open(name, Kind::Block, key, value).ok()?;
     let n = frame.count;
     if n == 0 || n > model.geometry.capacity {
         return None;
     }
     let block = BlockRef::open(name, key, value, &model.geometry, n as usize).ok()?;
-    Some((BlockBuf::copy_of(block, &model.geometry), frame.seq))
+    Some((BlockBuf::copy_of(block, &model.geometry), frame.seq, frame.crc))
 }

@@ -132,8 +132,8 @@ impl IndexWriter<'_> {
         let mut batch = Batch::default();
         let mut done = 0;
         for (within, list) in old_lists.clone().enumerate() {
-            let (n, geometry) = (sizes[within].n, old.geometry);
-            self.tables.for_each_block(&geometry, list, n, |_, block| {
+            let (entry, geometry) = (sizes[within], old.geometry);
+            self.tables.for_each_block(&geometry, list, &entry, |_, block| {
                 geometry.layout.unpack(block.codes, block.rows.len(), &mut batch.codes);
                 batch.numbers.extend(block.rows.iter().map(|row| row.get()));
                 batch.lists.resize(batch.numbers.len(), within as u32);

@@ -8,6 +8,7 @@ use crate::guard::guarded;
 use crate::storage::block::Geometry;
 use crate::storage::format::Header;
 use crate::storage::ids::{Slot, decode_id, ids_column, slots_column};
+use crate::storage::lists::check_digest;
 use crate::storage::{self, ReadTables};
 use crate::{Error, Observer, Result};
 use redb::{ReadableTable, ReadableTableMetadata};
@@ -138,10 +139,18 @@ impl Check<'_> {
         let (mut total, mut blocks, mut tails) = (0u64, 0u64, 0u64);
         for (list, entry) in lists.zip(&entries) {
             total += u64::from(entry.n);
+            let (mut digest, mut read) = (0, 0);
             for block in 0..self.geometry().blocks(entry.n) {
                 let in_tails = self.geometry().in_tails(self.geometry().entries(entry.n, block));
                 *(if in_tails { &mut tails } else { &mut blocks }) += 1;
-                report.step(|report| self.block(report, list, entry.n, block))?;
+                report.step(|report| {
+                    digest ^= self.block(report, list, entry.n, block)?;
+                    read += 1;
+                    Ok(())
+                })?;
+            }
+            if read == self.geometry().blocks(entry.n) {
+                report.step(|_| check_digest(&names.blocks, list, entry, digest))?;
             }
             observer.tick("verify", report.rows.min(header.ntotal), header.ntotal)?;
         }
@@ -159,12 +168,14 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn block(&mut self, report: &mut VerifyReport, list: u32, n: u32, block: u32) -> Result<()> {
+    fn block(&mut self, report: &mut VerifyReport, list: u32, n: u32, block: u32) -> Result<u32> {
         let (model, name) = (self.model, &self.tables.names.blocks);
         let geometry = self.model.geometry;
         let slots = &mut self.slots;
         let mut row_vector = vec![0.0; model.spec.dim];
+        let mut crc = 0;
         self.tables.read_block(&geometry, list, n, block, |b| {
+            crc = b.crc;
             report.blocks += 1;
             let mut codes = Vec::new();
             geometry.layout.unpack(b.codes, b.rows.len(), &mut codes);
@@ -186,7 +197,8 @@ impl Check<'_> {
                     report.note(name, row.into(), "a component is not finite");
                 }
             }
-        })
+        })?;
+        Ok(crc)
     }
 
     fn slots(&self, report: &mut VerifyReport) -> Result<()> {

@@ -124,8 +124,9 @@ impl View for WriterView<'_, '_> {
         self.tables.list_entry(self.header.first_list + list)
     }
     fn visit(&self, list: u32, each: &mut dyn FnMut(BlockRef<'_>) -> Result<()>) -> Result<()> {
-        let n = self.list(list)?.n;
-        self.tables.for_each_block(&self.geometry, self.header.first_list + list, n, |_, block| each(block))
+        let entry = self.list(list)?;
+        self.tables
+            .for_each_block(&self.geometry, self.header.first_list + list, &entry, |_, block| each(block))
     }
     fn peek(&self, _list: u32, _touch: &mut dyn FnMut(&[u8])) {}
     fn id(&self, row: u32) -> Result<u64> {

@@ -249,7 +249,7 @@ fn index_exists(txn: &WriteTransaction, name: &str) -> Result<bool> {
 
 /// Refuses a name under which the application has tables of its own.
 fn check_free(txn: &WriteTransaction, name: &str) -> Result<()> {
-    let names = storage::Names::of(name);
+    let names = storage::Names::of(name, Default::default());
     let plain = txn.list_tables()?.map(|table| table.name().to_string());
     let multimaps = txn.list_multimap_tables()?.map(|table| table.name().to_string());
     match plain.chain(multimaps).find(|table| names.contains(table)) {

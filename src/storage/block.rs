@@ -6,7 +6,7 @@
 //! A block with `capacity` entries is *sealed* and exactly `4096·2^order − 16` bytes long. The last
 //! block of a list may hold fewer: it is cut to what is in it, rounded up to 16 bytes.
 
-use super::format::{FRAME, Frame, FrameHead, Kind, seal_frame, value_bytes};
+use super::format::{FRAME, Frame, FrameHead, Kind, TableName, Uuid, seal_frame, value_bytes};
 use crate::layout::Layout;
 use crate::{Error, Result};
 use zerocopy::FromBytes;
@@ -50,12 +50,14 @@ pub(crate) struct BlockRef<'a> {
     pub(crate) codes: &'a [u8],
     /// The row number of each entry.
     pub(crate) rows: &'a [U32],
+    /// The checksum that names this version of the block.
+    pub(crate) crc: u32,
 }
 
 impl<'a> BlockRef<'a> {
     /// Checks everything: checksums, identity, counts and lengths.
     pub(crate) fn open(
-        table: &str,
+        table: &TableName,
         key: u64,
         value: &'a [u8],
         geometry: &Geometry,
@@ -69,20 +71,21 @@ impl<'a> BlockRef<'a> {
         if frame.capacity != geometry.capacity || frame.width as usize != geometry.layout.code_bytes() {
             return bad(format!("capacity {} and code size {}", frame.capacity, frame.width));
         }
-        Self::split(frame.payload, geometry, n)
+        Self::split(frame.payload, frame.crc, geometry, n)
             .ok_or_else(|| Error::corrupt(table, key, "payload of the wrong length"))
     }
 
     /// A block that was validated before and has not moved since: only the lengths are checked.
     pub(crate) fn reopen(value: &'a [u8], geometry: &Geometry, n: usize) -> Option<Self> {
         let payload = value.get(FRAME..FRAME + geometry.layout.region_bytes(n) + 4 * n)?;
-        Self::split(payload, geometry, n)
+        let crc = value.get(FRAME - 4..FRAME)?.first_chunk::<4>()?;
+        Self::split(payload, u32::from_le_bytes(*crc), geometry, n)
     }
 
-    fn split(payload: &'a [u8], geometry: &Geometry, n: usize) -> Option<Self> {
+    fn split(payload: &'a [u8], crc: u32, geometry: &Geometry, n: usize) -> Option<Self> {
         let (codes, rows) = payload.split_at_checked(geometry.layout.region_bytes(n))?;
         let rows = <[U32]>::ref_from_bytes(rows).ok()?;
-        (rows.len() == n).then_some(BlockRef { codes, rows })
+        (rows.len() == n).then_some(BlockRef { codes, rows, crc })
     }
 }
 
@@ -105,8 +108,8 @@ impl BlockBuf {
         &self.codes[i * code_bytes..(i + 1) * code_bytes]
     }
 
-    /// The block as a value.
-    pub(crate) fn encode(&self, geometry: &Geometry, key: u64, seq: u64) -> Vec<u8> {
+    /// The block as a value, and the checksum that names it.
+    pub(crate) fn encode(&self, geometry: &Geometry, index: Uuid, key: u64, seq: u64) -> (Vec<u8>, u32) {
         let n = self.rows.len();
         assert!(n as u32 <= geometry.capacity, "a block holds at most its capacity");
         let mut value = Vec::with_capacity(geometry.block_bytes(n));
@@ -117,6 +120,7 @@ impl BlockBuf {
         let payload = value.len() - FRAME;
         value.resize(geometry.block_bytes(n), 0);
         let head = FrameHead {
+            index,
             kind: Kind::Block,
             order: geometry.order,
             key,
@@ -125,14 +129,18 @@ impl BlockBuf {
             width: geometry.layout.code_bytes() as u32,
             seq,
         };
-        seal_frame(&mut value, head, payload);
-        value
+        let crc = seal_frame(&mut value, head, payload);
+        (value, crc)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn home() -> TableName {
+        TableName { text: "t".into(), index: [9; 16] }
+    }
 
     #[test]
     fn sealed_blocks_fill_a_page_run_exactly() {
@@ -141,9 +149,9 @@ mod tests {
                 let geometry = Geometry::new(Layout::RowMajor { code_bytes }, order).unwrap();
                 let n = geometry.capacity as usize;
                 let block = BlockBuf { codes: vec![7; n * code_bytes], rows: (0..n as u32).collect() };
-                let value = block.encode(&geometry, 5, 1);
+                let (value, _) = block.encode(&geometry, [9; 16], 5, 1);
                 assert_eq!(value.len(), (4096 << order) - 16);
-                let back = BlockRef::open("t", 5, &value, &geometry, n).unwrap();
+                let back = BlockRef::open(&home(), 5, &value, &geometry, n).unwrap();
                 assert_eq!(back.codes, block.codes);
                 assert!(back.rows.iter().map(|r| r.get()).eq(0..n as u32));
             }
@@ -159,10 +167,10 @@ mod tests {
     fn a_partial_block_is_cut_to_its_contents() {
         let geometry = Geometry::new(Layout::RowMajor { code_bytes: 12 }, 1).unwrap();
         let block = BlockBuf { codes: (0..36).collect(), rows: vec![9, 8, 7] };
-        let value = block.encode(&geometry, 5, 1);
+        let (value, _) = block.encode(&geometry, [9; 16], 5, 1);
         assert_eq!(value.len(), (64 + 36 + 12usize).next_multiple_of(16));
-        let back = BlockRef::open("t", 5, &value, &geometry, 3).unwrap();
+        let back = BlockRef::open(&home(), 5, &value, &geometry, 3).unwrap();
         assert_eq!(BlockBuf::copy_of(back, &geometry).rows, block.rows);
-        assert!(BlockRef::open("t", 5, &value, &geometry, 4).is_err());
+        assert!(BlockRef::open(&home(), 5, &value, &geometry, 4).is_err());
     }
 }

@@ -4,7 +4,7 @@
 //! written read as 0xFF bytes, and so does every entry of a page that does not exist. Tenants: the list
 //! directory, ids, slots, and the rows kept for reranking and reconstruction.
 
-use super::format::{FRAME, Frame, FrameHead, Kind, MAX_ORDER, seal_frame, value_bytes};
+use super::format::{FRAME, Frame, FrameHead, Kind, MAX_ORDER, TableName, Uuid, seal_frame, value_bytes};
 use super::{BytesTable, WriteBytes, fetch};
 use crate::{Error, Result};
 use std::ops::Range;
@@ -51,7 +51,7 @@ impl Column {
     }
 
     /// Checks a page and returns its entries, `per_page · width` bytes.
-    pub(crate) fn open_page<'a>(&self, table: &str, page: u32, value: &'a [u8]) -> Result<&'a [u8]> {
+    pub(crate) fn open_page<'a>(&self, table: &TableName, page: u32, value: &'a [u8]) -> Result<&'a [u8]> {
         let frame = Frame::open(table, self.kind, page.into(), value)?;
         if frame.width as usize != self.width || frame.payload.len() != self.payload_bytes() {
             return Err(Error::corrupt(table, page.into(), "a page of another width"));
@@ -71,7 +71,13 @@ impl Column {
     }
 
     /// Copies entry `row` to `out`; false if it stands on no page.
-    pub(crate) fn get<T: BytesTable>(&self, table: &T, name: &str, row: u32, out: &mut [u8]) -> Result<bool> {
+    pub(crate) fn get<T: BytesTable>(
+        &self,
+        table: &T,
+        name: &TableName,
+        row: u32,
+        out: &mut [u8],
+    ) -> Result<bool> {
         let page = self.page_of(row);
         let value = fetch(table, u64::from(page))?;
         match &value {
@@ -88,7 +94,7 @@ impl Column {
     pub(crate) fn for_some<T: BytesTable>(
         &self,
         table: &T,
-        name: &str,
+        name: &TableName,
         rows: &[u32],
         mut each: impl FnMut(u32, &[u8]) -> Result<()>,
     ) -> Result<()> {
@@ -107,7 +113,7 @@ impl Column {
     pub(crate) fn for_each<T: BytesTable>(
         &self,
         table: &T,
-        name: &str,
+        name: &TableName,
         rows: Range<u32>,
         mut each: impl FnMut(u32, &[u8]) -> Result<()>,
     ) -> Result<()> {
@@ -131,7 +137,7 @@ impl Column {
     pub(crate) fn set<'e>(
         &self,
         table: &mut WriteBytes<'_>,
-        name: &str,
+        name: &TableName,
         seq: u64,
         entries: impl IntoIterator<Item = (u32, &'e [u8])>,
     ) -> Result<()> {
@@ -140,7 +146,7 @@ impl Column {
             let page = self.page_of(row);
             if open.as_ref().map(|(page, _)| *page) != Some(page) {
                 if let Some((page, value)) = open.take() {
-                    self.store(table, seq, page, value)?;
+                    self.store(table, name.index, seq, page, value)?;
                 }
                 open = Some((page, self.load(table, name, page)?));
             }
@@ -151,11 +157,11 @@ impl Column {
         }
         match open {
             None => Ok(()),
-            Some((page, value)) => self.store(table, seq, page, value),
+            Some((page, value)) => self.store(table, name.index, seq, page, value),
         }
     }
 
-    fn load(&self, table: &WriteBytes<'_>, name: &str, page: u32) -> Result<Vec<u8>> {
+    fn load(&self, table: &WriteBytes<'_>, name: &TableName, page: u32) -> Result<Vec<u8>> {
         Ok(match fetch(table, u64::from(page))? {
             None => self.blank(),
             Some(value) => {
@@ -171,8 +177,16 @@ impl Column {
         value
     }
 
-    fn store(&self, table: &mut WriteBytes<'_>, seq: u64, page: u32, mut value: Vec<u8>) -> Result<()> {
+    fn store(
+        &self,
+        table: &mut WriteBytes<'_>,
+        index: Uuid,
+        seq: u64,
+        page: u32,
+        mut value: Vec<u8>,
+    ) -> Result<()> {
         let head = FrameHead {
+            index,
             kind: self.kind,
             order: self.order,
             key: page.into(),

@@ -3,18 +3,19 @@
 //! Every value of `blocks`, `tails`, `model` and the columns is a *frame*: a 64-byte header and a payload.
 //!
 //! ```text
-//!  0  magic "VLF1"      16  count      u32      40  reserved, zero
+//!  0  magic "VLF1"      16  count      u32      40  index uuid
 //!  4  kind     u8       20  capacity   u32      56  payload crc32  u32
 //!  5  order    u8       24  width      u32      60  header crc32   u32 (of bytes 0..60)
 //!  6  reserved u16      28  payload    u32      64  payload, then zeros
 //!  8  key      u64      32  seq        u64
 //! ```
-//! `key` is the key the value stands under, so that a misdirected page is noticed; `width` is the size of
-//! one code or column entry; `seq` the change that wrote it. redb checks no checksum when it reads, so a
+//! `key` is the key the value stands under and `index uuid` the index it belongs to, so that a misdirected page
+//! is noticed; `width` is the size of one code or column entry; `seq` the change that wrote it. redb checks no checksum when it reads, so a
 //! frame is believed only after [`Frame::open`] compared all of this. Everything is little-endian.
 #![warn(clippy::indexing_slicing)]
 
 use crate::{Error, Metric, Result};
+use std::ops::Deref;
 use zerocopy::little_endian::{F64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
@@ -28,6 +29,24 @@ pub(crate) const FRAME: usize = 64;
 /// The largest block order: 256 KiB values.
 pub(crate) const MAX_ORDER: u8 = 6;
 const FRAME_MAGIC: [u8; 4] = *b"VLF1";
+
+/// What names an index for good, whatever it is called.
+pub(crate) type Uuid = [u8; 16];
+
+/// The name of a table, and the index whose values stand in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct TableName {
+    pub(crate) text: String,
+    pub(crate) index: Uuid,
+}
+
+impl Deref for TableName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.text
+    }
+}
 
 /// The size of a full value: with its 8-byte key and redb's own 8 bytes it fills 4096·2^order.
 pub(crate) fn value_bytes(order: u8) -> usize {
@@ -59,7 +78,7 @@ struct RawFrame {
     width: U32,
     payload: U32,
     seq: U64,
-    reserved2: [u8; 16],
+    index: Uuid,
     payload_crc: U32,
     header_crc: U32,
 }
@@ -68,6 +87,7 @@ const _: () = assert!(size_of::<RawFrame>() == FRAME);
 /// The part of a frame's header that its writer chooses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FrameHead {
+    pub(crate) index: Uuid,
     pub(crate) kind: Kind,
     pub(crate) order: u8,
     pub(crate) key: u64,
@@ -84,11 +104,14 @@ pub(crate) struct Frame<'a> {
     pub(crate) capacity: u32,
     pub(crate) width: u32,
     pub(crate) seq: u64,
+    /// The checksum of the header, and so of all the rest: it names these very bytes.
+    pub(crate) crc: u32,
     pub(crate) payload: &'a [u8],
 }
 
-/// Writes the header in front of the payload that already stands in `value[FRAME..FRAME + payload]`.
-pub(crate) fn seal_frame(value: &mut [u8], head: FrameHead, payload: usize) {
+/// Writes the header in front of the payload that already stands in `value[FRAME..FRAME + payload]`; returns its
+/// checksum.
+pub(crate) fn seal_frame(value: &mut [u8], head: FrameHead, payload: usize) -> u32 {
     assert!(value.len() >= FRAME + payload, "a frame must hold its payload");
     let (front, rest) = value.split_at_mut(FRAME);
     let mut raw = RawFrame {
@@ -102,12 +125,13 @@ pub(crate) fn seal_frame(value: &mut [u8], head: FrameHead, payload: usize) {
         width: head.width.into(),
         payload: (payload as u32).into(),
         seq: head.seq.into(),
-        reserved2: [0; 16],
+        index: head.index,
         payload_crc: rest.get(..payload).map_or(0, crc32fast::hash).into(),
         header_crc: U32::ZERO,
     };
     raw.header_crc = header_crc(&raw).into();
     front.copy_from_slice(raw.as_bytes());
+    raw.header_crc.get()
 }
 
 fn header_crc(raw: &RawFrame) -> u32 {
@@ -116,7 +140,7 @@ fn header_crc(raw: &RawFrame) -> u32 {
 
 impl<'a> Frame<'a> {
     /// Believes `value` only if its checksums hold and it is the value of this table, kind and key.
-    pub(crate) fn open(table: &str, kind: Kind, key: u64, value: &'a [u8]) -> Result<Self> {
+    pub(crate) fn open(table: &TableName, kind: Kind, key: u64, value: &'a [u8]) -> Result<Self> {
         let bad = |what: &str| Err(Error::corrupt(table, key, what));
         let Ok((raw, rest)) = RawFrame::ref_from_prefix(value) else {
             return bad("shorter than a frame");
@@ -129,6 +153,9 @@ impl<'a> Frame<'a> {
         }
         if raw.kind != kind as u8 {
             return bad("a value of another kind");
+        }
+        if raw.index != table.index {
+            return bad("a value of another index");
         }
         if raw.key.get() != key {
             return Err(Error::corrupt(table, key, format!("the value of key {}", raw.key.get())));
@@ -144,6 +171,7 @@ impl<'a> Frame<'a> {
             capacity: raw.capacity.get(),
             width: raw.width.get(),
             seq: raw.seq.get(),
+            crc: raw.header_crc.get(),
             payload,
         })
     }
@@ -161,7 +189,7 @@ pub(crate) enum State {
 /// The index header, decoded. It stands under key 0 of `meta` and is rewritten by every change.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Header {
-    pub(crate) uuid: [u8; 16],
+    pub(crate) uuid: Uuid,
     pub(crate) state: State,
     /// Set while a verb changes tables; found set by a later transaction, it means half a change.
     pub(crate) writer_open: bool,
@@ -201,7 +229,7 @@ struct RawHeader {
     oldest_reader: U32,
     crc: U32,
     spec_bytes: U32,
-    uuid: [u8; 16],
+    uuid: Uuid,
     state: u8,
     writer_open: u8,
     trained: u8,
@@ -323,6 +351,9 @@ impl Header {
 pub(crate) struct ListEntry {
     /// Entries in the list.
     pub(crate) n: u32,
+    /// The checksums of the blocks' frames, combined by exclusive or: a block of an earlier commit, sound in
+    /// itself, does not pass.
+    pub(crate) digest: u32,
     /// The change that last touched the list, and its nonce: equal pairs mean equal contents.
     pub(crate) seq: u64,
     pub(crate) nonce: u64,
@@ -334,7 +365,7 @@ pub(crate) struct ListEntry {
 #[repr(C)]
 struct RawListEntry {
     n: U32,
-    flags: U32,
+    digest: U32,
     seq: U64,
     nonce: U64,
     residual: F64,
@@ -348,7 +379,7 @@ impl ListEntry {
     pub(crate) fn encode(&self) -> [u8; LIST_ENTRY] {
         zerocopy::transmute!(RawListEntry {
             n: self.n.into(),
-            flags: U32::ZERO,
+            digest: self.digest.into(),
             seq: self.seq.into(),
             nonce: self.nonce.into(),
             residual: self.residual.into(),
@@ -365,6 +396,7 @@ impl ListEntry {
         }
         Some(ListEntry {
             n: raw.n.get(),
+            digest: raw.digest.get(),
             seq: raw.seq.get(),
             nonce: raw.nonce.get(),
             residual: raw.residual.get(),
@@ -406,7 +438,20 @@ mod tests {
     use super::*;
 
     fn head() -> FrameHead {
-        FrameHead { kind: Kind::Block, order: 0, key: 7, count: 2, capacity: 9, width: 4, seq: 3 }
+        FrameHead {
+            index: [3; 16],
+            kind: Kind::Block,
+            order: 0,
+            key: 7,
+            count: 2,
+            capacity: 9,
+            width: 4,
+            seq: 3,
+        }
+    }
+
+    fn home(index: Uuid) -> TableName {
+        TableName { text: "t".into(), index }
     }
 
     fn sealed() -> Vec<u8> {
@@ -419,7 +464,7 @@ mod tests {
     #[test]
     fn a_frame_comes_back_as_it_was_sealed() {
         let value = sealed();
-        let frame = Frame::open("t", Kind::Block, 7, &value).unwrap();
+        let frame = Frame::open(&home([3; 16]), Kind::Block, 7, &value).unwrap();
         assert_eq!((frame.count, frame.capacity, frame.width, frame.seq), (2, 9, 4, 3));
         assert_eq!(frame.payload, (0..40).collect::<Vec<u8>>());
     }
@@ -430,17 +475,18 @@ mod tests {
         for bit in 0..(FRAME + 40) * 8 {
             let mut rotten = value.clone();
             rotten[bit / 8] ^= 1 << (bit % 8);
-            assert!(Frame::open("t", Kind::Block, 7, &rotten).is_err(), "bit {bit}");
+            assert!(Frame::open(&home([3; 16]), Kind::Block, 7, &rotten).is_err(), "bit {bit}");
         }
     }
 
     #[test]
     fn a_frame_is_refused_elsewhere_than_at_home() {
         let value = sealed();
-        assert!(Frame::open("t", Kind::Ids, 7, &value).is_err());
-        assert!(Frame::open("t", Kind::Block, 8, &value).is_err());
+        assert!(Frame::open(&home([3; 16]), Kind::Ids, 7, &value).is_err());
+        assert!(Frame::open(&home([3; 16]), Kind::Block, 8, &value).is_err());
+        assert!(Frame::open(&home([4; 16]), Kind::Block, 7, &value).is_err());
         for len in 0..FRAME + 40 {
-            assert!(Frame::open("t", Kind::Block, 7, &value[..len]).is_err());
+            assert!(Frame::open(&home([3; 16]), Kind::Block, 7, &value[..len]).is_err());
         }
     }
 
@@ -495,7 +541,7 @@ mod tests {
 
     #[test]
     fn list_entries_round_trip() {
-        let entry = ListEntry { n: 3, seq: 4, nonce: 5, residual: 1.5 };
+        let entry = ListEntry { n: 3, digest: 6, seq: 4, nonce: 5, residual: 1.5 };
         assert_eq!(ListEntry::decode(&entry.encode()), Some(entry));
         assert_eq!(ListEntry::decode(&[0xff; LIST_ENTRY]), Some(ListEntry::default()));
         assert_eq!(ListEntry::decode(&[0; 47]), None);

@@ -10,7 +10,7 @@
 
 use super::block::{BlockBuf, BlockRef, Geometry};
 use super::column::Column;
-use super::format::{Kind, LIST_ENTRY, ListEntry};
+use super::format::{Kind, LIST_ENTRY, ListEntry, TableName};
 use super::ids::Slot;
 use super::{BytesTable, Names, Tables, WriteTables, fetch};
 use crate::{Error, Result};
@@ -66,7 +66,7 @@ impl<B: BytesTable, M, F, K> Tables<B, M, F, K> {
     }
 
     /// The table that block `block` of a list of `n` entries stands in, and its name.
-    pub(crate) fn home(&self, geometry: &Geometry, n: u32, block: u32) -> (&B, &str) {
+    pub(crate) fn home(&self, geometry: &Geometry, n: u32, block: u32) -> (&B, &TableName) {
         if geometry.in_tails(geometry.entries(n, block)) {
             (&self.tails, &self.names.tails)
         } else {
@@ -90,18 +90,22 @@ impl<B: BytesTable, M, F, K> Tables<B, M, F, K> {
         Ok(read(BlockRef::open(name, key, value.value(), geometry, entries)?))
     }
 
-    /// Calls `each(first offset, block)` for the blocks of a list of `n` entries, in order.
+    /// Calls `each(first offset, block)` for the blocks of a list, in order.
     pub(crate) fn for_each_block(
         &self,
         geometry: &Geometry,
         list: u32,
-        n: u32,
+        entry: &ListEntry,
         mut each: impl FnMut(u32, BlockRef<'_>) -> Result<()>,
     ) -> Result<()> {
-        for block in 0..geometry.blocks(n) {
-            self.read_block(geometry, list, n, block, |b| each(block * geometry.capacity, b))??;
+        let mut digest = 0;
+        for block in 0..geometry.blocks(entry.n) {
+            self.read_block(geometry, list, entry.n, block, |b| {
+                digest ^= b.crc;
+                each(block * geometry.capacity, b)
+            })??;
         }
-        Ok(())
+        check_digest(&self.names.blocks, list, entry, digest)
     }
 }
 
@@ -117,6 +121,14 @@ impl<B: BytesTable, M, F, K> Tables<B, M, F, K> {
             let buf = BlockBuf::copy_of(block, geometry);
             Some((buf.code(at, geometry.layout.code_bytes()).to_vec(), *buf.rows.get(at)?))
         })
+    }
+}
+
+/// Refuses a list with a block of another commit.
+pub(crate) fn check_digest(name: &str, list: u32, entry: &ListEntry, digest: u32) -> Result<()> {
+    match digest == entry.digest {
+        true => Ok(()),
+        false => Err(Error::corrupt(name, block_key(list, 0), "a block of the list is of another commit")),
     }
 }
 
@@ -144,6 +156,8 @@ pub(crate) struct Removed {
 
 struct Touched {
     buf: BlockBuf,
+    /// The block's part of the list's digest as it stands in the table; 0 if it does not.
+    crc: u32,
     dirty: bool,
 }
 
@@ -161,7 +175,7 @@ impl ListEdit {
         }
         let (block, at) = self.place(offset);
         if at == 0 {
-            self.blocks.insert(block, Touched { buf: BlockBuf::default(), dirty: true });
+            self.blocks.insert(block, Touched { buf: BlockBuf::default(), crc: 0, dirty: true });
         }
         let buf = self.touch(tables, block)?;
         buf.codes.extend_from_slice(code);
@@ -231,9 +245,9 @@ impl ListEdit {
     fn load(&mut self, tables: &WriteTables<'_>, block: u32) -> Result<&mut Touched> {
         if !self.blocks.contains_key(&block) {
             let geometry = self.geometry;
-            let copy = |b: BlockRef<'_>| BlockBuf::copy_of(b, &geometry);
-            let buf = tables.read_block(&geometry, self.list, self.stored_n, block, copy)?;
-            self.blocks.insert(block, Touched { buf, dirty: false });
+            let copy = |b: BlockRef<'_>| (BlockBuf::copy_of(b, &geometry), b.crc);
+            let (buf, crc) = tables.read_block(&geometry, self.list, self.stored_n, block, copy)?;
+            self.blocks.insert(block, Touched { buf, crc, dirty: false });
         }
         self.blocks.get_mut(&block).ok_or_else(|| {
             Error::corrupt(&tables.names.blocks, block_key(self.list, block), "the block is missing")
@@ -249,14 +263,17 @@ impl ListEdit {
         nonce: u64,
     ) -> Result<(u32, ListEntry)> {
         let (old, new) = (self.stored_n, self.entry.n);
+        let mut digest = self.entry.digest;
         for (&block, touched) in self.blocks.iter().filter(|(_, touched)| touched.dirty) {
             let key = block_key(self.list, block);
             let n = self.geometry.entries(new, block);
+            digest ^= touched.crc;
             if n == 0 {
                 continue;
             }
             assert_eq!(touched.buf.rows.len(), n as usize, "a block holds what its list counts");
-            let value = touched.buf.encode(&self.geometry, key, seq);
+            let (value, crc) = touched.buf.encode(&self.geometry, tables.names.blocks.index, key, seq);
+            digest ^= crc;
             if self.geometry.in_tails(n) {
                 tables.tails.insert(key, value.as_slice())?;
             } else {
@@ -275,7 +292,7 @@ impl ListEdit {
                 };
             }
         }
-        Ok((self.list, ListEntry { seq, nonce, ..self.entry }))
+        Ok((self.list, ListEntry { seq, nonce, digest, ..self.entry }))
     }
 }
 

@@ -27,7 +27,7 @@ pub(crate) mod snapshot;
 
 use crate::guard::guarded;
 use crate::{Error, Result};
-use format::Header;
+use format::{Header, TableName, Uuid};
 use redb::{
     AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, TableError,
     WriteTransaction,
@@ -83,23 +83,23 @@ pub(crate) type ReadTables =
 #[derive(Clone, Debug)]
 pub(crate) struct Names {
     pub(crate) index: String,
-    pub(crate) meta: String,
-    pub(crate) model: String,
-    pub(crate) lists: String,
-    pub(crate) blocks: String,
-    pub(crate) tails: String,
-    pub(crate) slots: String,
-    pub(crate) ids: String,
-    pub(crate) rows: String,
-    pub(crate) keys: String,
-    pub(crate) map: String,
-    pub(crate) free: String,
-    pub(crate) keymap: String,
+    pub(crate) meta: TableName,
+    pub(crate) model: TableName,
+    pub(crate) lists: TableName,
+    pub(crate) blocks: TableName,
+    pub(crate) tails: TableName,
+    pub(crate) slots: TableName,
+    pub(crate) ids: TableName,
+    pub(crate) rows: TableName,
+    pub(crate) keys: TableName,
+    pub(crate) map: TableName,
+    pub(crate) free: TableName,
+    pub(crate) keymap: TableName,
 }
 
 impl Names {
-    pub(crate) fn of(index: &str) -> Self {
-        let name = |part: &str| format!("{index}/{part}");
+    pub(crate) fn of(index: &str, uuid: Uuid) -> Self {
+        let name = |part: &str| TableName { text: format!("{index}/{part}"), index: uuid };
         Names {
             index: index.into(),
             meta: name("meta"),
@@ -118,7 +118,7 @@ impl Names {
     }
 
     /// The tables with `u64` keys and byte values.
-    pub(crate) fn bytes_tables(&self) -> [&str; 9] {
+    pub(crate) fn bytes_tables(&self) -> [&TableName; 9] {
         [
             &self.meta,
             &self.model,
@@ -134,8 +134,8 @@ impl Names {
 
     /// True if `table` is one of them.
     pub(crate) fn contains(&self, table: &str) -> bool {
-        self.bytes_tables().contains(&table)
-            || [&self.map, &self.free, &self.keymap].iter().any(|t| *t == table)
+        let others = [&self.map, &self.free, &self.keymap];
+        self.bytes_tables().into_iter().chain(others).any(|name| **name == *table)
     }
 }
 
@@ -154,9 +154,10 @@ fn keymap_table(name: &str) -> TableDefinition<'_, &'static [u8], u64> {
 
 /// Opens (and, for a new index, makes) all tables of `index` for writing.
 pub(crate) fn open_write<'t>(txn: &'t WriteTransaction, index: &str) -> Result<WriteTables<'t>> {
-    let names = Names::of(index);
+    let meta = txn.open_table(bytes_table(&format!("{index}/meta")))?;
+    let names = Names::of(index, uuid_of(&meta));
     Ok(Tables {
-        meta: txn.open_table(bytes_table(&names.meta))?,
+        meta,
         model: txn.open_table(bytes_table(&names.model))?,
         lists: txn.open_table(bytes_table(&names.lists))?,
         blocks: txn.open_table(bytes_table(&names.blocks))?,
@@ -174,10 +175,11 @@ pub(crate) fn open_write<'t>(txn: &'t WriteTransaction, index: &str) -> Result<W
 
 /// Opens all tables of `index` as this read transaction sees them.
 pub(crate) fn open_read(txn: &ReadTransaction, index: &str) -> Result<ReadTables> {
-    let names = Names::of(index);
     guarded(|| {
+        let meta = txn.open_table(bytes_table(&format!("{index}/meta")))?;
+        let names = Names::of(index, uuid_of(&meta));
         Ok(Tables {
-            meta: txn.open_table(bytes_table(&names.meta))?,
+            meta,
             model: txn.open_table(bytes_table(&names.model))?,
             lists: txn.open_table(bytes_table(&names.lists))?,
             blocks: txn.open_table(bytes_table(&names.blocks))?,
@@ -226,9 +228,15 @@ pub(crate) fn load_header<T: BytesTable>(meta: &T, name: &str) -> Result<Header>
     }
 }
 
+/// The index that the tables belong to. Without a header that can be read it has no uuid, and no frame opens:
+/// but the header is the first thing that every verb asks for.
+fn uuid_of<T: BytesTable>(meta: &T) -> Uuid {
+    load_header(meta, "meta").map_or(Uuid::default(), |header| header.uuid)
+}
+
 /// Drops all tables of `index`.
 pub(crate) fn delete_tables(txn: &WriteTransaction, index: &str) -> Result<()> {
-    let names = Names::of(index);
+    let names = Names::of(index, Uuid::default());
     for name in names.bytes_tables() {
         txn.delete_table(bytes_table(name))?;
     }
@@ -240,7 +248,7 @@ pub(crate) fn delete_tables(txn: &WriteTransaction, index: &str) -> Result<()> {
 
 /// Renames all tables of an index.
 pub(crate) fn rename_tables(txn: &WriteTransaction, from: &str, to: &str) -> Result<()> {
-    let (from, to) = (Names::of(from), Names::of(to));
+    let (from, to) = (Names::of(from, Uuid::default()), Names::of(to, Uuid::default()));
     for (from, to) in from.bytes_tables().into_iter().zip(to.bytes_tables()) {
         txn.rename_table(bytes_table(from), bytes_table(to))?;
     }

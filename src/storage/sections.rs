@@ -61,6 +61,7 @@ impl WriteTables<'_> {
             let mut value = vec![0; (FRAME + part.len()).next_multiple_of(16).min(value_bytes(ORDER))];
             value[FRAME..FRAME + part.len()].copy_from_slice(part);
             let head = FrameHead {
+                index: self.names.model.index,
                 kind: Kind::Model,
                 order: ORDER,
                 key,

@@ -12,9 +12,9 @@
 
 use super::block::{BlockRef, Geometry};
 use super::column::Column;
-use super::format::{Header, ListEntry};
+use super::format::{Header, ListEntry, TableName};
 use super::ids::{decode_id, ids_column};
-use super::lists::block_key;
+use super::lists::{block_key, check_digest};
 use super::{ReadBytes, ReadTables};
 use crate::guard::{Quiet, guarded};
 use crate::kernel::Kernels;
@@ -240,14 +240,16 @@ impl Snapshot {
             return Ok(pin);
         }
         let mut guards = Vec::with_capacity(self.geometry.blocks(n) as usize);
+        let mut digest = 0;
         for block in 0..self.geometry.blocks(n) {
             let key = block_key(list, block);
             let (table, name) = self.tables.home(&self.geometry, n, block);
             let guard = read_value(table, name, key)?;
             let entries = self.geometry.entries(n, block) as usize;
-            BlockRef::open(name, key, guard.value(), &self.geometry, entries)?;
+            digest ^= BlockRef::open(name, key, guard.value(), &self.geometry, entries)?.crc;
             guards.push(guard);
         }
+        check_digest(&self.tables.names.blocks, list, &self.entry(list)?, digest)?;
         Ok(self.pins.keep(number, Pin::new(guards, self.born), &self.budget))
     }
 
@@ -306,7 +308,7 @@ impl Snapshot {
         first: u32,
         column: Column,
         table: &ReadBytes,
-        name: &str,
+        name: &TableName,
         row: u32,
     ) -> Result<Option<Arc<Pin>>> {
         let page = column.page_of(row);

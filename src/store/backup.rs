@@ -96,7 +96,7 @@ struct Copy<'a, 'o> {
 
 impl Copy<'_, '_> {
     fn index(&mut self, index: &str) -> Result<()> {
-        let names = Names::of(index);
+        let names = Names::of(index, Default::default());
         for name in names.bytes_tables() {
             self.table::<u64, &[u8]>(TableDefinition::new(name))?;
         }
