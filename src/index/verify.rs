@@ -234,6 +234,10 @@ impl Check<'_> {
             if id >= self.header.next_id {
                 report.note(&names.map, id, format!("not below the next id {}", self.header.next_id));
             }
+            // Walking along the leaves finds what a damaged branch hides from a look-up.
+            if tables.mapped_row(id)? != Some(row) {
+                report.note(&names.map, id, "a look-up does not find it");
+            }
         }
         // Ids are unique in the map and each row it names has that id: with equal counts, a bijection.
         if mapped != self.live() {
@@ -266,14 +270,22 @@ impl Check<'_> {
         if keys != expected || keymap != expected {
             report.note(&names.keys, 0, format!("{keys} keys and {keymap} mapped keys for {expected} rows"));
         }
+        let mut found = 0;
         for entry in tables.keys.iter()? {
             let (id, key) = entry?;
+            found += 1;
             if tables.id_of_key(key.value())? != Some(id.value()) {
                 report.note(&names.keys, id.value(), "its key maps to another id");
             }
             if tables.row_of(id.value())?.is_none() {
                 report.note(&names.keys, id.value(), "a key of an id that is not there");
             }
+            if tables.key_of(id.value())?.as_deref() != Some(key.value()) {
+                report.note(&names.keys, id.value(), "a look-up does not find it");
+            }
+        }
+        if found != expected {
+            report.note(&names.keys, 0, format!("{found} keys can be read, there are {expected} rows"));
         }
         Ok(())
     }
