@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2};
-use super::{Best, Kernels, PANEL, Product, portable};
+use super::{Best, Kernels, PANEL, Product, nibble, portable};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -28,6 +28,9 @@ pub(super) static KERNELS: Kernels = Kernels {
     encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>],
     decode: [portable::decode::<F32>, decode::<F16>, decode::<BF16>],
     prefetch,
+    nibble_scan: nibble::avx2::scan,
+    nibble_choose: nibble::avx2::choose,
+    hadamard: nibble::avx2::hadamard,
 };
 
 /// True if this processor has what this file uses.

@@ -12,11 +12,11 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2};
-use super::{Best, Kernels, PANEL, Product, avx2, portable};
+use super::{Best, Kernels, PANEL, Product, avx2, nibble, portable};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
-pub(super) static KERNELS: Kernels = Kernels {
+const TABLE: Kernels = Kernels {
     name: "avx512",
     scan: [
         [scan::<L2, F32>, scan::<L2, F16>, scan::<L2, BF16>],
@@ -29,7 +29,15 @@ pub(super) static KERNELS: Kernels = Kernels {
     encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>],
     decode: [portable::decode::<F32>, decode::<F16>, decode::<BF16>],
     prefetch: avx2::prefetch,
+    nibble_scan: nibble::avx2::scan,
+    nibble_choose: nibble::avx512::choose,
+    hadamard: nibble::avx512::hadamard,
 };
+
+pub(super) static KERNELS: Kernels = TABLE;
+
+/// The same for processors that also have VBMI and VNNI.
+pub(super) static VBMI: Kernels = Kernels { name: "avx512vbmi", nibble_scan: nibble::avx512::scan, ..TABLE };
 
 /// True if this processor has what this file uses.
 pub(super) fn detected() -> bool {

@@ -22,9 +22,11 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+mod nibble;
 mod portable;
 
 pub(crate) use aligned::AlignedVec;
+pub(crate) use nibble::{Book, CHOOSE, Found, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
 use std::sync::OnceLock;
 use zerocopy::IntoBytes;
 
@@ -151,7 +153,7 @@ type Prefetch = unsafe fn(bytes: &[u8]);
 
 /// The kernels of one instruction set.
 pub(crate) struct Kernels {
-    /// `portable`, `avx2`, `avx512` or `neon`.
+    /// `portable`, `avx2`, `avx512`, `avx512vbmi` or `neon`.
     pub(crate) name: &'static str,
     /// By similarity, then by element.
     scan: [[Scan; 3]; 2],
@@ -163,6 +165,9 @@ pub(crate) struct Kernels {
     encode: [Encode; 3],
     decode: [Decode; 3],
     prefetch: Prefetch,
+    nibble_scan: nibble::NibbleScan,
+    nibble_choose: nibble::NibbleChoose,
+    hadamard: nibble::Hadamard,
 }
 
 #[allow(unsafe_code)]
@@ -179,6 +184,9 @@ impl Kernels {
         let mut tables = Vec::new();
         #[cfg(target_arch = "x86_64")]
         if avx512::detected() {
+            if nibble::avx512::detected() {
+                tables.push(&avx512::VBMI);
+            }
             tables.push(&avx512::KERNELS);
         }
         #[cfg(target_arch = "x86_64")]

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2};
-use super::{Best, Kernels, PANEL, Product, portable};
+use super::{Best, Kernels, PANEL, Product, nibble, portable};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
@@ -29,6 +29,9 @@ pub(super) static KERNELS: Kernels = Kernels {
     encode: [portable::encode::<F32>, portable::encode::<F16>, portable::encode::<BF16>],
     decode: [portable::decode::<F32>, portable::decode::<F16>, portable::decode::<BF16>],
     prefetch,
+    nibble_scan: nibble::neon::scan,
+    nibble_choose: nibble::portable::choose,
+    hadamard: nibble::portable::hadamard,
 };
 
 const LANES: usize = 4;

@@ -4,7 +4,7 @@
 //! from the others' in the last bits, by the roundings that a fused multiply-add saves.
 
 use super::tag::{BF16, DOT, F16, F32, L2};
-use super::{Best, Kernels, PANEL, Product};
+use super::{Best, Kernels, PANEL, Product, nibble};
 use half::{bf16, f16};
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -20,6 +20,9 @@ pub(super) static KERNELS: Kernels = Kernels {
     encode: [encode::<F32>, encode::<F16>, encode::<BF16>],
     decode: [decode::<F32>, decode::<F16>, decode::<BF16>],
     prefetch,
+    nibble_scan: nibble::portable::scan,
+    nibble_choose: nibble::portable::choose,
+    hadamard: nibble::portable::hadamard,
 };
 
 /// Lanes of a pair's sum: what an AVX-512 register holds, and enough for any narrower one.

@@ -314,3 +314,144 @@ fn the_best_table_is_chosen_unless_a_name_lowers_it() {
         kernels.prefetch(&[0; 1000]);
     }
 }
+
+// ---- nibbles ----
+
+/// Random groups of `n` entries, at an odd address; NaN and infinite biases among them.
+fn groups(random: &mut Random, subspaces: usize, n: usize) -> Vec<u8> {
+    let mut bytes = vec![0xff];
+    for _ in 0..n {
+        bytes.extend((0..16 * subspaces).map(|_| random.next_u64() as u8));
+        let scale = |random: &mut Random| (random.unit() * 2.0) as f32;
+        bytes.extend((0..GROUP).flat_map(|_| ((scale(random).to_bits() >> 16) as u16).to_le_bytes()));
+        let bias = |random: &mut Random| match random.below(20) {
+            0 => f32::INFINITY,
+            1 => f32::NAN,
+            _ => (random.unit() * 1000.0 - 500.0) as f32,
+        };
+        bytes.extend((0..GROUP).flat_map(|_| bias(random).to_le_bytes()));
+    }
+    bytes
+}
+
+/// Every table finds the same entries with the same bits, for 1 to 4 queries a pass, where tables hold the
+/// extremes (−128 in every place overflows a 16-bit sum first) and where `live` leaves entries out.
+#[test]
+fn nibble_scans_are_bit_equal_in_all_tables() {
+    let mut random = Random::new(5);
+    for subspaces in [4, 8, 12, 48, 64, 96, 260, 520] {
+        let n = 1 + random.below(5);
+        let bytes = groups(&mut random, subspaces, n);
+        let extreme = subspaces % 8 == 4;
+        let tables: Vec<Vec<i8>> = (0..4)
+            .map(|q| {
+                let mut entry = || if extreme { [-128, 127][q % 2] } else { random.next_u64() as i8 };
+                (0..POINTS * subspaces).map(|_| entry()).collect()
+            })
+            .collect();
+        let live: Vec<u32> = (0..n).map(|_| random.next_u64() as u32 | random.next_u64() as u32).collect();
+        let query = |q: usize| NibbleQuery {
+            table: &tables[q],
+            factor: [-0.25, 0.01, -2.0, 1.0][q],
+            coarse: 10.0,
+            worst: [f32::INFINITY, 50.0, -300.0, f32::NEG_INFINITY][q],
+            live: &live,
+        };
+        let queries: Vec<NibbleQuery<'_>> = (0..4).map(query).collect();
+        let mut expected = vec![Found::default(); 4];
+        portable::KERNELS.nibble_scan(subspaces, &bytes[1..], &queries, &mut expected);
+        assert!(expected[0].iter().count() > 0 && expected[0].iter().all(|(_, score)| !score.is_nan()));
+        for kernels in Kernels::all() {
+            for count in 1..=4 {
+                let mut found = vec![Found::default(); count];
+                kernels.nibble_scan(subspaces, &bytes[1..], &queries[..count], &mut found);
+                for (found, expected) in found.iter().zip(&expected) {
+                    assert_eq!(found.entries, expected.entries, "{} {subspaces}", kernels.name);
+                    assert_eq!(bits(&found.scores), bits(&expected.scores), "{} {subspaces}", kernels.name);
+                }
+            }
+        }
+    }
+}
+
+/// The portable scan is the formula, entry by entry.
+#[test]
+fn the_portable_nibble_scan_is_the_formula() {
+    let mut random = Random::new(6);
+    let (subspaces, n) = (8, 3);
+    let bytes = groups(&mut random, subspaces, n);
+    let table: Vec<i8> = (0..POINTS * subspaces).map(|_| random.next_u64() as i8).collect();
+    let live = vec![u32::MAX; n];
+    let query = NibbleQuery { table: &table, factor: 0.5, coarse: 3.0, worst: 1e9, live: &live };
+    let mut found = [Found::default()];
+    portable::KERNELS.nibble_scan(subspaces, &bytes[1..], &[query], &mut found);
+    let mut expected = Vec::new();
+    for entry in 0..n * GROUP {
+        let (group, e) = (&bytes[1..][entry / GROUP * group_bytes(subspaces)..], entry % GROUP);
+        let nibble = |j: usize| group[16 * j + e % 16] >> (4 * (e / 16)) & 15;
+        let sum: i32 = (0..subspaces).map(|j| i32::from(table[16 * j + usize::from(nibble(j))])).sum();
+        let factors = &group[16 * subspaces..];
+        let scale = f32::from_bits(u32::from(u16::from_le_bytes([factors[2 * e], factors[2 * e + 1]])) << 16);
+        let bias = f32::from_le_bytes(factors[64 + 4 * e..][..4].try_into().unwrap());
+        let score = (bias + 3.0) + scale * 0.5 * sum as f32;
+        if score <= 1e9 {
+            expected.push((entry as u32, score));
+        }
+    }
+    assert_eq!(found[0].iter().collect::<Vec<_>>(), expected);
+}
+
+#[test]
+fn code_points_are_the_nearest_and_equal_in_all_tables() {
+    let mut random = Random::new(7);
+    for components in [2, 4] {
+        let mut book = Book { components, points: [[0.0; POINTS]; 4], half_norms: [0.0; POINTS] };
+        for k in 0..POINTS {
+            // Two equal points: the tie goes to the lower one.
+            for p in 0..components {
+                book.points[p][k] =
+                    if k == 9 { book.points[p][3] } else { (random.unit() * 4.0 - 2.0) as f32 };
+            }
+            book.half_norms[k] =
+                (0..components).map(|p| book.points[p][k] * book.points[p][k]).sum::<f32>() / 2.0;
+        }
+        let m = 3 * CHOOSE;
+        let planes = floats(&mut random, components * m);
+        let mut expected = vec![0; m];
+        portable::KERNELS.nibble_choose(&book, &planes, &mut expected);
+        for (j, &code) in expected.iter().enumerate() {
+            let distance = |k: usize| -> f32 {
+                (0..components).map(|p| (planes[p * m + j] - book.points[p][k]).powi(2)).sum()
+            };
+            let least = (0..POINTS).map(distance).fold(f32::INFINITY, f32::min);
+            assert!(code != 9 && distance(code.into()) <= least + 1e-5);
+        }
+        for kernels in Kernels::all() {
+            let mut codes = vec![0; m];
+            kernels.nibble_choose(&book, &planes, &mut codes);
+            assert_eq!(codes, expected, "{}", kernels.name);
+        }
+    }
+}
+
+/// Twice the transform is n times the values, it is the matrix of signs, and all tables agree to the bit.
+#[test]
+fn hadamard_is_its_matrix_and_its_own_inverse() {
+    let mut random = Random::new(8);
+    for n in [1usize, 2, 4, 8, 16, 64, 128, 1024] {
+        let values = integers(&mut random, n);
+        let mut expected = values.clone();
+        portable::KERNELS.hadamard(&mut expected);
+        for (i, &out) in expected.iter().enumerate().take(40) {
+            let sign = |j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+            assert_eq!(out, values.iter().enumerate().map(|(j, v)| sign(j) * v).sum::<f32>(), "{i} of {n}");
+        }
+        for kernels in Kernels::all() {
+            let mut out = values.clone();
+            kernels.hadamard(&mut out);
+            assert_eq!(bits(&out), bits(&expected), "{}", kernels.name);
+            kernels.hadamard(&mut out);
+            assert!(out.iter().zip(&values).all(|(out, value)| *out == value * n as f32));
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! AVX2: 32 look-ups an instruction, in tables of 16 bytes.
+
+#![allow(unsafe_code)]
+
+use super::{Book, Found, GROUP, Group, NibbleQuery, choose_body, group_bytes, hadamard_body, portable};
+use std::arch::x86_64::*;
+
+/// Pairs of sub-spaces that a 16-bit sum holds: each adds at most 2 · 128.
+const PAIRS_MAX: usize = 120;
+
+#[target_feature(enable = "avx2")]
+pub(in crate::kernel) fn scan(
+    subspaces: usize,
+    groups: &[u8],
+    queries: &[NibbleQuery<'_>],
+    found: &mut [Found],
+) {
+    for (g, group) in groups.chunks_exact(group_bytes(subspaces)).enumerate() {
+        let group = Group::of(subspaces, group);
+        for (query, found) in queries.iter().zip(&mut *found) {
+            let mut totals = [0i32; GROUP];
+            let tables = query.table.chunks(32 * PAIRS_MAX);
+            for (codes, table) in group.codes.chunks(32 * PAIRS_MAX).zip(tables) {
+                add_sums(codes, table, &mut totals);
+            }
+            report(&group, g, query, &totals, found);
+        }
+    }
+}
+
+/// Adds the sums of up to [`PAIRS_MAX`] pairs of sub-spaces.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_sums(codes: &[u8], table: &[i8], totals: &mut [i32; GROUP]) {
+    let ones = _mm256_set1_epi8(1);
+    // Lane by lane, entries 0–7 and 16–23, and entries 8–15 and 24–31.
+    let (mut first, mut second) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+    for (codes, tables) in codes.as_chunks::<32>().0.iter().zip(table.as_chunks::<32>().0) {
+        let a = look_up(codes, tables, 0);
+        let b = look_up(codes, tables, 16);
+        first = _mm256_add_epi16(first, _mm256_maddubs_epi16(ones, _mm256_unpacklo_epi8(a, b)));
+        second = _mm256_add_epi16(second, _mm256_maddubs_epi16(ones, _mm256_unpackhi_epi8(a, b)));
+    }
+    let (mut low, mut high) = ([0i16; 16], [0i16; 16]);
+    // SAFETY: 32 bytes are written to arrays of 32.
+    unsafe {
+        _mm256_storeu_si256(low.as_mut_ptr().cast(), first);
+        _mm256_storeu_si256(high.as_mut_ptr().cast(), second);
+    }
+    for i in 0..8 {
+        totals[i] += i32::from(low[i]);
+        totals[16 + i] += i32::from(low[8 + i]);
+        totals[8 + i] += i32::from(high[i]);
+        totals[24 + i] += i32::from(high[8 + i]);
+    }
+}
+
+/// The table's values for the 32 entries of the sub-space at byte `at`: entries 0–15, then 16–31.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn look_up(codes: &[u8; 32], tables: &[i8; 32], at: usize) -> __m256i {
+    assert!(at <= 16);
+    // SAFETY: 16 bytes are read from byte 0 or 16 of arrays of 32.
+    let (codes, table) = unsafe {
+        (_mm_loadu_si128(codes.as_ptr().add(at).cast()), _mm_loadu_si128(tables.as_ptr().add(at).cast()))
+    };
+    let both = _mm256_set_m128i(_mm_srli_epi16::<4>(codes), codes);
+    _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), _mm256_and_si256(both, _mm256_set1_epi8(0x0f)))
+}
+
+/// Turns the sums of a group into scores; looks at them one by one only where one is wanted.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn report(group: &Group<'_>, g: usize, query: &NibbleQuery<'_>, sums: &[i32; GROUP], found: &mut Found) {
+    assert!(group.scales.len() == 2 * GROUP && group.biases.len() == 4 * GROUP);
+    let factor = _mm256_set1_ps(query.factor);
+    let coarse = _mm256_set1_ps(query.coarse);
+    let worst = _mm256_set1_ps(query.worst);
+    let mut near = 0u32;
+    for eight in 0..4 {
+        // SAFETY: 8 of 32 scales, biases and sums are read, from 0, 8, 16 or 24 on.
+        let (scales, biases, sums) = unsafe {
+            (
+                _mm_loadu_si128(group.scales.as_ptr().add(16 * eight).cast()),
+                _mm256_loadu_ps(group.biases.as_ptr().add(32 * eight).cast()),
+                _mm256_loadu_si256(sums.as_ptr().add(8 * eight).cast()),
+            )
+        };
+        let scales = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(scales)));
+        let product = _mm256_mul_ps(_mm256_mul_ps(scales, factor), _mm256_cvtepi32_ps(sums));
+        let score = _mm256_add_ps(_mm256_add_ps(biases, coarse), product);
+        let lanes = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(score, worst));
+        near |= (lanes as u32) << (8 * eight);
+    }
+    if near & query.live[g] != 0 {
+        portable::report(group, g, query, sums, found);
+    }
+}
+
+#[target_feature(enable = "avx2")]
+pub(in crate::kernel) fn choose(book: &Book, planes: &[f32], codes: &mut [u8]) {
+    choose_body(book, planes, codes);
+}
+
+#[target_feature(enable = "avx2")]
+pub(in crate::kernel) fn hadamard(values: &mut [f32]) {
+    hadamard_body(values);
+}

@@ -1,0 +1,228 @@
+//! The nibble code's loops: scanning groups of 32 entries, choosing code points, rotating.
+//!
+//! ```text
+//! group:   sub-space 0: 16 bytes | sub-space 1: 16 bytes | … | scales 32 × bf16 | biases 32 × f32
+//! byte p of a sub-space:  low nibble = entry p, high nibble = entry p + 16
+//!
+//! S(entry)     = Σ_j table[16·j + nibble j of the entry]                    (signed bytes, exact in i32)
+//! score(entry) = (bias + coarse) + (scale · factor) · S                      (three roundings, no fusing)
+//! ```
+//! The sum is a whole number and the three roundings are the same everywhere, so all tables give the same
+//! bits. An entry is found if its score is at most the query's threshold and its bit in `live` is set; the
+//! last group of a block is filled up with entries that nobody may find.
+//!
+//! With AVX-512 VBMI and VNNI one `vpermb` brings the bytes of four sub-spaces of one entry side by side, another
+//! looks all 64 up in one register of four tables, and `vpdpbusd` with ones adds the four up. With AVX2 it is
+//! `vpshufb`, the shuffle of the fast-scan family (André, Kermarrec and Le Scouarnec 2015).
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon;
+pub(super) mod portable;
+
+use super::Kernels;
+
+/// Entries of a group.
+pub(crate) const GROUP: usize = 32;
+/// Code points of a sub-space.
+pub(crate) const POINTS: usize = 16;
+/// Bytes of a group's scales and biases.
+const FACTORS: usize = GROUP * (2 + 4);
+/// Queries that one pass takes at most.
+pub(crate) const NIBBLE_QUERIES: usize = 4;
+
+/// Bytes of a group of entries of `subspaces` nibbles.
+pub(crate) const fn group_bytes(subspaces: usize) -> usize {
+    16 * subspaces + FACTORS
+}
+
+/// One query in one list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct NibbleQuery<'a> {
+    /// 16 entries for each sub-space.
+    pub(crate) table: &'a [i8],
+    pub(crate) factor: f32,
+    pub(crate) coarse: f32,
+    /// Scores beyond it are not wanted.
+    pub(crate) worst: f32,
+    /// A bit for each entry that may be found, 32 a word.
+    pub(crate) live: &'a [u32],
+}
+
+/// What a scan found: entries of a block and their scores, in the block's order.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Found {
+    pub(crate) entries: Vec<u32>,
+    pub(crate) scores: Vec<f32>,
+}
+
+impl Found {
+    pub(crate) fn clear(&mut self) {
+        self.entries.clear();
+        self.scores.clear();
+    }
+
+    /// (entry, score), in the order in which they were found.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, f32)> + '_ {
+        self.entries.iter().copied().zip(self.scores.iter().copied())
+    }
+
+    pub(crate) fn push(&mut self, entry: u32, score: f32) {
+        self.entries.push(entry);
+        self.scores.push(score);
+    }
+}
+
+pub(super) type NibbleScan =
+    unsafe fn(subspaces: usize, groups: &[u8], queries: &[NibbleQuery<'_>], found: &mut [Found]);
+pub(super) type NibbleChoose = unsafe fn(book: &Book, planes: &[f32], codes: &mut [u8]);
+pub(super) type Hadamard = unsafe fn(values: &mut [f32]);
+
+/// The points of a code book and what the choice among them needs, by component.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Book {
+    /// Components of a sub-space: 2 or 4.
+    pub(crate) components: usize,
+    /// Component `p` of point `k` is `points[p][k]`.
+    pub(crate) points: [[f32; POINTS]; 4],
+    /// Half the squared norm of each point.
+    pub(crate) half_norms: [f32; POINTS],
+}
+
+#[allow(unsafe_code)]
+impl Kernels {
+    /// Scans whole groups for up to [`NIBBLE_QUERIES`] queries; appends what each finds to `found`.
+    pub(crate) fn nibble_scan(
+        &self,
+        subspaces: usize,
+        groups: &[u8],
+        queries: &[NibbleQuery<'_>],
+        found: &mut [Found],
+    ) {
+        assert!(subspaces > 0 && subspaces.is_multiple_of(4));
+        assert!(groups.len().is_multiple_of(group_bytes(subspaces)));
+        let n = groups.len() / group_bytes(subspaces);
+        assert!(u32::try_from(n * GROUP).is_ok());
+        assert!(queries.len() <= NIBBLE_QUERIES && queries.len() == found.len());
+        assert!(queries.iter().all(|q| q.table.len() == POINTS * subspaces && q.live.len() == n));
+        for found in &mut *found {
+            // A store of a whole register may reach beyond what was found.
+            assert_eq!(found.entries.len(), found.scores.len());
+            found.entries.reserve((n + 1) * GROUP);
+            found.scores.reserve((n + 1) * GROUP);
+        }
+        // SAFETY: the table exists only where its instructions do; the lengths were checked above.
+        unsafe { (self.nibble_scan)(subspaces, groups, queries, found) }
+    }
+
+    /// The nearest point of `book` for each sub-space: component `p` of sub-space `j` is
+    /// `planes[p · codes.len() + j]`. Ties go to the lower point.
+    pub(crate) fn nibble_choose(&self, book: &Book, planes: &[f32], codes: &mut [u8]) {
+        assert!(book.components <= 4 && planes.len() == book.components * codes.len());
+        assert!(codes.len().is_multiple_of(CHOOSE));
+        // SAFETY: as for `nibble_scan`.
+        unsafe { (self.nibble_choose)(book, planes, codes) }
+    }
+
+    /// The Hadamard transform of `values`, a power of two of them, not normalised.
+    pub(crate) fn hadamard(&self, values: &mut [f32]) {
+        assert!(values.len().is_power_of_two());
+        // SAFETY: as for `nibble_scan`.
+        unsafe { (self.hadamard)(values) }
+    }
+}
+
+/// Sub-spaces that are chosen for together.
+pub(crate) const CHOOSE: usize = 16;
+
+/// The body of [`Kernels::nibble_choose`]: plain loops of 16, which the compiler turns into the
+/// instructions of the table that it is inlined into. Nothing is fused, so all tables agree.
+#[inline(always)]
+fn choose_body(book: &Book, planes: &[f32], codes: &mut [u8]) {
+    let m = codes.len();
+    for (first, codes) in codes.as_chunks_mut::<CHOOSE>().0.iter_mut().enumerate() {
+        let mut best = [f32::INFINITY; CHOOSE];
+        let mut chosen = [0u32; CHOOSE];
+        for k in 0..POINTS {
+            let mut score = [book.half_norms[k]; CHOOSE];
+            for p in 0..book.components {
+                let plane = &planes[p * m + first * CHOOSE..][..CHOOSE];
+                let point = book.points[p][k];
+                for lane in 0..CHOOSE {
+                    score[lane] -= plane[lane] * point;
+                }
+            }
+            for lane in 0..CHOOSE {
+                let nearer = score[lane] < best[lane];
+                best[lane] = if nearer { score[lane] } else { best[lane] };
+                chosen[lane] = if nearer { k as u32 } else { chosen[lane] };
+            }
+        }
+        for lane in 0..CHOOSE {
+            codes[lane] = chosen[lane] as u8;
+        }
+    }
+}
+
+/// The body of [`Kernels::hadamard`]: butterflies of 1, 2, 4 within eights, then of whole eights.
+#[inline(always)]
+fn hadamard_body(values: &mut [f32]) {
+    let n = values.len();
+    if n < 8 {
+        return small_hadamard(values);
+    }
+    for eight in values.as_chunks_mut::<8>().0 {
+        let mut v = *eight;
+        for half in [1, 2, 4] {
+            let mut w = v;
+            for i in 0..8 {
+                w[i] = if i & half == 0 { v[i] + v[i ^ half] } else { v[i ^ half] - v[i] };
+            }
+            v = w;
+        }
+        *eight = v;
+    }
+    let mut half = 8;
+    while half < n {
+        for pair in values.chunks_exact_mut(2 * half) {
+            let (low, high) = pair.split_at_mut(half);
+            for (low, high) in low.as_chunks_mut::<8>().0.iter_mut().zip(high.as_chunks_mut::<8>().0) {
+                for i in 0..8 {
+                    (low[i], high[i]) = (low[i] + high[i], low[i] - high[i]);
+                }
+            }
+        }
+        half *= 2;
+    }
+}
+
+fn small_hadamard(values: &mut [f32]) {
+    let mut half = 1;
+    while half < values.len() {
+        for pair in values.chunks_exact_mut(2 * half) {
+            let (low, high) = pair.split_at_mut(half);
+            for (low, high) in low.iter_mut().zip(high) {
+                (*low, *high) = (*low + *high, *low - *high);
+            }
+        }
+        half *= 2;
+    }
+}
+
+/// A group cut into its parts.
+struct Group<'a> {
+    codes: &'a [u8],
+    scales: &'a [u8],
+    biases: &'a [u8],
+}
+
+impl<'a> Group<'a> {
+    fn of(subspaces: usize, group: &'a [u8]) -> Self {
+        let (codes, factors) = group.split_at(16 * subspaces);
+        let (scales, biases) = factors.split_at(2 * GROUP);
+        Group { codes, scales, biases }
+    }
+}
