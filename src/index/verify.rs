@@ -1,16 +1,27 @@
 //! Verifying: every checksum and every invariant of an index, reporting all that is wrong.
 //!
 //! The invariants: lists hold each live row exactly once; slots, ids and map say the same of it; free
-//! rows are the others; counts in header, directory and tables agree; no stray block; all vectors finite.
+//! rows are the others; counts in header, directory and tables agree; no stray value in any table; all vectors
+//! finite, and kept rows the same as their codes.
+//!
+//! Out of reach are values that are whole, in their place, and agree with all others: a block put back to an
+//! earlier state that held the same rows with other codes (where no rows are kept), and what only a header knows:
+//! its search defaults, a metric of the same kind, a `next_id` or a change number that is too high.
 
+use super::kept::KeptCheck;
 use super::model::Model;
+use super::train::decode_params;
 use crate::guard::guarded;
 use crate::storage::block::Geometry;
-use crate::storage::format::Header;
-use crate::storage::ids::{Slot, decode_id, ids_column, slots_column};
-use crate::storage::{self, ReadTables};
+use crate::storage::column::{ABSENT, Column};
+use crate::storage::format::{Header, ListEntry, State};
+use crate::storage::ids::{KEY_BYTES_MAX, Slot, decode_id, ids_column, slots_column};
+use crate::storage::lists::directory;
+use crate::storage::sections::{Section, chunks};
+use crate::storage::{self, ReadBytes, ReadTables};
 use crate::{Error, Observer, Result};
 use redb::{ReadableTable, ReadableTableMetadata};
+use std::ops::Range;
 
 /// What verification found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -88,37 +99,77 @@ pub(crate) fn verify(
     report.step(|report| {
         let header = storage::read_header(txn, index)?;
         let tables = storage::open_read(txn, index)?;
-        if header.writer_open {
-            report.note(&tables.names.meta, 0, "a change was committed half-way");
-        }
-        let model = Model::load(&tables, &header)?;
-        opened = Some((tables, header, model));
+        let model = Model::load(&tables, &header);
+        check_header(report, txn, &tables, &header)?;
+        opened = Some((tables, header, model?));
         Ok(())
     })?;
     let Some((tables, header, model)) = opened else {
-        // An index that is not there is the caller's mistake, not damage.
+        // An index that is not there, or of a later version, is no damage.
         return match storage::read_header(txn, index) {
-            Err(e @ Error::UnknownIndex { .. }) => Err(e),
+            Err(e @ (Error::UnknownIndex { .. } | Error::NewerVersion { .. })) => Err(e),
             _ => Ok(report),
         };
     };
-    let mut check = Check { tables: &tables, header: &header, model: &model, slots: Vec::new() };
-    check.slots.resize(header.next_row as usize, None);
+    let mut check = Check {
+        tables: &tables,
+        header: &header,
+        kept: KeptCheck::new(&model),
+        model: &model,
+        next_row: header.next_row,
+        slots: Vec::new(),
+        sums: Vec::new(),
+    };
+    report.step(|report| check.rows_in_use(report))?;
+    report.step(|report| check.model(report))?;
     report.step(|report| check.lists(report, observer))?;
     report.step(|report| check.slots(report))?;
     report.step(|report| check.ids(report))?;
+    report.step(|report| check.map(report))?;
     report.step(|report| check.free(report))?;
     report.step(|report| check.keys(report))?;
     report.step(|report| check.kept_rows(report))?;
     Ok(report)
 }
 
+/// What the header says that no other table is needed for.
+fn check_header(
+    report: &mut VerifyReport,
+    txn: &redb::ReadTransaction,
+    tables: &ReadTables,
+    header: &Header,
+) -> Result<()> {
+    let name = &tables.names.meta;
+    if header.writer_open {
+        report.note(name, 0, "a change was committed half-way");
+    }
+    if storage::catalog_uuid(txn, &tables.names.index)? != Some(header.uuid) {
+        report.note(name, 0, "the catalog knows the index by another uuid");
+    }
+    let loading = header.state == State::Loading;
+    if header.load_rows != if loading { header.ntotal } else { 0 } {
+        report.note(name, 0, format!("{} rows loaded, {} there", header.load_rows, header.ntotal));
+    }
+    if header.ntotal > u64::from(header.next_row) {
+        report.note(name, 0, format!("{} rows under {} numbers", header.ntotal, header.next_row));
+    }
+    if tables.meta.len()? != 1 {
+        report.note(name, 0, format!("{} values, one is enough", tables.meta.len()?));
+    }
+    Ok(())
+}
+
 struct Check<'a> {
     tables: &'a ReadTables,
     header: &'a Header,
     model: &'a Model,
+    kept: Option<KeptCheck>,
+    /// The header's, if there are pages for so many rows.
+    next_row: u32,
     /// Where the lists say each row is.
     slots: Vec<Option<Slot>>,
+    /// What each row's code comes to, if kept rows can be compared with codes.
+    sums: Vec<u32>,
 }
 
 impl Check<'_> {
@@ -130,15 +181,63 @@ impl Check<'_> {
         self.slots.iter().flatten().count() as u64
     }
 
+    /// Makes room for as many rows as the header says, but not on its word alone: every row number that was ever
+    /// used has a page of ids.
+    fn rows_in_use(&mut self, report: &mut VerifyReport) -> Result<()> {
+        let last = self.tables.ids.last()?.map_or(0, |(page, _)| page.value().saturating_add(1));
+        let most = last.saturating_mul(ids_column().per_page().into());
+        if u64::from(self.next_row) > most {
+            let what = format!("row numbers up to {}, pages of ids for {most}", self.next_row);
+            report.note(&self.tables.names.ids, 0, format!("{}: {what}", self.tables.names.meta));
+            self.next_row = most as u32;
+        }
+        self.slots.resize(self.next_row as usize, None);
+        if self.kept.is_some() {
+            self.sums.resize(self.next_row as usize, 0);
+        }
+        Ok(())
+    }
+
+    /// What training left behind besides the centroids, which the model holds already.
+    fn model(&self, report: &mut VerifyReport) -> Result<()> {
+        let (tables, name) = (self.tables, &self.tables.names.model);
+        let mut expected = 0;
+        for section in [Section::Centroids, Section::Training] {
+            let bytes = tables.read_section(section)?;
+            let wanted = self.header.trained && self.model.spec.nlist.is_some();
+            if bytes.is_some() != wanted {
+                report.note(name, (section as u64) << 32, format!("{section:?} there: {}", bytes.is_some()));
+            }
+            let Some(bytes) = bytes else { continue };
+            expected += chunks(bytes.len()) as u64;
+            if section == Section::Training
+                && let Err(e) = decode_params(&bytes)
+            {
+                report.note(name, (section as u64) << 32, e.to_string());
+            }
+        }
+        let found = tables.model.len()?;
+        if found != expected {
+            report.note(name, 0, format!("{found} values, the sections need {expected}"));
+        }
+        Ok(())
+    }
+
     fn lists(&mut self, report: &mut VerifyReport, observer: &mut Observer<'_>) -> Result<()> {
         let (tables, header) = (self.tables, self.header);
         let names = &tables.names;
         let lists = header.first_list..header.first_list.saturating_add(header.nlist);
+        self.directory(report, lists.clone())?;
         let entries = tables.list_entries(lists.clone())?;
         let (mut total, mut blocks, mut tails) = (0u64, 0u64, 0u64);
         for (list, entry) in lists.zip(&entries) {
             total += u64::from(entry.n);
+            self.list_entry(report, list, entry);
             for block in 0..self.geometry().blocks(entry.n) {
+                // A damaged count may call for blocks without end.
+                if report.problem_count >= PROBLEMS_KEPT as u64 && total > header.ntotal {
+                    break;
+                }
                 let in_tails = self.geometry().in_tails(self.geometry().entries(entry.n, block));
                 *(if in_tails { &mut tails } else { &mut blocks }) += 1;
                 report.step(|report| self.block(report, list, entry.n, block))?;
@@ -146,25 +245,62 @@ impl Check<'_> {
             observer.tick("verify", report.rows.min(header.ntotal), header.ntotal)?;
         }
         if total != header.ntotal {
-            report.note(&names.meta, 0, format!("{} rows, the lists hold {total}", header.ntotal));
+            let what = format!("the lists hold {total} rows, {} says {}", names.meta, header.ntotal);
+            report.note(&names.lists, 0, what);
         }
         for (name, table, expected) in
             [(&names.blocks, &tables.blocks, blocks), (&names.tails, &tables.tails, tails)]
         {
             let found = table.len()?;
             if found != expected {
-                report.note(name, 0, format!("{found} values, the lists need {expected}"));
+                report.note(name, 0, format!("{found} values, {} needs {expected}", names.lists));
             }
         }
         Ok(())
     }
 
+    /// The pages of the directory, and their entries of lists that the model does not have.
+    fn directory(&self, report: &mut VerifyReport, lists: Range<u32>) -> Result<()> {
+        let (table, name) = (&self.tables.lists, &self.tables.names.lists);
+        let per_page = directory().per_page();
+        pages(report, table, name, directory().page_of(lists.start)..lists.end.div_ceil(per_page))?;
+        let first = directory().page_of(lists.start) * per_page;
+        let end = lists.end.div_ceil(per_page).saturating_mul(per_page);
+        for strays in [first..lists.start, lists.end..end] {
+            if strays.is_empty() {
+                continue;
+            }
+            directory().for_each(table, name, strays, |list, bytes| {
+                if bytes.iter().any(|byte| *byte != ABSENT) {
+                    report.note(name, list.into(), "an entry of a list that the model does not have");
+                }
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    fn list_entry(&self, report: &mut VerifyReport, list: u32, entry: &ListEntry) {
+        let (name, header) = (&self.tables.names.lists, self.header);
+        let (seq, of) = (entry.seq, header.seq);
+        if seq > of {
+            report.note(name, list.into(), format!("of change {seq}, {} is of {of}", self.tables.names.meta));
+        }
+        if seq == of && seq > 0 && entry.nonce != header.nonce {
+            let what = format!("of another change {seq} than {}", self.tables.names.meta);
+            report.note(name, list.into(), what);
+        }
+        if !entry.residual.is_finite() {
+            report.note(name, list.into(), format!("a residual of {}", entry.residual));
+        }
+    }
+
     fn block(&mut self, report: &mut VerifyReport, list: u32, n: u32, block: u32) -> Result<()> {
-        let (model, name) = (self.model, &self.tables.names.blocks);
+        let (model, tables) = (self.model, self.tables);
         let geometry = self.model.geometry;
-        let slots = &mut self.slots;
+        let (_, name) = tables.home(&geometry, n, block);
         let mut row_vector = vec![0.0; model.spec.dim];
-        self.tables.read_block(&geometry, list, n, block, |b| {
+        tables.read_block(&geometry, list, n, block, |b| {
             report.blocks += 1;
             let mut codes = Vec::new();
             geometry.layout.unpack(b.codes, b.rows.len(), &mut codes);
@@ -174,56 +310,78 @@ impl Check<'_> {
                 report.rows += 1;
                 let row = row.get();
                 let slot = Slot { list, offset: block * geometry.capacity + i as u32 };
-                match slots.get_mut(row as usize) {
+                model.codec.decode(centroid, code, &mut row_vector);
+                if row_vector.iter().any(|component| !component.is_finite()) {
+                    report.note(name, row.into(), "a component is not finite");
+                }
+                match self.slots.get_mut(row as usize) {
                     None => {
-                        report.note(name, row.into(), format!("{slot:?} holds a row that was never used"))
+                        report.note(name, row.into(), format!("{slot:?} holds a row that was never used"));
+                        continue;
                     }
                     Some(Some(other)) => report.note(name, row.into(), format!("in {other:?} and {slot:?}")),
                     Some(free) => *free = Some(slot),
                 }
-                model.codec.decode(centroid, code, &mut row_vector);
-                if row_vector.iter().any(|component| !component.is_finite()) {
-                    report.note(name, row.into(), "a component is not finite");
+                if let (Some(kept), Some(sum)) = (&mut self.kept, self.sums.get_mut(row as usize)) {
+                    *sum = kept.of_decoded(&row_vector);
                 }
             }
         })
     }
 
+    /// The rows of all pages of a column: those past the last that is in use have no entries.
+    fn whole_pages(&self, column: Column) -> Range<u32> {
+        0..self.next_row.div_ceil(column.per_page()).saturating_mul(column.per_page())
+    }
+
     fn slots(&self, report: &mut VerifyReport) -> Result<()> {
-        let name = &self.tables.names.slots;
-        let rows = 0..self.header.next_row;
-        slots_column().for_each(&self.tables.slots, name, rows, |row, bytes| {
-            let (says, is) = (Slot::decode(bytes), self.slots[row as usize]);
+        let (column, names) = (slots_column(), &self.tables.names);
+        let rows = self.whole_pages(column);
+        pages(report, &self.tables.slots, &names.slots, 0..column.page_of(rows.end))?;
+        column.for_each(&self.tables.slots, &names.slots, rows, |row, bytes| {
+            let (says, is) = (Slot::decode(bytes), self.slots.get(row as usize).copied().flatten());
             if says != is {
-                report.note(name, row.into(), format!("says {says:?}, the lists say {is:?}"));
+                report.note(&names.slots, row.into(), format!("says {says:?}, the blocks say {is:?}"));
             }
             Ok(())
         })
     }
 
     fn ids(&self, report: &mut VerifyReport) -> Result<()> {
-        let (tables, names) = (self.tables, &self.tables.names);
-        let mut ids = vec![None; self.slots.len()];
-        ids_column().for_each(&tables.ids, &names.ids, 0..self.header.next_row, |row, bytes| {
-            ids[row as usize] = decode_id(bytes);
-            if ids[row as usize].is_some() != self.slots[row as usize].is_some() {
+        let (tables, names, column) = (self.tables, &self.tables.names, ids_column());
+        let rows = self.whole_pages(column);
+        pages(report, &tables.ids, &names.ids, 0..column.page_of(rows.end))?;
+        column.for_each(&tables.ids, &names.ids, rows, |row, bytes| {
+            let id = decode_id(bytes);
+            if id.is_some() != self.slots.get(row as usize).is_some_and(Option::is_some) {
                 report.note(&names.ids, row.into(), "a row without an id, or an id without a row");
             }
+            let Some(id) = id else { return Ok(()) };
+            let mapped = tables.mapped_row(id)?;
+            if mapped != Some(row) {
+                let what = format!("row {row} has id {id}, {} maps it to {mapped:?}", names.map);
+                report.note(&names.ids, row.into(), what);
+            }
             Ok(())
-        })?;
+        })
+    }
+
+    fn map(&self, report: &mut VerifyReport) -> Result<()> {
+        let (tables, names) = (self.tables, &self.tables.names);
         let mut mapped = 0;
         for entry in tables.map.iter()? {
             let (id, row) = entry?;
             let (id, row) = (id.value(), row.value());
             mapped += 1;
-            if ids.get(row as usize).copied().flatten() != Some(id) {
-                report.note(&names.map, id, format!("maps to row {row}, which has another id"));
+            if row >= self.next_row {
+                report.note(&names.map, id, format!("maps to row {row}, which was never used"));
             }
             if id >= self.header.next_id {
-                report.note(&names.map, id, format!("not below the next id {}", self.header.next_id));
+                let what = format!("not below the next id {} of {}", self.header.next_id, names.meta);
+                report.note(&names.map, id, what);
             }
         }
-        // Ids are unique in the map and each row it names has that id: with equal counts, a bijection.
+        // Each row's id is mapped to that row (see `ids`): with equal counts, a bijection.
         if mapped != self.live() {
             report.note(&names.map, 0, format!("{mapped} ids for {} rows", self.live()));
         }
@@ -240,9 +398,10 @@ impl Check<'_> {
                 report.note(&names.free, row, "a row that is in use or was never used");
             }
         }
-        let unused = u64::from(self.header.next_row) - self.live();
+        let unused = u64::from(self.next_row) - self.live();
         if free != unused {
-            report.note(&names.free, 0, format!("{free} free rows, {unused} are not in use"));
+            let what = format!("{free} free rows, {unused} of those in {} are not in use", names.meta);
+            report.note(&names.free, 0, what);
         }
         Ok(())
     }
@@ -250,34 +409,59 @@ impl Check<'_> {
     fn keys(&self, report: &mut VerifyReport) -> Result<()> {
         let (tables, names) = (self.tables, &self.tables.names);
         let expected = if self.header.keys { self.live() } else { 0 };
-        let (keys, keymap) = (tables.keys.len()?, tables.keymap.len()?);
-        if keys != expected || keymap != expected {
-            report.note(&names.keys, 0, format!("{keys} keys and {keymap} mapped keys for {expected} rows"));
+        for (name, found) in [(&names.keys, tables.keys.len()?), (&names.keymap, tables.keymap.len()?)] {
+            if found != expected {
+                report.note(name, 0, format!("{found} keys for {expected} rows"));
+            }
         }
         for entry in tables.keys.iter()? {
             let (id, key) = entry?;
-            if tables.id_of_key(key.value())? != Some(id.value()) {
-                report.note(&names.keys, id.value(), "its key maps to another id");
+            let (id, key) = (id.value(), key.value());
+            let back = tables.keymap.get(key)?.map(|back| back.value());
+            if back != Some(id) {
+                report.note(&names.keys, id, format!("{} has its key for {back:?}", names.keymap));
             }
-            if tables.row_of(id.value())?.is_none() {
-                report.note(&names.keys, id.value(), "a key of an id that is not there");
+            if !(1..=KEY_BYTES_MAX).contains(&key.len()) {
+                report.note(&names.keys, id, format!("a key of {} bytes", key.len()));
+            }
+            if tables.mapped_row(id)?.is_none() {
+                report.note(&names.keys, id, format!("a key of an id that {} does not have", names.map));
             }
         }
+        // With equal counts, and each key going back to its id, the two are a bijection.
         Ok(())
     }
 
-    fn kept_rows(&self, report: &mut VerifyReport) -> Result<()> {
+    fn kept_rows(&mut self, report: &mut VerifyReport) -> Result<()> {
+        let (table, name) = (&self.tables.rows, &self.tables.names.rows);
         let (Some(column), Some(kept)) = (self.model.rows_column, self.model.spec.kept) else {
-            return Ok(());
+            return pages(report, table, name, 0..0);
         };
-        let (name, rows) = (&self.tables.names.rows, 0..self.header.next_row);
+        pages(report, table, name, 0..self.next_row.div_ceil(column.per_page()))?;
         let mut vector = vec![0.0; self.model.spec.dim];
-        column.for_each(&self.tables.rows, name, rows, |row, bytes| {
+        column.for_each(table, name, 0..self.next_row, |row, bytes| {
+            if self.slots[row as usize].is_none() {
+                return Ok(());
+            }
             crate::kernel::Kernels::get().decode(kept.element(), bytes, &mut vector);
-            if self.slots[row as usize].is_some() && vector.iter().any(|component| !component.is_finite()) {
+            if vector.iter().any(|component| !component.is_finite()) {
                 report.note(name, row.into(), "a component of the kept row is not finite");
+            } else if let Some(kept) = &mut self.kept
+                && kept.of_kept(bytes) != self.sums[row as usize]
+            {
+                report.note(name, row.into(), "the kept row is another vector than its code");
             }
             Ok(())
         })
     }
+}
+
+/// Notes the pages of a column that stand under keys it has no use for.
+fn pages(report: &mut VerifyReport, table: &ReadBytes, name: &str, pages: Range<u32>) -> Result<()> {
+    for strays in [table.range(..u64::from(pages.start))?, table.range(u64::from(pages.end)..)?] {
+        for entry in strays {
+            report.note(name, entry?.0.value(), "a page of rows that were never used");
+        }
+    }
+    Ok(())
 }

@@ -108,6 +108,9 @@ impl<'t> IndexWriter<'t> {
             return Err(Error::Unfinished { index: index.into(), rows: header.load_rows });
         }
         let model = model(&tables, &header)?;
+        if purpose != Purpose::Repair {
+            tables.check_counts(&header)?;
+        }
         Ok(IndexWriter { tables, header, model, pool: None, poison: Poison::default() })
     }
 
@@ -187,6 +190,7 @@ impl<'t> IndexWriter<'t> {
         let done = guarded(|| {
             self.store_header()?;
             let done = write(self)?;
+            self.tables.check_counts(&self.header)?;
             self.header.writer_open = false;
             self.store_header()?;
             Ok(done)
@@ -311,14 +315,16 @@ pub(crate) fn create_index(txn: &WriteTransaction, name: &str, spec: &IndexSpec)
     Ok(())
 }
 
-pub(crate) fn drop_index(txn: &WriteTransaction, name: &str) -> Result<()> {
+/// Returns the index's uuid, as the catalog has it.
+pub(crate) fn drop_index(txn: &WriteTransaction, name: &str) -> Result<Option<[u8; 16]>> {
     if !index_exists(txn, name)? {
         return Err(Error::UnknownIndex { name: name.into() });
     }
     // Refused while a writer has the index open, and then nothing may have changed: tables first.
     storage::delete_tables(txn, name)?;
-    txn.open_table(CATALOG)?.remove(name)?;
-    Ok(())
+    let mut catalog = txn.open_table(CATALOG)?;
+    let uuid = catalog.remove(name)?.and_then(|uuid| uuid.value().try_into().ok());
+    Ok(uuid)
 }
 
 pub(crate) fn rename_index(txn: &WriteTransaction, from: &str, to: &str) -> Result<()> {

@@ -8,6 +8,7 @@ mod builder;
 mod bulk;
 mod handle;
 mod txn;
+mod withheld;
 
 pub use backup::BackupReport;
 pub use builder::{Builder, Durability};
@@ -47,7 +48,7 @@ pub(crate) struct Inner {
     pub(crate) settings: Settings,
     budget: Arc<Budget>,
     /// The model of each index that was read last. A version is drawn at random by the training that made
-    /// the model, so one that was never committed can do no harm here.
+    /// the model, so one that was never committed can do no harm here. Dropped indexes have none.
     models: Mutex<HashMap<[u8; 16], Arc<Model>>>,
     snapshots: Mutex<HashMap<[u8; 16], Cached>>,
     /// Commits made through this store.
@@ -91,7 +92,8 @@ pub struct StoreStats {
 }
 
 impl Store {
-    /// Makes a new store in a new file.
+    /// Makes a new store in a new file. The file gets its name only when it is a whole store: a process that is
+    /// killed in between leaves a file `{path}.{16 digits}.partial`, which may be deleted.
     ///
     /// # Errors
     /// [`Error::Exists`] if there is a file already.
@@ -100,11 +102,12 @@ impl Store {
     }
 
     /// Opens the store in a file. Costs the same however many vectors it holds; models and blocks are
-    /// read when they are first needed.
+    /// read when they are first needed. A file that cannot be opened as a store is left as it was, to the byte.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Foreign`], [`Error::NewerVersion`], [`Error::Locked`],
-    /// [`Error::Corrupt`].
+    /// [`Error::NotFound`]; [`Error::Foreign`] for what is no store: an empty file, a directory, a file of another
+    /// program, another database; [`Error::NewerVersion`]; [`Error::Locked`] while it is open elsewhere;
+    /// [`Error::Corrupt`] for a store that is damaged or cut off.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::builder().open(path)
     }
@@ -214,6 +217,10 @@ impl Inner {
         self.db.read().clone().ok_or(Error::NeedsReopen)
     }
 
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(SeqCst)
+    }
+
     fn file_bytes(&self) -> u64 {
         match &self.source {
             Source::Path(path) => std::fs::metadata(path).map_or(0, |meta| meta.len()),
@@ -228,11 +235,19 @@ impl Inner {
         self.snapshots.lock().retain(|_, cached| now.duration_since(cached.snapshot.born) < PIN_AGE_MAX);
     }
 
-    /// The model that `header` speaks of, from memory or from the tables.
+    /// After a commit that dropped indexes: what is kept of them goes.
+    pub(crate) fn dropped(&self, uuids: &[[u8; 16]]) {
+        self.models.lock().retain(|uuid, _| !uuids.contains(uuid));
+        self.snapshots.lock().retain(|uuid, _| !uuids.contains(uuid));
+    }
+
+    /// The model that `header` speaks of, from memory or from the tables. A transaction that began before the
+    /// last commit leaves none behind: the index may have been dropped since.
     pub(crate) fn model<B: BytesTable, M, F, K>(
         &self,
         tables: &Tables<B, M, F, K>,
         header: &Header,
+        began_after: u64,
     ) -> Result<Arc<Model>> {
         if let Some(model) =
             self.models.lock().get(&header.uuid).filter(|m| m.version == header.model_version)
@@ -240,7 +255,10 @@ impl Inner {
             return Ok(model.clone());
         }
         let model = Arc::new(Model::load(tables, header)?);
-        self.models.lock().insert(header.uuid, model.clone());
+        let mut models = self.models.lock();
+        if self.commits.load(SeqCst) == began_after {
+            models.insert(header.uuid, model.clone());
+        }
         Ok(model)
     }
 
@@ -269,7 +287,7 @@ impl Inner {
             older = Some(cached.snapshot.clone());
         }
         let tables = Quiet::new(storage::open_read(txn, index)?);
-        let model = self.model(&*tables, &header)?;
+        let model = self.model(&*tables, &header, began.commits)?;
         let budget = self.budget.clone();
         let mut snapshot =
             Snapshot::new(header, tables, model.geometry, model.rows_column, budget, began.at)?;

@@ -81,6 +81,10 @@ fn names(catalog: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Ve
 pub struct WriteTxn {
     txn: Quiet<WriteTransaction>,
     poison: Poison,
+    /// Indexes dropped in this transaction.
+    dropped: Mutex<Vec<[u8; 16]>>,
+    /// The store's commits when it began; there can be no other before it ends.
+    commits: u64,
     /// Keeps the file open: the store may have been reopened since.
     _database: Arc<Handle>,
     store: Arc<Inner>,
@@ -95,7 +99,14 @@ impl WriteTxn {
             Durability::Immediate => redb::Durability::Immediate,
             Durability::None => redb::Durability::None,
         })?;
-        Ok(WriteTxn { txn, poison: Poison::default(), _database: database, store })
+        Ok(WriteTxn {
+            txn,
+            poison: Poison::default(),
+            dropped: Mutex::default(),
+            commits: store.commits(),
+            _database: database,
+            store,
+        })
     }
 
     /// Creates an index.
@@ -108,7 +119,9 @@ impl WriteTxn {
 
     /// Drops an index and all its vectors.
     pub fn drop_index(&self, name: &str) -> Result<()> {
-        self.catalog_change(name, || writer::drop_index(&self.txn, name))
+        let uuid = self.catalog_change(name, || writer::drop_index(&self.txn, name))?;
+        self.dropped.lock().extend(uuid);
+        Ok(())
     }
 
     /// Renames an index.
@@ -122,7 +135,7 @@ impl WriteTxn {
     }
 
     /// What damage stops half-way must not be committed.
-    fn catalog_change(&self, index: &str, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn catalog_change<T>(&self, index: &str, change: impl FnOnce() -> Result<T>) -> Result<T> {
         let done = guarded(change);
         if let Err(Error::Corrupt { .. }) = done {
             self.poison.set(index);
@@ -147,7 +160,7 @@ impl WriteTxn {
 
     pub(crate) fn open(&self, name: &str, purpose: Purpose) -> Result<IndexWriter<'_>> {
         let mut writer = IndexWriter::open_for(&self.txn, name, purpose, |tables, header| {
-            self.store.model(tables, header)
+            self.store.model(tables, header, self.commits)
         })?;
         writer.pool = self.store.settings.pool.clone();
         writer.poison = self.poison.clone();
@@ -167,6 +180,7 @@ impl WriteTxn {
         }
         guarded(|| Ok(self.txn.into_inner().commit()?))?;
         self.store.committed();
+        self.store.dropped(&self.dropped.into_inner());
         Ok(())
     }
 
