@@ -24,8 +24,10 @@ fn meta(index: &str) -> String {
     format!("{index}/meta")
 }
 
+type Way = (&'static str, fn(&Path) -> Result<Store>);
+
 /// The ways to open what is there. Each is given the same file.
-const WAYS: [(&str, fn(&Path) -> Result<Store>); 3] = [
+const WAYS: [Way; 3] = [
     ("open", |path| Store::open(path)),
     ("open_or_create", |path| Store::builder().open_or_create(path)),
     ("open_backend", |path| {

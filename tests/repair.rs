@@ -333,6 +333,29 @@ fn two_rows_of_one_id_do_not_stop_a_repair() {
     world.repair(index, false, "earlier pages of ids");
 }
 
+/// An id that the map has lost while its counts agree is taken for a new one: `upsert` then makes a second row of
+/// it, which only `verify` notices. The repair failed on such an index; the row that the map names keeps the id.
+#[test]
+fn an_id_that_a_writer_could_not_see_is_settled() {
+    let world = World::new();
+    let index = "numbers";
+    let map = entries(&world.db, index, "map");
+    let (hidden, row) = &map[500];
+    let (id, bogus) = (u64::from_le_bytes(hidden[..].try_into().unwrap()), 5u64.to_le_bytes());
+    let txn = world.db.begin_write().unwrap();
+    delete(&txn, index, "map", hidden);
+    put(&txn, index, "map", &bogus, row);
+    txn.commit().unwrap();
+    let store = world.store();
+    let vector = vec![7.0; DIM];
+    change(&store, index, |writer| assert_eq!(writer.upsert(&[id], rows(&vector, DIM)).unwrap(), 1));
+    assert!(!store.begin_read().unwrap().verify(index, &mut Observer::none()).unwrap().is_ok());
+    drop(store);
+    let report = world.repair(index, false, "a hidden id");
+    assert_eq!((report.rows, report.unnamed_entries), (1501, 0), "{report:?}");
+    world.restore();
+}
+
 /// Two rows of one key, or a made-up key that somebody has.
 #[test]
 fn keys_stay_unique() {

@@ -17,6 +17,7 @@ use crate::storage::ids::{KEY_BYTES_MAX, NO_ID, Slot, decode_id, ids_column, slo
 use crate::storage::lists::{ListEdit, block_key, store_entries};
 use crate::{Observer, Result};
 use redb::ReadableTable;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
@@ -65,6 +66,9 @@ struct Repair<'w, 't> {
     sums: HashMap<u32, u32>,
 }
 
+/// A witness: what it says about something.
+type Says<'a, A, B> = &'a dyn Fn(&A) -> Option<B>;
+
 /// Who says which id a row has. The column is the better witness, as its pages are checked as a whole; but
 /// it may be one of an earlier commit.
 #[derive(Default)]
@@ -81,7 +85,7 @@ impl Witnesses {
         let by_column = |row: &u32| self.column.get(row).copied();
         let by_map = |row: &u32| self.map.get(row).copied();
         let (mut named, mut taken) = (HashMap::new(), HashSet::new());
-        let rounds: [&dyn Fn(&u32) -> Option<u64>; 3] = [&agreed, &by_column, &by_map];
+        let rounds: [Says<'_, u32, u64>; 3] = [&agreed, &by_column, &by_map];
         for says in rounds {
             for row in rows {
                 if let Some(id) = says(row)
@@ -319,32 +323,8 @@ impl<'w, 't> Repair<'w, 't> {
         if !self.writer.header.keys {
             return Ok(());
         }
-        let mut keys: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-        let mut taken: HashSet<Vec<u8>> = HashSet::new();
-        let agreed = |id: &u64| by_id.get(id).filter(|key| by_key.get(id) == Some(key)).cloned();
-        let rounds: [&dyn Fn(&u64) -> Option<Vec<u8>>; 4] =
-            [&agreed, &|id| by_key.get(id).cloned(), &|id| by_id.get(id).cloned(), &|id| {
-                Some(id.to_string().into_bytes())
-            }];
-        for (round, says) in rounds.iter().enumerate() {
-            let made = round == rounds.len() - 1;
-            for id in self.alive.values() {
-                if keys.contains_key(id) {
-                    continue;
-                }
-                let Some(mut key) = says(id).filter(|key| (1..=KEY_BYTES_MAX).contains(&key.len())) else {
-                    continue;
-                };
-                // Somebody may have chosen such digits for a key.
-                while made && taken.contains(&key) {
-                    key.push(b'\'');
-                }
-                if taken.insert(key.clone()) {
-                    self.report.made_keys += u64::from(made);
-                    keys.insert(*id, key);
-                }
-            }
-        }
+        let (keys, made) = settle_keys(self.alive.values().copied(), &by_key, &by_id);
+        self.report.made_keys = made;
         for (id, key) in &keys {
             tables.keys.insert(id, key.as_slice())?;
             tables.keymap.insert(key.as_slice(), id)?;
@@ -384,6 +364,44 @@ impl<'w, 't> Repair<'w, 't> {
         }
         Ok(())
     }
+}
+
+/// A key for each of `ids`, no key twice: first where both tables agree, then as `keymap` says, then as `keys`
+/// says; those that are left over get their digits. Returns how many did.
+fn settle_keys(
+    ids: impl Iterator<Item = u64> + Clone,
+    by_key: &BTreeMap<u64, Vec<u8>>,
+    by_id: &BTreeMap<u64, Vec<u8>>,
+) -> (BTreeMap<u64, Vec<u8>>, u64) {
+    let mut keys: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let mut taken: HashSet<Vec<u8>> = HashSet::new();
+    let agreed = |id: &u64| by_id.get(id).filter(|key| by_key.get(id) == Some(key)).cloned();
+    let rounds: [Says<'_, u64, Vec<u8>>; 3] =
+        [&agreed, &|id| by_key.get(id).cloned(), &|id| by_id.get(id).cloned()];
+    for says in rounds {
+        for id in ids.clone() {
+            let said = says(&id).filter(|key| (1..=KEY_BYTES_MAX).contains(&key.len()));
+            if let Some(key) = said
+                && !keys.contains_key(&id)
+                && taken.insert(key.clone())
+            {
+                keys.insert(id, key);
+            }
+        }
+    }
+    let mut made = 0;
+    for id in ids {
+        if let Entry::Vacant(place) = keys.entry(id) {
+            let mut key = id.to_string().into_bytes();
+            // Somebody may have chosen such digits for a key.
+            while !taken.insert(key.clone()) {
+                key.push(b'\'');
+            }
+            place.insert(key);
+            made += 1;
+        }
+    }
+    (keys, made)
 }
 
 /// Rows decoded at a time.

@@ -316,7 +316,9 @@ impl Check<'_> {
                 }
                 match self.slots.get_mut(row as usize) {
                     None => {
-                        report.note(name, row.into(), format!("{slot:?} holds a row that was never used"));
+                        let (meta, end) = (&tables.names.meta, self.header.next_row);
+                        let what = format!("{slot:?} holds it, {meta} knows rows below {end}");
+                        report.note(name, row.into(), what);
                         continue;
                     }
                     Some(Some(other)) => {
@@ -484,6 +486,9 @@ mod tests {
 
     const DIM: usize = 2;
 
+    /// A field and how it is made wrong.
+    type Wrong<T> = (&'static str, fn(&mut T));
+
     /// An index of two lists and 40 rows, of which 5 are free again.
     fn lived_in() -> Arc<Database> {
         let db = Arc::new(Database::builder().create_with_backend(InMemoryBackend::new()).unwrap());
@@ -544,7 +549,7 @@ mod tests {
 
     #[test]
     fn every_wrong_field_of_a_header_is_noticed() {
-        let fields: [(&str, fn(&mut Header)); 19] = [
+        let fields: [Wrong<Header>; 19] = [
             ("uuid", |h| h.uuid[3] ^= 1),
             ("state", |h| h.state = State::Loading),
             ("writer_open", |h| h.writer_open = true),
@@ -592,7 +597,7 @@ mod tests {
 
     #[test]
     fn every_wrong_field_of_a_list_entry_is_noticed() {
-        let fields: [(&str, fn(&mut ListEntry)); 8] = [
+        let fields: [Wrong<ListEntry>; 8] = [
             ("n, more", |e| e.n += 1),
             ("n, fewer", |e| e.n -= 1),
             ("n of none", |e| e.n = 0),

@@ -241,13 +241,14 @@ impl Inner {
         self.snapshots.lock().retain(|uuid, _| !uuids.contains(uuid));
     }
 
-    /// The model that `header` speaks of, from memory or from the tables. A transaction that began before the
-    /// last commit leaves none behind: the index may have been dropped since.
+    /// The model that `header` speaks of, from memory or from the tables. It is kept only for a transaction that
+    /// `began` after the last commit, as otherwise the index may have been dropped since; and for none that
+    /// made the index itself, as that may yet be undone.
     pub(crate) fn model<B: BytesTable, M, F, K>(
         &self,
         tables: &Tables<B, M, F, K>,
         header: &Header,
-        began_after: u64,
+        began: Option<u64>,
     ) -> Result<Arc<Model>> {
         if let Some(model) =
             self.models.lock().get(&header.uuid).filter(|m| m.version == header.model_version)
@@ -256,7 +257,7 @@ impl Inner {
         }
         let model = Arc::new(Model::load(tables, header)?);
         let mut models = self.models.lock();
-        if self.commits.load(SeqCst) == began_after {
+        if began == Some(self.commits.load(SeqCst)) {
             models.insert(header.uuid, model.clone());
         }
         Ok(model)
@@ -287,7 +288,7 @@ impl Inner {
             older = Some(cached.snapshot.clone());
         }
         let tables = Quiet::new(storage::open_read(txn, index)?);
-        let model = self.model(&*tables, &header, began.commits)?;
+        let model = self.model(&*tables, &header, Some(began.commits))?;
         let budget = self.budget.clone();
         let mut snapshot =
             Snapshot::new(header, tables, model.geometry, model.rows_column, budget, began.at)?;
@@ -312,5 +313,60 @@ impl Inner {
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").field("source", &self.inner.source).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{IndexSpec, Metric};
+
+    fn create(store: &Store, index: &str) {
+        let txn = store.begin_write().unwrap();
+        txn.create_index(index, &IndexSpec::flat(1, Metric::L2)).unwrap();
+        txn.index(index).unwrap();
+        txn.commit().unwrap();
+    }
+
+    /// The models of dropped indexes were kept for as long as the store was open.
+    #[test]
+    fn nothing_is_kept_of_an_index_that_is_gone() {
+        let store = Store::builder().open_backend(|| Ok(redb::backends::InMemoryBackend::new())).unwrap();
+        let kept = || store.inner.models.lock().len() + store.inner.snapshots.lock().len();
+        for n in 0..3 {
+            create(&store, &n.to_string());
+            store.begin_read().unwrap().index(&n.to_string()).unwrap();
+            store.begin_write().unwrap().index(&n.to_string()).unwrap();
+        }
+        assert_eq!(store.inner.models.lock().len(), 3);
+        let before = store.begin_read().unwrap();
+        for n in 0..3 {
+            let txn = store.begin_write().unwrap();
+            txn.drop_index(&n.to_string()).unwrap();
+            txn.commit().unwrap();
+        }
+        assert_eq!(kept(), 0);
+        // Whoever still sees the index can use it, and leaves no model behind.
+        assert_eq!(before.index("1").unwrap().len(), 0);
+        assert_eq!(store.inner.models.lock().len(), 0);
+        // Nor does an index that never came to be.
+        let txn = store.begin_write().unwrap();
+        txn.create_index("never", &IndexSpec::flat(1, Metric::L2)).unwrap();
+        txn.index("never").unwrap();
+        txn.abort().unwrap();
+        assert_eq!(store.inner.models.lock().len(), 0);
+    }
+
+    /// A drop that is undone leaves the index as it was.
+    #[test]
+    fn an_undone_drop_keeps_the_model() {
+        let store = Store::builder().open_backend(|| Ok(redb::backends::InMemoryBackend::new())).unwrap();
+        create(&store, "a");
+        store.begin_read().unwrap().index("a").unwrap();
+        let txn = store.begin_write().unwrap();
+        txn.drop_index("a").unwrap();
+        txn.abort().unwrap();
+        assert_eq!(store.inner.models.lock().len(), 1);
+        assert_eq!(store.begin_read().unwrap().index("a").unwrap().len(), 0);
     }
 }

@@ -54,7 +54,8 @@ impl ReadTxn {
     /// is wrong. Ticks as `"verify"`, in rows.
     ///
     /// # Errors
-    /// [`Error::UnknownIndex`]; [`Error::Cancelled`]. Damage is no error here: it is in the report.
+    /// [`Error::UnknownIndex`]; [`Error::NewerVersion`]; [`Error::Cancelled`]. Damage is no error here: it is in
+    /// the report.
     pub fn verify(&self, name: &str, observer: &mut Observer<'_>) -> Result<VerifyReport> {
         verify::verify(&self.txn, name, observer)
     }
@@ -81,7 +82,9 @@ fn names(catalog: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Ve
 pub struct WriteTxn {
     txn: Quiet<WriteTransaction>,
     poison: Poison,
-    /// Indexes dropped in this transaction.
+    /// Indexes made in this transaction.
+    created: Mutex<Vec<[u8; 16]>>,
+    /// Indexes dropped in it.
     dropped: Mutex<Vec<[u8; 16]>>,
     /// The store's commits when it began; there can be no other before it ends.
     commits: u64,
@@ -102,6 +105,7 @@ impl WriteTxn {
         Ok(WriteTxn {
             txn,
             poison: Poison::default(),
+            created: Mutex::default(),
             dropped: Mutex::default(),
             commits: store.commits(),
             _database: database,
@@ -114,7 +118,9 @@ impl WriteTxn {
     /// # Errors
     /// [`Error::IndexExists`], [`Error::IndexName`]; [`Error::Spec`] if the specification does not fit together.
     pub fn create_index(&self, name: &str, spec: &IndexSpec) -> Result<()> {
-        self.catalog_change(name, || writer::create_index(&self.txn, name, spec))
+        let uuid = self.catalog_change(name, || writer::create_index(&self.txn, name, spec))?;
+        self.created.lock().push(uuid);
+        Ok(())
     }
 
     /// Drops an index and all its vectors.
@@ -160,7 +166,8 @@ impl WriteTxn {
 
     pub(crate) fn open(&self, name: &str, purpose: Purpose) -> Result<IndexWriter<'_>> {
         let mut writer = IndexWriter::open_for(&self.txn, name, purpose, |tables, header| {
-            self.store.model(tables, header, self.commits)
+            let created = self.created.lock().contains(&header.uuid);
+            self.store.model(tables, header, (!created).then_some(self.commits))
         })?;
         writer.pool = self.store.settings.pool.clone();
         writer.poison = self.poison.clone();

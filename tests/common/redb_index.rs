@@ -77,6 +77,7 @@ pub(crate) fn entries(db: &Database, index: &str, table: &str) -> Vec<Pair> {
     pairs
 }
 
+#[allow(clippy::unit_arg, reason = "the values of `free` are units")]
 pub(crate) fn put(txn: &WriteTransaction, index: &str, table: &str, key: &[u8], value: &[u8]) {
     with_table!(txn, index, table, |open, k, v| drop(open.insert(k(key), v(value)).unwrap()));
 }
