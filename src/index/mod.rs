@@ -5,6 +5,7 @@
 
 mod add;
 mod filter;
+mod kept;
 pub(crate) mod model;
 pub(crate) mod reader;
 mod remove;

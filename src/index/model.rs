@@ -66,7 +66,9 @@ impl Model {
         let missing = || Error::corrupt(name, 0, "the centroids are missing");
         let bytes = tables.read_section(Section::Centroids)?.ok_or_else(missing)?;
         if bytes.len() != header.nlist as usize * spec.dim * 4 {
-            return Err(Error::corrupt(name, 0, "centroids of the wrong size"));
+            let (nlist, dim, meta) = (header.nlist, spec.dim, &tables.names.meta);
+            let what = format!("{} bytes of centroids, {meta} says {nlist} of dimension {dim}", bytes.len());
+            return Err(Error::corrupt(name, 0, what));
         }
         let centroids: Vec<f32> =
             bytes.as_chunks::<4>().0.iter().map(|component| f32::from_le_bytes(*component)).collect();

@@ -1,25 +1,32 @@
 //! Repairing: directory, slots and map rebuilt from the blocks and the ids.
 //!
 //! Blocks carry their own list, number, count and rows, so the lists can be put together again without
-//! the directory; ids come from the `ids` column, or from the map where a page of the column is gone. An
-//! entry is lost only with its block, or if nothing says its id any more.
+//! the directory; ids come from the `ids` column, or from the map where the column does not know. An
+//! entry is lost only with its block, or if nothing says its id any more. Where witnesses contradict each
+//! other (a page was put back to an earlier state), each row ends up in one place, and each id and key with
+//! one row.
 
+use super::kept::KeptCheck;
 use super::model::Model;
 use super::writer::IndexWriter;
+use crate::storage::BytesTable;
 use crate::storage::block::{BlockBuf, BlockRef};
+use crate::storage::column::{ABSENT, Column};
 use crate::storage::format::{Frame, Kind, ListEntry, State, TableName};
-use crate::storage::ids::{decode_id, ids_column};
+use crate::storage::ids::{KEY_BYTES_MAX, NO_ID, Slot, decode_id, ids_column, slots_column};
 use crate::storage::lists::{ListEdit, block_key, store_entries};
 use crate::{Observer, Result};
 use redb::ReadableTable;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Range;
 
 /// What a repair did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RepairReport {
     /// Vectors in the repaired index.
     pub rows: u64,
-    /// Ids the map knew whose vectors are lost, ascending.
+    /// Ids that the map, the column of ids or the keys knew and that no vector has any more, ascending.
     pub lost_ids: Vec<u64>,
     /// Entries dropped because nothing says their id.
     pub unnamed_entries: u64,
@@ -27,8 +34,10 @@ pub struct RepairReport {
     pub lost_blocks: u64,
     /// Lists that were put together anew.
     pub rebuilt_lists: u64,
-    /// Kept rows whose page was lost, now decoded from their codes.
+    /// Kept rows that were lost or contradicted their codes, now decoded from those.
     pub decoded_rows: u64,
+    /// Vectors whose keys are lost; each now has one made of the digits of its id.
+    pub made_keys: u64,
 }
 
 impl IndexWriter<'_> {
@@ -36,7 +45,8 @@ impl IndexWriter<'_> {
     /// really lost. An index that is whole comes out as it was.
     ///
     /// # Errors
-    /// [`Error::Corrupt`](crate::Error::Corrupt) if header or centroids are damaged: those cannot be rebuilt.
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if header or centroids are damaged: those cannot be rebuilt, nor
+    /// can the parameters of the last training, which only [`training`](crate::IndexReader::training) needs.
     pub fn repair(&mut self, observer: &mut Observer<'_>) -> Result<RepairReport> {
         self.change(|writer| Repair::new(writer)?.run(observer))
     }
@@ -45,86 +55,166 @@ impl IndexWriter<'_> {
 struct Repair<'w, 't> {
     writer: &'w mut IndexWriter<'t>,
     report: RepairReport,
-    /// What the map says before: id → row.
-    mapped: BTreeMap<u64, u32>,
-    /// The id of each row, from wherever it can be had.
-    ids: HashMap<u32, u64>,
+    witnesses: Witnesses,
+    /// Every id that anything knew before.
+    known: BTreeSet<u64>,
+    /// The one place of each row that stands in several.
+    places: HashMap<u32, Slot>,
     /// The surviving rows and their ids.
     alive: BTreeMap<u32, u64>,
+    /// What the codes of surviving rows come to, if kept rows can be compared with them.
+    sums: HashMap<u32, u32>,
+}
+
+/// A witness: what it says about something.
+type Says<'a, A, B> = &'a dyn Fn(&A) -> Option<B>;
+
+/// Who says which id a row has. The column is the better witness, as its pages are checked as a whole; but
+/// it may be one of an earlier commit.
+#[derive(Default)]
+struct Witnesses {
+    column: HashMap<u32, u64>,
+    map: HashMap<u32, u64>,
+}
+
+impl Witnesses {
+    /// The id of each of `rows`, no id twice: first where both agree, then as the column says, then as the
+    /// map says. A row that is left over has none.
+    fn settle(&self, rows: &BTreeSet<u32>) -> HashMap<u32, u64> {
+        let agreed = |row: &u32| self.column.get(row).filter(|id| self.map.get(row) == Some(id)).copied();
+        let by_column = |row: &u32| self.column.get(row).copied();
+        let by_map = |row: &u32| self.map.get(row).copied();
+        let (mut named, mut taken) = (HashMap::new(), HashSet::new());
+        let rounds: [Says<'_, u32, u64>; 3] = [&agreed, &by_column, &by_map];
+        for says in rounds {
+            for row in rows {
+                if let Some(id) = says(row)
+                    && !named.contains_key(row)
+                    && taken.insert(id)
+                {
+                    named.insert(*row, id);
+                }
+            }
+        }
+        named
+    }
 }
 
 impl<'w, 't> Repair<'w, 't> {
     fn new(writer: &'w mut IndexWriter<'t>) -> Result<Self> {
-        let mut mapped = BTreeMap::new();
+        let mut witnesses = Witnesses::default();
+        let mut known = BTreeSet::new();
         for entry in writer.tables.map.iter()? {
             let (id, row) = entry?;
-            mapped.insert(id.value(), row.value());
-        }
-        let mut ids: HashMap<u32, u64> = mapped.iter().map(|(id, row)| (*row, *id)).collect();
-        // The column is the better witness: a page is checked as a whole.
-        let column = ids_column();
-        for entry in writer.tables.ids.iter()? {
-            let (page, value) = entry?;
-            let Ok(page) = u32::try_from(page.value()) else { continue };
-            let Ok(entries) = column.open_page(&writer.tables.names.ids, page, value.value()) else {
-                continue;
-            };
-            let first = page.saturating_mul(column.per_page());
-            for row in first..first.saturating_add(column.per_page()) {
-                match decode_id(column.entry(entries, row)) {
-                    Some(id) => drop(ids.insert(row, id)),
-                    None => drop(ids.remove(&row)),
-                }
+            if id.value() != NO_ID {
+                known.insert(id.value());
+                witnesses.map.insert(row.value(), id.value());
             }
         }
-        Ok(Repair { writer, report: RepairReport::default(), mapped, ids, alive: BTreeMap::new() })
+        let column = ids_column();
+        read_column(column, &writer.tables.ids, &writer.tables.names.ids, &mut |row, bytes| {
+            if let Some(id) = decode_id(bytes) {
+                known.insert(id);
+                witnesses.column.insert(row, id);
+            }
+        })?;
+        for entry in writer.tables.keys.iter()? {
+            known.insert(entry?.0.value());
+        }
+        Ok(Repair {
+            writer,
+            report: RepairReport::default(),
+            witnesses,
+            known,
+            places: HashMap::new(),
+            alive: BTreeMap::new(),
+            sums: HashMap::new(),
+        })
     }
 
     fn run(mut self, observer: &mut Observer<'_>) -> Result<RepairReport> {
-        let lists = self.writer.header.first_list..self.writer.header.first_list + self.writer.header.nlist;
+        let first = self.writer.header.first_list;
+        let lists = first..first.saturating_add(self.writer.header.nlist);
         self.drop_strays(lists.clone())?;
+        let rows = self.survey(lists.clone())?;
+        let ids = self.witnesses.settle(&rows);
         self.writer.tables.lists.retain(|_, _| false)?;
         self.writer.tables.slots.retain(|_, _| false)?;
         for list in lists.clone() {
-            self.list(list)?;
+            self.list(list, &ids)?;
             observer.tick("repair", (list - lists.start + 1).into(), (lists.end - lists.start).into())?;
         }
         self.identity()?;
         self.kept_rows()?;
         self.report.rows = self.alive.len() as u64;
-        let named: std::collections::HashSet<u64> = self.alive.values().copied().collect();
-        self.report.lost_ids = self.mapped.into_keys().filter(|id| !named.contains(id)).collect();
+        let named: HashSet<u64> = self.alive.values().copied().collect();
+        self.report.lost_ids = self.known.into_iter().filter(|id| !named.contains(id)).collect();
         Ok(self.report)
     }
 
-    /// Blocks of lists that the model does not have.
-    fn drop_strays(&mut self, lists: std::ops::Range<u32>) -> Result<()> {
+    /// All rows that stand in readable blocks. Of a row that stands in several places one is chosen: that of
+    /// its slot, or else the one in the block written last.
+    fn survey(&mut self, lists: Range<u32>) -> Result<BTreeSet<u32>> {
+        let mut slots = HashMap::new();
+        let (column, tables) = (slots_column(), &self.writer.tables);
+        read_column(column, &tables.slots, &tables.names.slots, &mut |row, bytes| {
+            slots.extend(Slot::decode(bytes).map(|slot| (row, slot)));
+        })?;
+        let capacity = self.writer.model.geometry.capacity;
+        let mut claims: BTreeMap<u32, (bool, u64, Slot)> = BTreeMap::new();
+        for list in lists {
+            for (block, found) in self.read_list(list)?.blocks {
+                for (i, row) in found.buf.rows.iter().enumerate() {
+                    let offset = block.saturating_mul(capacity).saturating_add(i as u32);
+                    let slot = Slot { list, offset };
+                    let claim = (slots.get(row) == Some(&slot), found.seq, slot);
+                    match claims.get_mut(row) {
+                        None => drop(claims.insert(*row, claim)),
+                        Some(best) => {
+                            *best = claim.max(*best);
+                            self.places.insert(*row, best.2);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(claims.into_keys().collect())
+    }
+
+    /// Blocks of lists that the model does not have, and what stands beside the header.
+    fn drop_strays(&mut self, lists: Range<u32>) -> Result<()> {
         let stray = |key: u64| !lists.contains(&((key >> 32) as u32));
         self.writer.tables.blocks.retain(|key, _| !stray(key))?;
         self.writer.tables.tails.retain(|key, _| !stray(key))?;
+        self.writer.tables.meta.retain(|key, _| key == 0)?;
         Ok(())
     }
 
     /// Reads what is left of a list and writes it anew if anything about it is wrong.
-    fn list(&mut self, list: u32) -> Result<()> {
+    fn list(&mut self, list: u32, ids: &HashMap<u32, u64>) -> Result<()> {
         let found = self.read_list(list)?;
+        self.report.lost_blocks += found.lost_blocks;
         let geometry = self.writer.model.geometry;
-        let n: u32 = found.blocks.values().map(|block| block.rows.len() as u32).sum();
-        let placed = |(at, (block, buf)): (usize, (&u32, &BlockBuf))| {
-            at as u32 == *block && buf.rows.len() as u32 == geometry.entries(n, *block)
+        let n: u32 = found.blocks.values().map(|block| block.buf.rows.len() as u32).sum();
+        let placed = |(at, (block, found)): (usize, (&u32, &FoundBlock))| {
+            at as u32 == *block && found.buf.rows.len() as u32 == geometry.entries(n, *block)
         };
         let mut survivors = BlockBuf::default();
         let code_bytes = geometry.layout.code_bytes();
         let mut whole = !found.damaged && found.blocks.iter().enumerate().all(placed);
-        for buf in found.blocks.values() {
+        for (&block, FoundBlock { buf, .. }) in &found.blocks {
             for (i, &row) in buf.rows.iter().enumerate() {
-                match self.ids.get(&row) {
-                    Some(&id) if !self.alive.contains_key(&row) => {
+                let offset = block.saturating_mul(geometry.capacity).saturating_add(i as u32);
+                let elsewhere = self.places.get(&row).is_some_and(|place| *place != Slot { list, offset });
+                match ids.get(&row) {
+                    Some(&id) if !elsewhere => {
                         self.alive.insert(row, id);
                         survivors.codes.extend_from_slice(buf.code(i, code_bytes));
                         survivors.rows.push(row);
                     }
-                    _ => {
+                    // The row itself survives, in its other place.
+                    Some(_) => whole = false,
+                    None => {
                         self.report.unnamed_entries += 1;
                         whole = false;
                     }
@@ -135,9 +225,14 @@ impl<'w, 't> Repair<'w, 't> {
         let within = list - self.writer.header.first_list;
         let code = |i: usize| &survivors.codes[i * code_bytes..(i + 1) * code_bytes];
         let residual: f64 = (0..survivors.rows.len()).map(|i| model.code_residual(within, code(i))).sum();
+        if let Some(mut kept) = KeptCheck::new(&model) {
+            for (i, row) in survivors.rows.iter().enumerate() {
+                self.sums.insert(*row, kept.of_decoded(&model.decode(within, code(i))));
+            }
+        }
         let (seq, nonce) = (self.writer.header.seq, self.writer.header.nonce);
-        let mut entry =
-            ListEntry { n: survivors.rows.len() as u32, digest: found.digest, seq, nonce, residual };
+        let digest = found.blocks.values().fold(0, |digest, block| digest ^ block.crc);
+        let mut entry = ListEntry { n: survivors.rows.len() as u32, digest, seq, nonce, residual };
         if !whole {
             self.report.rebuilt_lists += 1;
             let keys = block_key(list, 0)..=block_key(list, u32::MAX);
@@ -151,16 +246,16 @@ impl<'w, 't> Repair<'w, 't> {
             entry = edit.store(&mut self.writer.tables, seq, nonce)?.1;
         }
         store_entries(&mut self.writer.tables, seq, vec![(list, entry)])?;
-        let slot = |offset: usize| crate::storage::ids::Slot { list, offset: offset as u32 };
+        let slot = |offset: usize| Slot { list, offset: offset as u32 };
         let slots = survivors.rows.iter().enumerate().map(|(offset, row)| (*row, Some(slot(offset))));
         self.writer.tables.set_slots(seq, slots)
     }
 
     /// The readable blocks of a list by number; the later one where two claim a number.
-    fn read_list(&mut self, list: u32) -> Result<FoundList> {
+    fn read_list(&self, list: u32) -> Result<FoundList> {
         let mut found = FoundList::default();
-        let mut seqs: HashMap<u32, u64> = HashMap::new();
         let tables = &self.writer.tables;
+        let geometry = self.writer.model.geometry;
         let keys = block_key(list, 0)..=block_key(list, u32::MAX);
         for (table, name, short) in
             [(&tables.blocks, &tables.names.blocks, false), (&tables.tails, &tables.names.tails, true)]
@@ -168,18 +263,17 @@ impl<'w, 't> Repair<'w, 't> {
             for entry in table.range(keys.clone())? {
                 let (key, value) = entry?;
                 let (key, block) = (key.value(), key.value() as u32);
-                match open_block(name, key, value.value(), &self.writer.model) {
-                    Some((buf, seq, crc)) => {
-                        found.digest ^= crc;
-                        found.damaged |= self.writer.model.geometry.in_tails(buf.rows.len() as u32) != short;
-                        if seqs.get(&block).is_none_or(|other| *other < seq) {
-                            found.damaged |= seqs.insert(block, seq).is_some();
-                            found.blocks.insert(block, buf);
-                        }
-                    }
-                    None => {
-                        found.damaged = true;
-                        self.report.lost_blocks += 1;
+                let Some(read) = open_block(name, key, value.value(), &self.writer.model) else {
+                    found.damaged = true;
+                    found.lost_blocks += 1;
+                    continue;
+                };
+                found.damaged |= geometry.in_tails(read.buf.rows.len() as u32) != short;
+                match found.blocks.get(&block) {
+                    Some(other) if other.seq >= read.seq => found.damaged = true,
+                    other => {
+                        found.damaged |= other.is_some();
+                        found.blocks.insert(block, read);
                     }
                 }
             }
@@ -199,7 +293,8 @@ impl<'w, 't> Repair<'w, 't> {
         pairs.sort_unstable();
         tables.map_ids(&pairs)?;
         let header = &mut self.writer.header;
-        header.next_row = header.next_row.max(self.alive.last_key_value().map_or(0, |(row, _)| row + 1));
+        // Not the header's own number: pages of rows beyond the last one may be gone.
+        header.next_row = self.alive.last_key_value().map_or(0, |(row, _)| row + 1);
         for row in (0..header.next_row).filter(|row| !self.alive.contains_key(row)) {
             tables.free.insert(u64::from(row), ())?;
         }
@@ -207,71 +302,154 @@ impl<'w, 't> Repair<'w, 't> {
         header.next_id = header.next_id.max(pairs.last().map_or(0, |(id, _)| id + 1));
         header.state = State::Ready;
         header.load_rows = 0;
-        if header.keys { self.keys() } else { Ok(()) }
+        self.keys()
     }
 
-    /// Keys of surviving ids stay; a survivor whose key is gone gets its id's decimal digits as key.
+    /// Keys of surviving ids stay. A survivor whose key is gone, or is another one's too, gets a key made of its
+    /// id's decimal digits.
     fn keys(&mut self) -> Result<()> {
         let tables = &mut self.writer.tables;
-        let mut keys: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        let mut by_id: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        let mut by_key: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
         for entry in tables.keymap.iter()? {
             let (key, id) = entry?;
-            keys.insert(id.value(), key.value().to_vec());
+            by_key.insert(id.value(), key.value().to_vec());
         }
         for entry in tables.keys.iter()? {
             let (id, key) = entry?;
-            keys.insert(id.value(), key.value().to_vec());
+            by_id.insert(id.value(), key.value().to_vec());
         }
         tables.keys.retain(|_, _| false)?;
         tables.keymap.retain(|_, _| false)?;
-        for id in self.alive.values() {
-            let key = keys.remove(id).unwrap_or_else(|| id.to_string().into_bytes());
+        if !self.writer.header.keys {
+            return Ok(());
+        }
+        let (keys, made) = settle_keys(self.alive.values().copied(), &by_key, &by_id);
+        self.report.made_keys = made;
+        for (id, key) in &keys {
             tables.keys.insert(id, key.as_slice())?;
             tables.keymap.insert(key.as_slice(), id)?;
         }
         Ok(())
     }
 
-    /// Pages of kept rows that cannot be read are filled from the codes.
+    /// Kept rows that cannot be read, or are other vectors than their codes, are decoded from the codes.
     fn kept_rows(&mut self) -> Result<()> {
-        let Some(column) = self.writer.model.rows_column else { return Ok(()) };
-        let mut lost = Vec::new();
-        let tables = &self.writer.tables;
-        let pages = self.writer.header.next_row.div_ceil(column.per_page());
-        for page in 0..pages {
-            let value = tables.rows.get(u64::from(page))?;
-            let sound = value.is_some_and(|v| column.open_page(&tables.names.rows, page, v.value()).is_ok());
-            if !sound {
-                lost.push(page);
+        let next_row = self.writer.header.next_row;
+        let tables = &mut self.writer.tables;
+        let Some(column) = self.writer.model.rows_column else {
+            return Ok(tables.rows.retain(|_, _| false)?);
+        };
+        let pages = next_row.div_ceil(column.per_page());
+        let name = tables.names.rows.clone();
+        // An unreadable page would also stand in the way of writing its rows.
+        tables.rows.retain(|page, value| {
+            let number = u32::try_from(page).ok().filter(|page| *page < pages);
+            number.is_some_and(|page| column.open_page(&name, page, value).is_ok())
+        })?;
+        let mut kept = KeptCheck::new(&self.writer.model);
+        let rows: Vec<u32> = self.alive.keys().copied().collect();
+        let mut lost: BTreeSet<u32> = rows.iter().copied().collect();
+        column.for_some(&tables.rows, &name, &rows, |row, bytes| {
+            let same = kept.as_mut().is_none_or(|kept| self.sums.get(&row) == Some(&kept.of_kept(bytes)));
+            // Without a comparison, what was never written can still be told.
+            if same && bytes.iter().any(|byte| *byte != ABSENT) {
+                lost.remove(&row);
             }
-        }
-        for page in lost {
-            self.writer.tables.rows.remove(u64::from(page))?;
-            let first = page * column.per_page();
-            let rows: Vec<u32> =
-                self.alive.range(first..first + column.per_page()).map(|(row, _)| *row).collect();
-            self.report.decoded_rows += rows.len() as u64;
-            self.writer.keep_decoded(&rows)?;
+            Ok(())
+        })?;
+        let lost: Vec<u32> = lost.into_iter().collect();
+        self.report.decoded_rows = lost.len() as u64;
+        for lost in lost.chunks(DECODE_ROWS) {
+            self.writer.keep_decoded(lost)?;
         }
         Ok(())
     }
 }
 
+/// A key for each of `ids`, no key twice: first where both tables agree, then as `keymap` says, then as `keys`
+/// says; those that are left over get their digits. Returns how many did.
+fn settle_keys(
+    ids: impl Iterator<Item = u64> + Clone,
+    by_key: &BTreeMap<u64, Vec<u8>>,
+    by_id: &BTreeMap<u64, Vec<u8>>,
+) -> (BTreeMap<u64, Vec<u8>>, u64) {
+    let mut keys: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+    let mut taken: HashSet<Vec<u8>> = HashSet::new();
+    let agreed = |id: &u64| by_id.get(id).filter(|key| by_key.get(id) == Some(key)).cloned();
+    let rounds: [Says<'_, u64, Vec<u8>>; 3] =
+        [&agreed, &|id| by_key.get(id).cloned(), &|id| by_id.get(id).cloned()];
+    for says in rounds {
+        for id in ids.clone() {
+            let said = says(&id).filter(|key| (1..=KEY_BYTES_MAX).contains(&key.len()));
+            if let Some(key) = said
+                && !keys.contains_key(&id)
+                && taken.insert(key.clone())
+            {
+                keys.insert(id, key);
+            }
+        }
+    }
+    let mut made = 0;
+    for id in ids {
+        if let Entry::Vacant(place) = keys.entry(id) {
+            let mut key = id.to_string().into_bytes();
+            // Somebody may have chosen such digits for a key.
+            while !taken.insert(key.clone()) {
+                key.push(b'\'');
+            }
+            place.insert(key);
+            made += 1;
+        }
+    }
+    (keys, made)
+}
+
+/// Rows decoded at a time.
+const DECODE_ROWS: usize = 4096;
+
+/// Calls `each(row, entry)` for the entries of all pages of a column that can be read.
+fn read_column<T: BytesTable>(
+    column: Column,
+    table: &T,
+    name: &TableName,
+    each: &mut dyn FnMut(u32, &[u8]),
+) -> Result<()> {
+    for entry in table.iter()? {
+        let (page, value) = entry?;
+        let Ok(page) = u32::try_from(page.value()) else { continue };
+        let Ok(entries) = column.open_page(name, page, value.value()) else { continue };
+        let first = page.saturating_mul(column.per_page());
+        for row in first..first.saturating_add(column.per_page()) {
+            each(row, column.entry(entries, row));
+        }
+    }
+    Ok(())
+}
+
 #[derive(Default)]
 struct FoundList {
-    blocks: BTreeMap<u32, BlockBuf>,
-    /// The digest of these blocks.
-    digest: u32,
+    blocks: BTreeMap<u32, FoundBlock>,
+    /// Blocks that could not be read.
+    lost_blocks: u64,
     damaged: bool,
 }
 
+struct FoundBlock {
+    buf: BlockBuf,
+    /// The change that wrote it.
+    seq: u64,
+    /// Its part of the list's digest.
+    crc: u32,
+}
+
 /// A block by its own word, or `None` if it is damaged.
-fn open_block(name: &TableName, key: u64, value: &[u8], model: &Model) -> Option<(BlockBuf, u64, u32)> {
+fn open_block(name: &TableName, key: u64, value: &[u8], model: &Model) -> Option<FoundBlock> {
     let frame = Frame::open(name, Kind::Block, key, value).ok()?;
     let n = frame.count;
     if n == 0 || n > model.geometry.capacity {
         return None;
     }
     let block = BlockRef::open(name, key, value, &model.geometry, n as usize).ok()?;
-    Some((BlockBuf::copy_of(block, &model.geometry), frame.seq, frame.crc))
+    Some(FoundBlock { buf: BlockBuf::copy_of(block, &model.geometry), seq: frame.seq, crc: frame.crc })
 }

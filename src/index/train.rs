@@ -234,7 +234,7 @@ fn encode_params(params: &TrainParams) -> Vec<u8> {
     .into_bytes()
 }
 
-fn decode_params(bytes: &[u8]) -> Result<TrainParams> {
+pub(crate) fn decode_params(bytes: &[u8]) -> Result<TrainParams> {
     let bad = |what: String| Error::corrupt("model", Section::Training as u64, what);
     let text = std::str::from_utf8(bytes).map_err(|_| bad("training parameters are no text".into()))?;
     let mut params = TrainParams::default();

@@ -4,6 +4,12 @@
 //! says `writer_open`, and clears the flag with its last write. If it fails in between, the writer
 //! refuses to go on and the store refuses to commit; in an application's own transaction, which nobody can poison, a
 //! commit all the same leaves the flag behind, and readers refuse the index until `repair` mended it.
+//!
+//! Opening an index and every verb compare the lengths of the map, of the free rows and of the tables of keys with
+//! the header's counts, so a writer is not misled by entries that are gone. What is left to `verify` is
+//! an id or a key that is counted and cannot be found, behind a damaged page of redb's or under another number:
+//! `upsert` takes it for a new one and makes a second row of the same id, `remove_ids` passes over it. Looking for it
+//! in the column of ids would cost each verb a walk through all of them.
 
 use super::model::Model;
 use super::reader::IndexReader;
@@ -108,6 +114,9 @@ impl<'t> IndexWriter<'t> {
             return Err(Error::Unfinished { index: index.into(), rows: header.load_rows });
         }
         let model = model(&tables, &header)?;
+        if purpose != Purpose::Repair {
+            tables.check_counts(&header)?;
+        }
         Ok(IndexWriter { tables, header, model, pool: None, poison: Poison::default() })
     }
 
@@ -187,6 +196,7 @@ impl<'t> IndexWriter<'t> {
         let done = guarded(|| {
             self.store_header()?;
             let done = write(self)?;
+            self.tables.check_counts(&self.header)?;
             self.header.writer_open = false;
             self.store_header()?;
             Ok(done)
@@ -271,7 +281,8 @@ pub(crate) fn ensure_catalog(txn: &WriteTransaction) -> Result<()> {
     }
 }
 
-pub(crate) fn create_index(txn: &WriteTransaction, name: &str, spec: &IndexSpec) -> Result<()> {
+/// Returns the new index's uuid.
+pub(crate) fn create_index(txn: &WriteTransaction, name: &str, spec: &IndexSpec) -> Result<[u8; 16]> {
     check_name(name)?;
     let model = Model::untrained(spec)?;
     if index_exists(txn, name)? {
@@ -308,17 +319,19 @@ pub(crate) fn create_index(txn: &WriteTransaction, name: &str, spec: &IndexSpec)
     };
     let mut tables = storage::open_write(txn, name)?;
     tables.meta.insert(0, header.encode().as_slice())?;
-    Ok(())
+    Ok(uuid)
 }
 
-pub(crate) fn drop_index(txn: &WriteTransaction, name: &str) -> Result<()> {
+/// Returns the index's uuid, as the catalog has it.
+pub(crate) fn drop_index(txn: &WriteTransaction, name: &str) -> Result<Option<[u8; 16]>> {
     if !index_exists(txn, name)? {
         return Err(Error::UnknownIndex { name: name.into() });
     }
     // Refused while a writer has the index open, and then nothing may have changed: tables first.
     storage::delete_tables(txn, name)?;
-    txn.open_table(CATALOG)?.remove(name)?;
-    Ok(())
+    let mut catalog = txn.open_table(CATALOG)?;
+    let uuid = catalog.remove(name)?.and_then(|uuid| uuid.value().try_into().ok());
+    Ok(uuid)
 }
 
 pub(crate) fn rename_index(txn: &WriteTransaction, from: &str, to: &str) -> Result<()> {

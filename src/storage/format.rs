@@ -15,6 +15,7 @@
 #![warn(clippy::indexing_slicing)]
 
 use crate::{Error, Metric, Result};
+use std::fmt;
 use std::ops::Deref;
 use zerocopy::little_endian::{F64, U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
@@ -45,6 +46,12 @@ impl Deref for TableName {
 
     fn deref(&self) -> &str {
         &self.text
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 
@@ -311,6 +318,13 @@ impl Header {
             return Err(bad("header checksum"));
         }
         let spec = rest.get(..raw.spec_bytes.get() as usize).ok_or_else(|| bad("specification cut off"))?;
+        if raw.reserved != [0; 2] || raw.reserved2 != [0; 24] || rest.len() != spec.len() {
+            return Err(bad("reserved bytes in use"));
+        }
+        let flag = |byte: u8| match byte {
+            0 | 1 => Ok(byte == 1),
+            _ => Err(bad("a flag that is neither 0 nor 1")),
+        };
         Ok(Header {
             uuid: raw.uuid,
             state: match raw.state {
@@ -318,10 +332,10 @@ impl Header {
                 2 => State::Loading,
                 _ => return Err(bad("unknown state")),
             },
-            writer_open: raw.writer_open != 0,
-            trained: raw.trained != 0,
+            writer_open: flag(raw.writer_open)?,
+            trained: flag(raw.trained)?,
             metric: Metric::from_tag(raw.metric).ok_or_else(|| bad("unknown metric"))?,
-            keys: raw.keys != 0,
+            keys: flag(raw.keys)?,
             block_order: raw.block_order,
             dim: raw.dim.get(),
             nlist: raw.nlist.get(),
@@ -393,6 +407,9 @@ impl ListEntry {
         let raw = RawListEntry::ref_from_bytes(bytes).ok()?;
         if raw.n.get() == u32::MAX {
             return Some(ListEntry::default());
+        }
+        if raw.reserved != [0; 16] {
+            return None;
         }
         Some(ListEntry {
             n: raw.n.get(),

@@ -62,6 +62,25 @@ where
     F: ReadableTable<u64, ()>,
     K: ReadableTable<&'static [u8], u64>,
 {
+    /// Refuses an index whose tables of identity hold more or fewer entries than its header counts. redb keeps
+    /// the lengths, so this costs the same however large they are; it notices entries that are gone, and not those
+    /// that only cannot be found behind a damaged page.
+    pub(crate) fn check_counts(&self, header: &Header) -> Result<()> {
+        let names = &self.names;
+        let check = |table: &str, found: u64, expected: u64| match found == expected {
+            true => Ok(()),
+            false => {
+                let what = format!("{found} entries, the header says {expected}: repair the index");
+                Err(Error::corrupt(table, 0, what))
+            }
+        };
+        check(&names.map, self.map.len()?, header.ntotal)?;
+        check(&names.free, self.free.len()?, u64::from(header.next_row).saturating_sub(header.ntotal))?;
+        let keys = if header.keys { header.ntotal } else { 0 };
+        check(&names.keys, self.keys.len()?, keys)?;
+        check(&names.keymap, self.keymap.len()?, keys)
+    }
+
     /// The row of `id`, as the map says. Its pages carry no checksum of ours: see [`Tables::check_rows`].
     pub(crate) fn mapped_row(&self, id: u64) -> Result<Option<u32>> {
         guarded(|| Ok(self.map.get(id)?.map(|row| row.value())))
@@ -205,7 +224,9 @@ impl WriteTables<'_> {
         let last = self.map.last()?.map(|(id, _)| id.value());
         let inner = pairs.partition_point(|(id, _)| last.is_some_and(|last| *id <= last));
         for (id, row) in &pairs[..inner] {
-            self.map.insert(id, row)?;
+            if self.map.insert(id, row)?.is_some() {
+                return Err(Error::corrupt(&self.names.map, *id, "a new id is there already"));
+            }
         }
         let mut cursor = self.map.upper_bound_mut(Bound::<u64>::Unbounded)?;
         for (id, row) in &pairs[inner..] {

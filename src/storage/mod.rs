@@ -212,6 +212,15 @@ pub(crate) fn read_header(txn: &ReadTransaction, index: &str) -> Result<Header> 
     header.map_err(|e| if in_catalog(txn, index).unwrap_or(true) { e } else { unknown() })
 }
 
+/// The uuid that the catalog has for `index`.
+pub(crate) fn catalog_uuid(txn: &ReadTransaction, index: &str) -> Result<Option<[u8; 16]>> {
+    guarded(|| match txn.open_table(CATALOG) {
+        Ok(catalog) => Ok(catalog.get(index)?.and_then(|uuid| uuid.value().try_into().ok())),
+        Err(TableError::TableDoesNotExist(_)) => Ok(None),
+        Err(e) => Err(e.into()),
+    })
+}
+
 fn in_catalog(txn: &ReadTransaction, index: &str) -> Result<bool> {
     guarded(|| match txn.open_table(CATALOG) {
         Ok(catalog) => Ok(!index.is_empty() && catalog.get(index)?.is_some()),

@@ -21,6 +21,11 @@ pub(crate) enum Section {
 const ORDER: u8 = 4;
 const CHUNK: usize = (4096 << ORDER) - 16 - FRAME;
 
+/// Chunks of a section of so many bytes.
+pub(crate) fn chunks(bytes: usize) -> usize {
+    bytes.div_ceil(CHUNK).max(1)
+}
+
 fn chunk_key(section: Section, chunk: u32) -> u64 {
     (section as u64) << 32 | u64::from(chunk)
 }
@@ -54,7 +59,7 @@ impl WriteTables<'_> {
     /// Replaces a section.
     pub(crate) fn write_section(&mut self, section: Section, bytes: &[u8], seq: u64) -> Result<()> {
         self.model.retain_in(chunk_key(section, 0)..=chunk_key(section, u32::MAX), |_, _| false)?;
-        let chunks = bytes.len().div_ceil(CHUNK).max(1);
+        let chunks = chunks(bytes.len());
         for chunk in 0..chunks {
             let part = &bytes[chunk * CHUNK..bytes.len().min((chunk + 1) * CHUNK)];
             let key = chunk_key(section, chunk as u32);

@@ -185,18 +185,18 @@ impl Snapshot {
     ) -> Result<Self> {
         let lists = header.first_list..header.first_list.saturating_add(header.nlist);
         let entries = tables.list_entries(lists)?;
-        // A page of the directory that was put back to an earlier state has good checksums.
+        // A page of the directory that is gone reads as one of empty lists, and one that was put back to an
+        // earlier state has good checksums.
         let total: u64 = entries.iter().map(|entry| u64::from(entry.n)).sum();
-        if total != header.ntotal || entries.iter().any(|entry| entry.seq > header.seq) {
+        if total != header.ntotal {
             let what = format!("the lists hold {total} rows, the header says {}", header.ntotal);
             return Err(Error::corrupt(&tables.names.lists, 0, what));
         }
-        let total: u64 = entries.iter().map(|entry| u64::from(entry.n)).sum();
-        if total != header.ntotal {
-            // A page of the directory that is gone reads as one of empty lists.
-            let what = format!("lists of {total} entries in all for {} rows", header.ntotal);
+        if let Some(at) = entries.iter().position(|entry| entry.seq > header.seq) {
+            let what = format!("list {at} is of change {}, the header of {}", entries[at].seq, header.seq);
             return Err(Error::corrupt(&tables.names.lists, 0, what));
         }
+        guarded(|| tables.check_counts(&header))?;
         let pages = |column: Column| header.next_row.div_ceil(column.per_page());
         let ids_from = entries.len() as u32;
         let rows_from = ids_from.saturating_add(pages(ids_column()));

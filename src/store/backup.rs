@@ -157,8 +157,8 @@ impl Copy<'_, '_> {
     }
 }
 
-/// Gives the finished copy its name, durably. An existing file is never replaced.
-fn publish(partial: &Path, path: &Path) -> Result<()> {
+/// Gives a finished file its name, durably. An existing file is never replaced.
+pub(super) fn publish(partial: &Path, path: &Path) -> Result<()> {
     File::open(partial)?.sync_all()?;
     fs::hard_link(partial, path).map_err(|e| match e.kind() {
         io::ErrorKind::AlreadyExists => Error::Exists { path: path.into() },

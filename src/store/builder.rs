@@ -1,15 +1,17 @@
 //! Settings of a store, and the ways to open one.
 
+use super::backup::publish;
+use super::withheld::Withheld;
 use super::{Handle, Inner, Store};
 use crate::guard::{Quiet, guarded};
-use crate::index::writer::ensure_catalog;
+use crate::index::writer::{ensure_catalog, random};
 use crate::storage::CATALOG;
 use crate::storage::format::store_header;
 use crate::{Error, Result};
-use redb::{BackendError, Database, DatabaseError, ReadableDatabase, StorageBackend, TableError};
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read};
-use std::ops::Bound;
+use redb::backends::FileBackend;
+use redb::{Database, DatabaseError, ReadTransaction, ReadableDatabase, StorageBackend, TableError};
+use std::fs::OpenOptions;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -77,7 +79,7 @@ impl Settings {
 /// How the store is opened again.
 pub(crate) enum Source {
     Path(PathBuf),
-    Backend(Box<dyn Fn() -> io::Result<AnyBackend> + Send + Sync>),
+    Backend(Box<dyn Fn() -> io::Result<Box<dyn StorageBackend>> + Send + Sync>),
     Attached,
 }
 
@@ -118,25 +120,17 @@ impl Builder {
     /// As [`Store::create`].
     pub fn create(self, path: impl AsRef<Path>) -> Result<Store> {
         let path = path.as_ref();
-        let file =
-            OpenOptions::new().read(true).write(true).create_new(true).open(path).map_err(|e| {
-                match e.kind() {
-                    io::ErrorKind::AlreadyExists => Error::Exists { path: path.into() },
-                    _ => e.into(),
-                }
-            })?;
-        let made = redb_builder(&self.settings).create_file(file).map_err(open_error).and_then(|db| {
-            write_catalog(&db)?;
-            Ok(Quiet::new(db))
-        });
-        match made {
-            Ok(db) => Ok(self.store(Handle::own(db), Source::Path(path.into()))),
-            Err(e) => {
-                // The file is ours and holds nothing.
-                let _ = std::fs::remove_file(path);
-                Err(e)
-            }
+        if path.symlink_metadata().is_ok() {
+            return Err(Error::Exists { path: path.into() });
         }
+        let partial = partial_of(path);
+        let made = guarded(|| make_file(&partial, &self.settings)).and_then(|()| publish(&partial, path));
+        if let Err(e) = made {
+            // Nothing but our own half-made file.
+            let _ = std::fs::remove_file(&partial);
+            return Err(e);
+        }
+        self.open(path)
     }
 
     /// As [`Store::open`].
@@ -146,16 +140,24 @@ impl Builder {
         Ok(self.store(Handle::own(db), source))
     }
 
-    /// Opens the store in a file, or makes one if there is no file.
+    /// Opens the store in a file, or makes one if there is no file. A file that is there and no store, an empty
+    /// one included, is [`Error::Foreign`] and stays as it is.
     pub fn open_or_create(self, path: impl AsRef<Path>) -> Result<Store> {
-        match path.as_ref().try_exists()? {
-            true => self.open(path),
-            false => self.create(path),
+        let path = path.as_ref();
+        let again = || Builder { settings: self.settings.clone() };
+        match again().open(path) {
+            Err(Error::NotFound { .. }) => match again().create(path) {
+                // Another process was faster.
+                Err(Error::Exists { .. }) => again().open(path),
+                made => made,
+            },
+            opened => opened,
         }
     }
 
-    /// Opens a store on any medium that redb can use, or makes one if the medium is empty. `make`
-    /// is called again by [`Store::reopen`].
+    /// Opens a store on any medium that redb can use, or makes one if the medium is empty or holds a redb
+    /// database without any table, as a process leaves it that is killed here. `make` is called again by
+    /// [`Store::reopen`].
     ///
     /// ```
     /// # use vellum::Store;
@@ -166,7 +168,7 @@ impl Builder {
         self,
         make: impl Fn() -> io::Result<B> + Send + Sync + 'static,
     ) -> Result<Store> {
-        let source = Source::Backend(Box::new(move || Ok(AnyBackend(Box::new(make()?)))));
+        let source = Source::Backend(Box::new(move || Ok(Box::new(make()?))));
         let db = source.open(&self.settings)?;
         Ok(self.store(Handle::own(db), source))
     }
@@ -186,26 +188,57 @@ impl Builder {
 }
 
 impl Source {
+    /// Opens the medium. Nothing is written to it before it is known to be a store that this version reads.
     pub(crate) fn open(&self, settings: &Settings) -> Result<Quiet<Database>> {
         match self {
             Source::Path(path) => {
-                check_file(path)?;
-                let open = || redb_builder(settings).open(path).map_err(open_error);
-                let db = Quiet::new(guarded(open)?);
-                guarded(|| check_catalog(&db))?;
-                Ok(db)
+                let backend = file_backend(path)?;
+                check_magic(&backend)?;
+                open_withheld(Box::new(backend), settings, |txn| check_catalog(txn).map(|()| Found::Store))
             }
             Source::Backend(make) => {
                 let backend = make()?;
-                let empty = backend.0.len()? == 0;
-                let create = move || redb_builder(settings).create_with_backend(backend);
-                let db = Quiet::new(guarded(|| create().map_err(open_error))?);
-                guarded(|| if empty { write_catalog(&db) } else { check_catalog(&db) })?;
-                Ok(db)
+                if backend.len()? == 0 {
+                    let (backend, withhold) = Withheld::new(backend);
+                    // There is nothing that could be lost.
+                    withhold.release()?;
+                    let make = || redb_builder(settings).create_with_backend(backend).map_err(open_error);
+                    let db = Quiet::new(guarded(make)?);
+                    guarded(|| write_catalog(&db))?;
+                    return Ok(db);
+                }
+                check_magic(&*backend)?;
+                open_withheld(backend, settings, |txn| match is_bare(txn)? {
+                    true => Ok(Found::Bare),
+                    false => check_catalog(txn).map(|()| Found::Store),
+                })
             }
             Source::Attached => Err(Error::Unsupported { what: "reopening an attached database" }),
         }
     }
+}
+
+/// What a medium holds that may be opened.
+enum Found {
+    Store,
+    /// A database without a table: a store that was about to be made.
+    Bare,
+}
+
+fn open_withheld(
+    backend: Box<dyn StorageBackend>,
+    settings: &Settings,
+    check: impl FnOnce(&ReadTransaction) -> Result<Found>,
+) -> Result<Quiet<Database>> {
+    let (backend, withhold) = Withheld::new(backend);
+    let open = || redb_builder(settings).create_with_backend(backend).map_err(open_error);
+    let db = Quiet::new(guarded(open)?);
+    let found = guarded(|| check(&db.begin_read()?))?;
+    withhold.release()?;
+    if let Found::Bare = found {
+        guarded(|| write_catalog(&db))?;
+    }
+    Ok(db)
 }
 
 fn redb_builder(settings: &Settings) -> redb::Builder {
@@ -219,38 +252,72 @@ fn open_error(e: DatabaseError) -> Error {
         DatabaseError::UpgradeRequired(version) => {
             Error::Foreign { what: format!("a redb file of the old format {version}") }
         }
+        DatabaseError::Storage(redb::StorageError::Io(e)) if e.kind() == io::ErrorKind::UnexpectedEof => {
+            Error::corrupt("(redb)", 0, "the file ends too early")
+        }
         e => e.into(),
     }
+}
+
+/// A name beside `path` that nobody else has. A process that is killed while it makes a store leaves a file of
+/// such a name behind, and none at `path`.
+fn partial_of(path: &Path) -> PathBuf {
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(format!(".{:016x}.partial", random()));
+    partial.into()
+}
+
+/// Makes an empty store in a new file and closes it.
+fn make_file(path: &Path, settings: &Settings) -> Result<()> {
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(path)?;
+    let db = Quiet::new(redb_builder(settings).create_file(file).map_err(open_error)?);
+    write_catalog(&db)
+}
+
+fn file_backend(path: &Path) -> Result<FileBackend> {
+    let there = path.metadata().map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound => Error::NotFound { path: path.into() },
+        _ => Error::Io(e),
+    })?;
+    if there.is_dir() {
+        return Err(Error::Foreign { what: "it is a directory".into() });
+    }
+    let file = OpenOptions::new().read(true).write(true).open(path)?;
+    FileBackend::new(file).map_err(open_error)
 }
 
 /// The first bytes of every redb file.
 const REDB_MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
 
-fn check_file(path: &Path) -> Result<()> {
-    let mut file = File::open(path).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound => Error::NotFound { path: path.into() },
-        _ => Error::Io(e),
-    })?;
-    if file.metadata()?.is_dir() {
-        return Err(Error::Foreign { what: "it is a directory".into() });
-    }
+fn check_magic(backend: &dyn StorageBackend) -> Result<()> {
+    let foreign = |what: &str| Err(Error::Foreign { what: what.into() });
     let mut magic = [0; 9];
-    match file.read_exact(&mut magic) {
-        Ok(()) if magic == REDB_MAGIC => Ok(()),
-        Ok(()) => Err(Error::Foreign { what: "it is no redb file".into() }),
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-            Err(Error::Foreign { what: "it is shorter than any redb file".into() })
-        }
-        Err(e) => Err(e.into()),
+    match backend.len()? {
+        0 => return foreign("it is empty"),
+        len if len < magic.len() as u64 => return foreign("it is shorter than any redb file"),
+        _ => backend.read(0, &mut magic)?,
     }
+    if magic == REDB_MAGIC { Ok(()) } else { foreign("it is no redb file") }
 }
 
-fn check_catalog(db: &Database) -> Result<()> {
-    let txn = db.begin_read()?;
+/// True if nobody has a table in the database.
+fn is_bare(txn: &ReadTransaction) -> Result<bool> {
+    Ok(txn.list_tables()?.next().is_none() && txn.list_multimap_tables()?.next().is_none())
+}
+
+fn check_catalog(txn: &ReadTransaction) -> Result<()> {
     let catalog = match txn.open_table(CATALOG) {
         Ok(catalog) => catalog,
         Err(TableError::TableDoesNotExist(_)) => {
             return Err(Error::Foreign { what: "a redb file without vellum's catalog".into() });
+        }
+        Err(
+            TableError::TableTypeMismatch { .. }
+            | TableError::TableIsMultimap(_)
+            | TableError::TableIsNotMultimap(_)
+            | TableError::TypeDefinitionChanged { .. },
+        ) => {
+            return Err(Error::Foreign { what: "a redb file with another kind of catalog".into() });
         }
         Err(e) => return Err(e.into()),
     };
@@ -265,50 +332,6 @@ fn write_catalog(db: &Database) -> Result<()> {
     ensure_catalog(&txn)?;
     txn.commit()?;
     Ok(())
-}
-
-/// A backend of any type. Every call is passed on, those with a default of their own as well: the locks
-/// keep a second store off a file.
-#[derive(Debug)]
-pub(crate) struct AnyBackend(Box<dyn StorageBackend>);
-
-impl StorageBackend for AnyBackend {
-    fn len(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
-    }
-    fn close(&self) -> io::Result<()> {
-        self.0.close()
-    }
-    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_range(start, end)
-    }
-    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_shared_range(start, end)
-    }
-    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_range(start, end)
-    }
-    fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_shared_range(start, end)
-    }
-    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.unlock_range(start, end)
-    }
-    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.query_lock_range(start, end)
-    }
 }
 
 impl std::fmt::Debug for Source {

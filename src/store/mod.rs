@@ -8,6 +8,7 @@ mod builder;
 mod bulk;
 mod handle;
 mod txn;
+mod withheld;
 
 pub use backup::BackupReport;
 pub use builder::{Builder, Durability};
@@ -47,7 +48,7 @@ pub(crate) struct Inner {
     pub(crate) settings: Settings,
     budget: Arc<Budget>,
     /// The model of each index that was read last. A version is drawn at random by the training that made
-    /// the model, so one that was never committed can do no harm here.
+    /// the model, so one that was never committed can do no harm here. Dropped indexes have none.
     models: Mutex<HashMap<[u8; 16], Arc<Model>>>,
     snapshots: Mutex<HashMap<[u8; 16], Cached>>,
     /// Commits made through this store.
@@ -91,7 +92,8 @@ pub struct StoreStats {
 }
 
 impl Store {
-    /// Makes a new store in a new file.
+    /// Makes a new store in a new file. The file gets its name only when it is a whole store: a process that is
+    /// killed in between leaves a file `{path}.{16 digits}.partial`, which may be deleted.
     ///
     /// # Errors
     /// [`Error::Exists`] if there is a file already.
@@ -100,11 +102,12 @@ impl Store {
     }
 
     /// Opens the store in a file. Costs the same however many vectors it holds; models and blocks are
-    /// read when they are first needed.
+    /// read when they are first needed. A file that cannot be opened as a store is left as it was, to the byte.
     ///
     /// # Errors
-    /// [`Error::NotFound`], [`Error::Foreign`], [`Error::NewerVersion`], [`Error::Locked`],
-    /// [`Error::Corrupt`].
+    /// [`Error::NotFound`]; [`Error::Foreign`] for what is no store: an empty file, a directory, a file of another
+    /// program, another database; [`Error::NewerVersion`]; [`Error::Locked`] while it is open elsewhere;
+    /// [`Error::Corrupt`] for a store that is damaged or cut off.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::builder().open(path)
     }
@@ -214,6 +217,10 @@ impl Inner {
         self.db.read().clone().ok_or(Error::NeedsReopen)
     }
 
+    pub(crate) fn commits(&self) -> u64 {
+        self.commits.load(SeqCst)
+    }
+
     fn file_bytes(&self) -> u64 {
         match &self.source {
             Source::Path(path) => std::fs::metadata(path).map_or(0, |meta| meta.len()),
@@ -228,11 +235,20 @@ impl Inner {
         self.snapshots.lock().retain(|_, cached| now.duration_since(cached.snapshot.born) < PIN_AGE_MAX);
     }
 
-    /// The model that `header` speaks of, from memory or from the tables.
+    /// After a commit that dropped indexes: what is kept of them goes.
+    pub(crate) fn dropped(&self, uuids: &[[u8; 16]]) {
+        self.models.lock().retain(|uuid, _| !uuids.contains(uuid));
+        self.snapshots.lock().retain(|uuid, _| !uuids.contains(uuid));
+    }
+
+    /// The model that `header` speaks of, from memory or from the tables. It is kept only for a transaction that
+    /// `began` after the last commit, as otherwise the index may have been dropped since; and for none that
+    /// made the index itself, as that may yet be undone.
     pub(crate) fn model<B: BytesTable, M, F, K>(
         &self,
         tables: &Tables<B, M, F, K>,
         header: &Header,
+        began: Option<u64>,
     ) -> Result<Arc<Model>> {
         if let Some(model) =
             self.models.lock().get(&header.uuid).filter(|m| m.version == header.model_version)
@@ -240,7 +256,10 @@ impl Inner {
             return Ok(model.clone());
         }
         let model = Arc::new(Model::load(tables, header)?);
-        self.models.lock().insert(header.uuid, model.clone());
+        let mut models = self.models.lock();
+        if began == Some(self.commits.load(SeqCst)) {
+            models.insert(header.uuid, model.clone());
+        }
         Ok(model)
     }
 
@@ -269,7 +288,7 @@ impl Inner {
             older = Some(cached.snapshot.clone());
         }
         let tables = Quiet::new(storage::open_read(txn, index)?);
-        let model = self.model(&*tables, &header)?;
+        let model = self.model(&*tables, &header, Some(began.commits))?;
         let budget = self.budget.clone();
         let mut snapshot =
             Snapshot::new(header, tables, model.geometry, model.rows_column, budget, began.at)?;
@@ -294,5 +313,60 @@ impl Inner {
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").field("source", &self.inner.source).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{IndexSpec, Metric};
+
+    fn create(store: &Store, index: &str) {
+        let txn = store.begin_write().unwrap();
+        txn.create_index(index, &IndexSpec::flat(1, Metric::L2)).unwrap();
+        txn.index(index).unwrap();
+        txn.commit().unwrap();
+    }
+
+    /// The models of dropped indexes were kept for as long as the store was open.
+    #[test]
+    fn nothing_is_kept_of_an_index_that_is_gone() {
+        let store = Store::builder().open_backend(|| Ok(redb::backends::InMemoryBackend::new())).unwrap();
+        let kept = || store.inner.models.lock().len() + store.inner.snapshots.lock().len();
+        for n in 0..3 {
+            create(&store, &n.to_string());
+            store.begin_read().unwrap().index(&n.to_string()).unwrap();
+            store.begin_write().unwrap().index(&n.to_string()).unwrap();
+        }
+        assert_eq!(store.inner.models.lock().len(), 3);
+        let before = store.begin_read().unwrap();
+        for n in 0..3 {
+            let txn = store.begin_write().unwrap();
+            txn.drop_index(&n.to_string()).unwrap();
+            txn.commit().unwrap();
+        }
+        assert_eq!(kept(), 0);
+        // Whoever still sees the index can use it, and leaves no model behind.
+        assert_eq!(before.index("1").unwrap().len(), 0);
+        assert_eq!(store.inner.models.lock().len(), 0);
+        // Nor does an index that never came to be.
+        let txn = store.begin_write().unwrap();
+        txn.create_index("never", &IndexSpec::flat(1, Metric::L2)).unwrap();
+        txn.index("never").unwrap();
+        txn.abort().unwrap();
+        assert_eq!(store.inner.models.lock().len(), 0);
+    }
+
+    /// A drop that is undone leaves the index as it was.
+    #[test]
+    fn an_undone_drop_keeps_the_model() {
+        let store = Store::builder().open_backend(|| Ok(redb::backends::InMemoryBackend::new())).unwrap();
+        create(&store, "a");
+        store.begin_read().unwrap().index("a").unwrap();
+        let txn = store.begin_write().unwrap();
+        txn.drop_index("a").unwrap();
+        txn.abort().unwrap();
+        assert_eq!(store.inner.models.lock().len(), 1);
+        assert_eq!(store.begin_read().unwrap().index("a").unwrap().len(), 0);
     }
 }

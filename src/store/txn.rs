@@ -54,7 +54,8 @@ impl ReadTxn {
     /// is wrong. Ticks as `"verify"`, in rows.
     ///
     /// # Errors
-    /// [`Error::UnknownIndex`]; [`Error::Cancelled`]. Damage is no error here: it is in the report.
+    /// [`Error::UnknownIndex`]; [`Error::NewerVersion`]; [`Error::Cancelled`]. Damage is no error here: it is in
+    /// the report.
     pub fn verify(&self, name: &str, observer: &mut Observer<'_>) -> Result<VerifyReport> {
         verify::verify(&self.txn, name, observer)
     }
@@ -81,6 +82,12 @@ fn names(catalog: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Ve
 pub struct WriteTxn {
     txn: Quiet<WriteTransaction>,
     poison: Poison,
+    /// Indexes made in this transaction.
+    created: Mutex<Vec<[u8; 16]>>,
+    /// Indexes dropped in it.
+    dropped: Mutex<Vec<[u8; 16]>>,
+    /// The store's commits when it began; there can be no other before it ends.
+    commits: u64,
     /// Keeps the file open: the store may have been reopened since.
     _database: Arc<Handle>,
     store: Arc<Inner>,
@@ -95,7 +102,15 @@ impl WriteTxn {
             Durability::Immediate => redb::Durability::Immediate,
             Durability::None => redb::Durability::None,
         })?;
-        Ok(WriteTxn { txn, poison: Poison::default(), _database: database, store })
+        Ok(WriteTxn {
+            txn,
+            poison: Poison::default(),
+            created: Mutex::default(),
+            dropped: Mutex::default(),
+            commits: store.commits(),
+            _database: database,
+            store,
+        })
     }
 
     /// Creates an index.
@@ -103,12 +118,16 @@ impl WriteTxn {
     /// # Errors
     /// [`Error::IndexExists`], [`Error::IndexName`]; [`Error::Spec`] if the specification does not fit together.
     pub fn create_index(&self, name: &str, spec: &IndexSpec) -> Result<()> {
-        self.catalog_change(name, || writer::create_index(&self.txn, name, spec))
+        let uuid = self.catalog_change(name, || writer::create_index(&self.txn, name, spec))?;
+        self.created.lock().push(uuid);
+        Ok(())
     }
 
     /// Drops an index and all its vectors.
     pub fn drop_index(&self, name: &str) -> Result<()> {
-        self.catalog_change(name, || writer::drop_index(&self.txn, name))
+        let uuid = self.catalog_change(name, || writer::drop_index(&self.txn, name))?;
+        self.dropped.lock().extend(uuid);
+        Ok(())
     }
 
     /// Renames an index.
@@ -122,7 +141,7 @@ impl WriteTxn {
     }
 
     /// What damage stops half-way must not be committed.
-    fn catalog_change(&self, index: &str, change: impl FnOnce() -> Result<()>) -> Result<()> {
+    fn catalog_change<T>(&self, index: &str, change: impl FnOnce() -> Result<T>) -> Result<T> {
         let done = guarded(change);
         if let Err(Error::Corrupt { .. }) = done {
             self.poison.set(index);
@@ -147,7 +166,8 @@ impl WriteTxn {
 
     pub(crate) fn open(&self, name: &str, purpose: Purpose) -> Result<IndexWriter<'_>> {
         let mut writer = IndexWriter::open_for(&self.txn, name, purpose, |tables, header| {
-            self.store.model(tables, header)
+            let created = self.created.lock().contains(&header.uuid);
+            self.store.model(tables, header, (!created).then_some(self.commits))
         })?;
         writer.pool = self.store.settings.pool.clone();
         writer.poison = self.poison.clone();
@@ -167,6 +187,7 @@ impl WriteTxn {
         }
         guarded(|| Ok(self.txn.into_inner().commit()?))?;
         self.store.committed();
+        self.store.dropped(&self.dropped.into_inner());
         Ok(())
     }
 

@@ -21,6 +21,7 @@ pub(crate) fn repair(args: &Target, common: &Common, console: &Console) -> Resul
         ("blocks that could not be read", report.lost_blocks),
         ("lists put together anew", report.rebuilt_lists),
         ("kept vectors decoded from codes", report.decoded_rows),
+        ("lost keys replaced by ids", report.made_keys),
         ("problems left", verified.problem_count),
     ];
     let rows: Vec<_> = facts.iter().map(|(fact, number)| [fact.to_string(), count(*number)]).collect();
@@ -37,6 +38,7 @@ pub(crate) fn repair(args: &Target, common: &Common, console: &Console) -> Resul
             "lost_blocks": report.lost_blocks,
             "rebuilt_lists": report.rebuilt_lists,
             "decoded_rows": report.decoded_rows,
+            "made_keys": report.made_keys,
             "problems": verified.problem_count,
         })
     })?;
