@@ -3,6 +3,7 @@
 //! Scores are computed on the stored elements against the f32 query, so a flat f32 index is exact and
 //! the half-precision ones lose only what rounding the stored vector lost.
 
+use super::bounds::Bounds;
 use super::{Assigned, Codec, Probe, Scanner, Visit};
 use crate::kernel::{Element, Kernels, Similarity};
 use crate::layout::Layout;
@@ -69,6 +70,15 @@ impl Codec for Flat {
 
     fn scanner<'a>(&'a self, queries: Rows<'a>) -> Box<dyn Scanner + 'a> {
         Box::new(FlatScanner { codec: self, queries, visits: Vec::new() })
+    }
+
+    fn bounds<'a>(&'a self, queries: Rows<'a>, kept: Element) -> Option<Box<dyn Scanner + 'a>> {
+        let codes = self.scanner(queries);
+        Some(match self.element == kept {
+            // The same bytes: the score itself.
+            true => codes,
+            false => Box::new(Bounds::new(codes, queries, self.similarity, self.element, kept)),
+        })
     }
 }
 

@@ -6,10 +6,12 @@
 //! so a codec may keep one table per query for all lists, one per (query, list), or none, and may score
 //! several queries in one pass over the codes. Scores are smaller-is-nearer.
 
+mod bounds;
 mod flat;
 
 pub(crate) use flat::{Flat, check_range};
 
+use crate::kernel::Element;
 use crate::layout::Layout;
 use crate::{Result, Rows};
 
@@ -61,6 +63,11 @@ pub(crate) trait Codec: Send + Sync {
 
     /// Prepares to score `queries` (already transformed).
     fn scanner<'a>(&'a self, queries: Rows<'a>) -> Box<dyn Scanner + 'a>;
+
+    /// The same for a range search over rows that are kept as `kept` beside their codes: scores that are never
+    /// above what the kept row will score, so that whatever is within the radius is offered. `None` for a
+    /// code that is no more than an estimate: its range searches go by [`Codec::scanner`] and may miss.
+    fn bounds<'a>(&'a self, queries: Rows<'a>, kept: Element) -> Option<Box<dyn Scanner + 'a>>;
 }
 
 /// Scores blocks for a set of queries.

@@ -17,7 +17,7 @@ use super::model::Model;
 use super::view::{View, ViewIds};
 use crate::coarse::Probes;
 use crate::codec::{Probe, Scanner, Visit};
-use crate::kernel::Kernels;
+use crate::kernel::{Element, Kernels};
 use crate::math::topk::{Collector, Hit, Radius, TopK};
 use crate::storage::block::BlockRef;
 use crate::{Result, Rows};
@@ -28,8 +28,8 @@ use rayon::prelude::*;
 pub(crate) enum Goal {
     /// The k best by (score, id), of scores up to `limit`.
     TopK { k: usize, limit: f32 },
-    /// All scores below a radius.
-    Radius(f32),
+    /// All scores below a radius; where rows are kept, all that may score below it once they are scored as such.
+    Radius { radius: f32, kept: Option<Element> },
 }
 
 /// A checked request; parameters are resolved.
@@ -56,7 +56,7 @@ impl Request<'_> {
     fn chunk(&self) -> usize {
         match self.goal {
             Goal::TopK { k, .. } => (COLLECTOR_BYTES / k.saturating_mul(16)).clamp(1, CHUNK),
-            Goal::Radius(_) => CHUNK,
+            Goal::Radius { .. } => CHUNK,
         }
     }
 }
@@ -104,7 +104,7 @@ fn search_chunk(
         view,
         model,
         request,
-        scanner: model.codec.scanner(queries),
+        scanner: scanner(model, queries, request.goal),
         budget: request.max_codes,
         buffers: Buffers::default(),
     };
@@ -116,6 +116,14 @@ fn search_chunk(
         scan.list(group, &mut collectors)?;
     }
     collectors.into_iter().map(Collect::finish).collect()
+}
+
+fn scanner<'a>(model: &'a Model, queries: Rows<'a>, goal: Goal) -> Box<dyn Scanner + 'a> {
+    let bounds = match goal {
+        Goal::Radius { kept: Some(kept), .. } => model.codec.bounds(queries, kept),
+        _ => None,
+    };
+    bounds.unwrap_or_else(|| model.codec.scanner(queries))
 }
 
 /// One query's stop at one list.
@@ -177,7 +185,7 @@ impl<'a> Collect<'a> {
     fn new(goal: Goal, ids: &'a ViewIds<'a>) -> Self {
         match goal {
             Goal::TopK { k, limit } => Collect::TopK(TopK::new(k, ids, limit)),
-            Goal::Radius(radius) => Collect::Radius(Radius::new(radius, ids)),
+            Goal::Radius { radius, .. } => Collect::Radius(Radius::new(radius, ids)),
         }
     }
 
