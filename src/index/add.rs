@@ -11,7 +11,7 @@ use crate::kernel::Kernels;
 use crate::storage::format::ListEntry;
 use crate::storage::ids::{KEY_BYTES_MAX, NO_ID, Slot};
 use crate::storage::lists::{ListEdit, store_entries};
-use crate::{Error, Result, Rows};
+use crate::{Error, Observer, Result, Rows};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -301,7 +301,7 @@ impl IndexWriter<'_> {
             let code = stays.then(|| &encoded.codes[i * code_bytes..(i + 1) * code_bytes]);
             changes.push(SlotChange { slot, row, code });
         }
-        self.change_slots(changes)?;
+        self.change_slots(changes, &mut Observer::none())?;
         let moved: Vec<u32> = moving.iter().map(|i| numbers[*i]).collect();
         self.append(&encoded.select(&self.model, &moving), &moved)?;
         self.keep_rows(&encoded.rows, numbers)
@@ -309,12 +309,19 @@ impl IndexWriter<'_> {
 
     /// Replaces or removes the codes at slots, list by list from the highest offset down: what fills a
     /// hole then never needs to be removed itself.
-    pub(crate) fn change_slots(&mut self, mut changes: Vec<SlotChange<'_>>) -> Result<()> {
+    ///
+    /// Ticks as `"remove"`, in changes.
+    pub(crate) fn change_slots(
+        &mut self,
+        mut changes: Vec<SlotChange<'_>>,
+        observer: &mut Observer<'_>,
+    ) -> Result<()> {
         changes.sort_unstable_by(|a, b| (a.slot.list, b.slot.offset).cmp(&(b.slot.list, a.slot.offset)));
         let (seq, nonce) = (self.header.seq, self.header.nonce);
         let (model, geometry) = (self.model.clone(), self.model.geometry);
         let mut entries: Vec<(u32, ListEntry)> = Vec::new();
         let mut slots: HashMap<u32, Option<Slot>> = HashMap::new();
+        let mut done = 0;
         for group in changes.chunk_by(|a, b| a.slot.list == b.slot.list) {
             let list = group[0].slot.list;
             let within = list.wrapping_sub(self.header.first_list);
@@ -345,6 +352,8 @@ impl IndexWriter<'_> {
                 edit.entry.residual -= model.code_residual(within, &gone);
             }
             entries.push(edit.store(&mut self.tables, seq, nonce)?);
+            done += group.len();
+            observer.tick("remove", done as u64, changes.len() as u64)?;
         }
         store_entries(&mut self.tables, seq, entries)?;
         self.tables.set_slots(seq, slots.into_iter())
@@ -411,7 +420,7 @@ pub(crate) struct SlotChange<'c> {
     pub(crate) code: Option<&'c [u8]>,
 }
 
-fn lost(row: u32, slot: Slot) -> Error {
+pub(crate) fn lost(row: u32, slot: Slot) -> Error {
     Error::corrupt("slots", row.into(), format!("{slot:?} does not hold the row"))
 }
 

@@ -8,6 +8,7 @@ mod filter;
 pub(crate) mod model;
 pub(crate) mod reader;
 mod remove;
+pub(crate) mod renumber;
 mod repair;
 mod rerank;
 mod search;

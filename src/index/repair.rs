@@ -251,7 +251,9 @@ impl<'w, 't> Repair<'w, 't> {
             self.report.decoded_rows += rows.len() as u64;
             self.writer.keep_decoded(&rows)?;
         }
-        Ok(())
+        let dead: Vec<u32> =
+            (0..self.writer.header.next_row).filter(|row| !self.alive.contains_key(row)).collect();
+        self.writer.erase_rows(&dead)
     }
 }
 

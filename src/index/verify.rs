@@ -1,11 +1,12 @@
 //! Verifying: every checksum and every invariant of an index, reporting all that is wrong.
 //!
 //! The invariants: lists hold each live row exactly once; slots, ids and map say the same of it; free
-//! rows are the others; counts in header, directory and tables agree; no stray block; all vectors finite.
+//! rows are the others, and no kept row is theirs; counts in header, directory and tables agree; no stray block; all vectors finite.
 
 use super::model::Model;
 use crate::guard::guarded;
 use crate::storage::block::Geometry;
+use crate::storage::column::ABSENT;
 use crate::storage::format::Header;
 use crate::storage::ids::{Slot, decode_id, ids_column, slots_column};
 use crate::storage::{self, ReadTables};
@@ -273,6 +274,9 @@ impl Check<'_> {
         let (name, rows) = (&self.tables.names.rows, 0..self.header.next_row);
         let mut vector = vec![0.0; self.model.spec.dim];
         column.for_each(&self.tables.rows, name, rows, |row, bytes| {
+            if self.slots[row as usize].is_none() && bytes.iter().any(|byte| *byte != ABSENT) {
+                report.note(name, row.into(), "a free row still holds a vector");
+            }
             crate::kernel::Kernels::get().decode(kept.element(), bytes, &mut vector);
             if self.slots[row as usize].is_some() && vector.iter().any(|component| !component.is_finite()) {
                 report.note(name, row.into(), "a component of the kept row is not finite");
