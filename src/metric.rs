@@ -4,9 +4,14 @@
 //! `index/` knows only *scores*, where smaller is always nearer: squared L2 as it is, inner product and
 //! cosine negated. Cosine is inner product of vectors that were normalised at the door.
 
-use crate::kernel::Similarity;
-use crate::{Error, Result};
+use crate::kernel::{Kernels, Similarity};
+use crate::{Error, Result, Rows};
 use std::{fmt, str::FromStr};
+
+/// The greatest length of a vector or a query under L2 and inner product. Up to it no distance overflows: a
+/// squared L2 is at most `(2 * NORM_MAX)^2` and an inner product at most `NORM_MAX^2`, both below `f32::MAX` with
+/// room for rounding.
+pub const NORM_MAX: f32 = 6.5e18;
 
 /// How nearness is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -69,6 +74,28 @@ pub(crate) fn normalise(data: &mut [f32], dim: usize) -> Result<()> {
         values.iter_mut().for_each(|v| *v = (f64::from(*v) / norm) as f32);
     }
     Ok(())
+}
+
+/// Refuses NaN, infinities, and rows longer than [`NORM_MAX`], naming the first. The sum of squares of a row with NaN or
+/// infinity is no number below the limit either, so one pass of the fastest kernel passes the good rows.
+pub(crate) fn check_norms(rows: Rows<'_>) -> Result<()> {
+    const ROWS_AT_ONCE: usize = 1024;
+    let fits = |rows: &[f32], dim: usize| {
+        let mut norms = [0.0; ROWS_AT_ONCE];
+        let norms = &mut norms[..rows.len() / dim];
+        Kernels::get().squared_norms(rows, dim, norms);
+        norms.iter().all(|norm| *norm <= NORM_MAX * NORM_MAX)
+    };
+    let dim = rows.dim();
+    let mut chunks = rows.as_slice().chunks(ROWS_AT_ONCE * dim);
+    if chunks.all(|chunk| fits(chunk, dim)) {
+        return Ok(());
+    }
+    rows.check_finite()?;
+    let norm = |row: &[f32]| row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
+    // A row at the very limit may be refused by the rounded sum and not by this one: it passes.
+    let long = rows.iter().map(norm).enumerate().find(|(_, norm)| *norm > f64::from(NORM_MAX));
+    long.map_or(Ok(()), |(row, norm)| Err(Error::TooLong { row, norm }))
 }
 
 impl fmt::Display for Metric {

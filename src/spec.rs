@@ -6,7 +6,7 @@
 
 use crate::kernel::Element;
 use crate::math::selector::IdSelector;
-use crate::storage::format::MAX_ORDER;
+use crate::storage::format::{FRAME, MAX_ORDER, value_bytes};
 use crate::{Error, Metric, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -91,8 +91,9 @@ pub struct IndexSpec {
 
 /// The most lists an index may have.
 pub const NLIST_MAX: usize = 1 << 24;
-/// The most components a vector may have.
-pub const DIM_MAX: usize = 1 << 16;
+/// The most components a vector may have, 65,515: one f32 vector and its row number fill the largest block. It
+/// holds for every encoding.
+pub const DIM_MAX: usize = (value_bytes(MAX_ORDER) - FRAME) / 4 - 1;
 
 /// Blocks of 16,368 bytes: a 1-block change writes 16 KiB, and a list of 75 KB is five gets.
 const BLOCK_ORDER: u8 = 2;

@@ -97,7 +97,16 @@ impl Model {
     /// everything below works on.
     pub(crate) fn prepare<'r>(&self, rows: Rows<'r>) -> Result<Cow<'r, [f32]>> {
         rows.check_dim(self.spec.dim)?;
-        rows.check_finite()?;
+        match self.metric() {
+            Metric::L2 | Metric::InnerProduct => metric::check_norms(rows)?,
+            Metric::Cosine => rows.check_finite()?,
+        }
+        self.prepare_unchecked(rows)
+    }
+
+    /// The same of rows that may hold NaN and infinities.
+    pub(crate) fn prepare_unchecked<'r>(&self, rows: Rows<'r>) -> Result<Cow<'r, [f32]>> {
+        rows.check_dim(self.spec.dim)?;
         match self.metric() {
             Metric::L2 | Metric::InnerProduct => Ok(Cow::Borrowed(rows.as_slice())),
             Metric::Cosine => {
