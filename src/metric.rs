@@ -17,9 +17,9 @@ pub const NORM_MAX: f32 = 6.5e18;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Metric {
-    /// Squared Euclidean distance; smaller is nearer.
+    /// Squared Euclidean distance; smaller is nearer. Of vectors up to [`NORM_MAX`].
     L2,
-    /// Inner product; larger is nearer.
+    /// Inner product; larger is nearer. Of vectors up to [`NORM_MAX`].
     InnerProduct,
     /// Cosine of the angle, in \[-1, 1\]; larger is nearer. Vectors are normalised when they come in
     /// (stored and reconstructed with length 1), and a zero vector is refused.

@@ -64,8 +64,8 @@ pub(crate) trait Codec: Send + Sync {
     /// Prepares to score `queries` (already transformed).
     fn scanner<'a>(&'a self, queries: Rows<'a>) -> Box<dyn Scanner + 'a>;
 
-    /// The same for a range search over rows that are kept as `kept` beside their codes: scores that are never
-    /// above what the kept row will score, so that whatever is within the radius is offered. `None` for a
+    /// The same for a range search over rows that are kept as `kept` beside their codes, and will be scored as such: an
+    /// entry whose kept row may score within the threshold scores within it here, so that nobody is missed. `None` for a
     /// code that is no more than an estimate: its range searches go by [`Codec::scanner`] and may miss.
     fn bounds<'a>(&'a self, queries: Rows<'a>, kept: Element) -> Option<Box<dyn Scanner + 'a>>;
 }

@@ -18,9 +18,9 @@ impl IndexWriter<'_> {
     /// are no error. Where the selector names its ids the cost is that of those vectors; otherwise all
     /// ids are asked.
     ///
-    /// Row numbers are used again, ids never. What a removed vector's entries held is overwritten in every page of the
-    /// new state, kept rows included; pages of the old state are free space of the file, not wiped, until redb
-    /// writes there again.
+    /// Row numbers are used again, ids never. No value of the new state holds anything of a removed vector: its code is
+    /// overwritten or cut off, its kept row overwritten. The free space of the file is another matter: redb does not wipe
+    /// the pages of the old state, and they keep their bytes until something else is written there.
     pub fn remove_ids(&mut self, selector: &IdSelector) -> Result<u64> {
         self.remove_ids_with(selector, &mut Observer::none())
     }
