@@ -77,18 +77,14 @@ pub(crate) fn normalise(data: &mut [f32], dim: usize) -> Result<()> {
 }
 
 /// Refuses NaN, infinities, and rows longer than [`NORM_MAX`], naming the first. The sum of squares of a row with NaN or
-/// infinity is no number below the limit either, so one pass of the fastest kernel passes the good rows.
+/// infinity is no number below the limit either, so one fast pass lets the good rows through.
 pub(crate) fn check_norms(rows: Rows<'_>) -> Result<()> {
-    const ROWS_AT_ONCE: usize = 1024;
-    let fits = |rows: &[f32], dim: usize| {
-        let mut norms = [0.0; ROWS_AT_ONCE];
-        let norms = &mut norms[..rows.len() / dim];
-        Kernels::get().squared_norms(rows, dim, norms);
-        norms.iter().all(|norm| *norm <= NORM_MAX * NORM_MAX)
+    let fits = |row: &[f32]| {
+        let mut score = [0.0];
+        Kernels::get().scan_rows(Similarity::Dot, row, row, &mut score);
+        -score[0] <= NORM_MAX * NORM_MAX
     };
-    let dim = rows.dim();
-    let mut chunks = rows.as_slice().chunks(ROWS_AT_ONCE * dim);
-    if chunks.all(|chunk| fits(chunk, dim)) {
+    if rows.iter().all(fits) {
         return Ok(());
     }
     rows.check_finite()?;
