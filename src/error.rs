@@ -51,6 +51,14 @@ pub enum Error {
         /// Row in the batch.
         row: usize,
     },
+    /// A vector longer than [`NORM_MAX`](crate::NORM_MAX), where its distances would overflow: they would be
+    /// infinite or NaN, and a search could rank it nowhere. Cosine has no such vectors.
+    TooLong {
+        /// Row in the batch.
+        row: usize,
+        /// Its length.
+        norm: f64,
+    },
     /// A component that the stored element type cannot hold, such as 1e6 in an f16.
     OutOfRange {
         /// Row in the batch.
@@ -210,6 +218,18 @@ pub enum Error {
 }
 
 impl Error {
+    /// The same error with its row, if it names one, counted from `first`: for who reads a large input batch by
+    /// batch and wants the row's number in the whole.
+    pub fn counted_from(mut self, first: usize) -> Self {
+        use Error::*;
+        if let NotFinite { row, .. } | ZeroVector { row } | TooLong { row, .. } | OutOfRange { row, .. } =
+            &mut self
+        {
+            *row = row.saturating_add(first);
+        }
+        self
+    }
+
     pub(crate) fn corrupt(table: &str, key: u64, what: impl Into<String>) -> Self {
         Error::Corrupt { table: table.into(), key, what: what.into() }
     }
@@ -226,6 +246,9 @@ impl fmt::Display for Error {
                 write!(f, "row {row}, component {component} is {value}: vectors must be finite")
             }
             ZeroVector { row } => write!(f, "row {row} is a zero vector: cosine needs a direction"),
+            TooLong { row, norm } => {
+                write!(f, "row {row} has length {norm:e}: beyond {:e} distances overflow", crate::NORM_MAX)
+            }
             OutOfRange { row, component, value, element } => {
                 write!(f, "row {row}, component {component} is {value}: {element} cannot hold it")
             }

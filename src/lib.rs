@@ -60,10 +60,10 @@ pub use index::{
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
 pub use math::bench_internals;
-pub use math::kmeans::{ClusteringParams, IterationStats};
+pub use math::kmeans::{Clustering, ClusteringParams, IterationStats, kmeans};
 pub use math::seeding::Init;
 pub use math::selector::{IdSelector, IdSet};
-pub use metric::Metric;
+pub use metric::{Metric, NORM_MAX};
 pub use progress::{Observer, Tick};
 pub use rows::Rows;
 pub use spec::{DIM_MAX, Encoding, IndexSpec, KeptRows, NLIST_MAX, SearchParams};

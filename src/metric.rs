@@ -4,17 +4,22 @@
 //! `index/` knows only *scores*, where smaller is always nearer: squared L2 as it is, inner product and
 //! cosine negated. Cosine is inner product of vectors that were normalised at the door.
 
-use crate::kernel::Similarity;
-use crate::{Error, Result};
+use crate::kernel::{Kernels, Similarity};
+use crate::{Error, Result, Rows};
 use std::{fmt, str::FromStr};
+
+/// The greatest length of a vector or a query under L2 and inner product. Up to it no distance overflows: a
+/// squared L2 is at most `(2 * NORM_MAX)^2` and an inner product at most `NORM_MAX^2`, both below `f32::MAX` with
+/// room for rounding.
+pub const NORM_MAX: f32 = 6.5e18;
 
 /// How nearness is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Metric {
-    /// Squared Euclidean distance; smaller is nearer.
+    /// Squared Euclidean distance; smaller is nearer. Of vectors up to [`NORM_MAX`].
     L2,
-    /// Inner product; larger is nearer.
+    /// Inner product; larger is nearer. Of vectors up to [`NORM_MAX`].
     InnerProduct,
     /// Cosine of the angle, in \[-1, 1\]; larger is nearer. Vectors are normalised when they come in
     /// (stored and reconstructed with length 1), and a zero vector is refused.
@@ -69,6 +74,24 @@ pub(crate) fn normalise(data: &mut [f32], dim: usize) -> Result<()> {
         values.iter_mut().for_each(|v| *v = (f64::from(*v) / norm) as f32);
     }
     Ok(())
+}
+
+/// Refuses NaN, infinities, and rows longer than [`NORM_MAX`], naming the first. The sum of squares of a row with NaN or
+/// infinity is no number below the limit either, so one fast pass lets the good rows through.
+pub(crate) fn check_norms(rows: Rows<'_>) -> Result<()> {
+    let fits = |row: &[f32]| {
+        let mut score = [0.0];
+        Kernels::get().scan_rows(Similarity::Dot, row, row, &mut score);
+        -score[0] <= NORM_MAX * NORM_MAX
+    };
+    if rows.iter().all(fits) {
+        return Ok(());
+    }
+    rows.check_finite()?;
+    let norm = |row: &[f32]| row.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
+    // A row at the very limit may be refused by the rounded sum and not by this one: it passes.
+    let long = rows.iter().map(norm).enumerate().find(|(_, norm)| *norm > f64::from(NORM_MAX));
+    long.map_or(Ok(()), |(row, norm)| Err(Error::TooLong { row, norm }))
 }
 
 impl fmt::Display for Metric {

@@ -6,7 +6,7 @@
 
 use crate::kernel::Element;
 use crate::math::selector::IdSelector;
-use crate::storage::format::MAX_ORDER;
+use crate::storage::format::{FRAME, MAX_ORDER, value_bytes};
 use crate::{Error, Metric, Result};
 use std::fmt;
 use std::str::FromStr;
@@ -21,14 +21,44 @@ pub enum Encoding {
     F16,
     /// The components as bfloat16, 2·dim bytes (`SQbf16`).
     BF16,
+    /// 2 bits a component and 6 bytes more, searched by an estimate (`Nibble2`). Before training the vectors stand in
+    /// their lists as they are; then they are encoded.
+    Nibble2,
+    /// 1 bit a component and 6 bytes more (`Nibble1`).
+    Nibble1,
+    /// `Nibble2` below 256 components, `Nibble1` from there on, decided when the index is created (`Nibble`).
+    Nibble,
 }
 
+/// What all encodings are, for the parser.
+const ENCODINGS: [Encoding; 6] =
+    [Encoding::Flat, Encoding::F16, Encoding::BF16, Encoding::Nibble2, Encoding::Nibble1, Encoding::Nibble];
+
+/// From so many components on one bit for each is enough.
+const ONE_BIT_DIM: usize = 256;
+
 impl Encoding {
-    pub(crate) fn element(self) -> Element {
+    /// How a component is stored, where the code is the components.
+    pub(crate) fn element(self) -> Option<Element> {
         match self {
-            Encoding::Flat => Element::F32,
-            Encoding::F16 => Element::F16,
-            Encoding::BF16 => Element::BF16,
+            Encoding::Flat => Some(Element::F32),
+            Encoding::F16 => Some(Element::F16),
+            Encoding::BF16 => Some(Element::BF16),
+            Encoding::Nibble2 | Encoding::Nibble1 | Encoding::Nibble => None,
+        }
+    }
+
+    /// How vectors stand in their list until there are centroids.
+    pub(crate) fn before_training(self) -> Self {
+        if self.element().is_some() { self } else { Encoding::Flat }
+    }
+
+    /// The same with nothing left open.
+    pub(crate) fn resolved(self, dim: usize) -> Self {
+        match self {
+            Encoding::Nibble if dim < ONE_BIT_DIM => Encoding::Nibble2,
+            Encoding::Nibble => Encoding::Nibble1,
+            encoding => encoding,
         }
     }
 
@@ -37,6 +67,9 @@ impl Encoding {
             Encoding::Flat => "Flat",
             Encoding::F16 => "SQfp16",
             Encoding::BF16 => "SQbf16",
+            Encoding::Nibble2 => "Nibble2",
+            Encoding::Nibble1 => "Nibble1",
+            Encoding::Nibble => "Nibble",
         }
     }
 }
@@ -91,8 +124,9 @@ pub struct IndexSpec {
 
 /// The most lists an index may have.
 pub const NLIST_MAX: usize = 1 << 24;
-/// The most components a vector may have.
-pub const DIM_MAX: usize = 1 << 16;
+/// The most components a vector may have, 65,515: one f32 vector and its row number fill the largest block. It
+/// holds for every encoding.
+pub const DIM_MAX: usize = (value_bytes(MAX_ORDER) - FRAME) / 4 - 1;
 
 /// Blocks of 16,368 bytes: a 1-block change writes 16 KiB, and a list of 75 KB is five gets.
 const BLOCK_ORDER: u8 = 2;
@@ -183,6 +217,11 @@ impl IndexSpec {
         self.block_order
     }
 
+    /// The same with nothing left to be decided: what an index is created as.
+    pub(crate) fn resolved(&self) -> Self {
+        IndexSpec { encoding: self.encoding.resolved(self.dim), ..self.clone() }
+    }
+
     /// Refuses what cannot be created.
     pub(crate) fn check(&self) -> Result<()> {
         let bad = |what: String| Err(Error::Spec { text: self.to_string(), what });
@@ -225,10 +264,9 @@ impl FromStr for IndexSpec {
             parts.next();
         }
         let encoding = parts.next().unwrap_or_default();
-        spec.encoding = [Encoding::Flat, Encoding::F16, Encoding::BF16]
-            .into_iter()
-            .find(|e| e.name() == encoding)
-            .ok_or_else(|| bad(format!("`{encoding}` is no encoding: Flat, SQfp16 or SQbf16")))?;
+        spec.encoding = ENCODINGS.into_iter().find(|e| e.name() == encoding).ok_or_else(|| {
+            bad(format!("`{encoding}` is no encoding: Flat, SQfp16, SQbf16, Nibble, Nibble2 or Nibble1"))
+        })?;
         if let Some(kept) = parts.next() {
             let known = [KeptRows::F32, KeptRows::F16].into_iter().find(|k| k.name() == kept);
             spec.kept = Some(known.ok_or_else(|| bad(format!("`{kept}` keeps no rows: RFlat or RF16")))?);
@@ -288,7 +326,17 @@ mod tests {
 
     #[test]
     fn specifications_round_trip() {
-        for text in ["Flat", "SQfp16", "IVF1,Flat", "IVF2048,SQbf16", "IVF65536,SQfp16,RFlat", "Flat,RF16"] {
+        for text in [
+            "Flat",
+            "SQfp16",
+            "IVF1,Flat",
+            "IVF2048,SQbf16",
+            "IVF65536,SQfp16,RFlat",
+            "Flat,RF16",
+            "IVF9,Nibble",
+            "Nibble1",
+            "IVF4,Nibble2,RF16",
+        ] {
             assert_eq!(text.parse::<IndexSpec>().unwrap().to_string(), text);
         }
     }

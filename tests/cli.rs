@@ -202,6 +202,107 @@ fn ids_from_a_file_are_the_ids_found_and_exported() {
     }
 }
 
+/// Keys in a text file come back as what search shows and what export writes, in the order of the rows.
+#[test]
+fn keys_from_a_file_are_the_keys_found_and_exported() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let data: Vec<f32> = (0..60).map(|v| v as f32).collect();
+    write_f32(&path("base.npy"), &data, 2);
+    write_f32(&path("query.npy"), &data[20..24], 2);
+    let lines = |from: usize, to: usize| (from..to).map(|i| format!("clé {i}\n")).collect::<String>();
+    fs::write(path("keys.txt"), lines(0, 30)).unwrap();
+    for spec in ["Flat", "IVF3,SQfp16,RFlat"] {
+        let args = ["build", &path("s"), "i", "--spec", spec, "--metric", "l2", "--data", &path("base.npy")];
+        let built = json(&[&args[..], &["--keys", &path("keys.txt")]].concat());
+        let stages: Vec<_> =
+            built["stages"].as_array().unwrap().iter().map(|s| s["stage"].as_str().unwrap()).collect();
+        assert!(stages.ends_with(&["add", "compact"]) && built["rows"] == 30, "{built}");
+        let search = ["search", &path("s"), "i", "--queries", &path("query.npy"), "-k", "2", "--nprobe", "3"];
+        let found = json(&search);
+        assert_eq!(
+            found["results"][1],
+            serde_json::json!([{"id": 11, "key": "clé 11", "distance": 0.0}, {"id": 10, "key": "clé 10", "distance": 8.0}])
+        );
+        let text = ok(&search);
+        assert!(text.contains("key") && text.contains("clé 11") && !text.contains(" id"), "{text}");
+        ok(&["export", &path("s"), "i", "--out", &path("out.npy"), "--out-keys", &path("out.txt")]);
+        assert_eq!(fs::read_to_string(path("out.txt")).unwrap(), lines(0, 30));
+        assert_eq!(vectors(&path("out.npy")).0, data);
+        // More of them; the same again is refused as a whole.
+        fs::write(path("more.txt"), lines(30, 60).replace('\n', "\r\n")).unwrap();
+        let add = ["add", &path("s"), "i", "--data", &path("base.npy"), "--keys", &path("more.txt")];
+        assert_eq!(json(&add)["rows"], 60);
+        assert!(fails(&add, 1).contains("key \"clé 30\" is already there"));
+        ok(&["export", &path("s"), "i", "--out", &path("out.npy"), "--out-keys", &path("out.txt")]);
+        assert_eq!(fs::read_to_string(path("out.txt")).unwrap(), lines(0, 60));
+        assert_eq!(json(&["verify", &path("s")])["problems"], 0);
+        fs::remove_file(path("s")).unwrap();
+    }
+    // An index created to have keys takes them, and nothing else; one that has none takes none.
+    ok(&["create", &path("s"), "i", "--spec", "Flat", "--metric", "l2", "--dim", "2", "--keyed"]);
+    ok(&["create", &path("s"), "j", "--spec", "Flat", "--metric", "l2", "--dim", "2"]);
+    let add = |index: &str, more: &[&str], code: i32| {
+        let (store, base) = (path("s"), path("base.npy"));
+        fails(&[&["add", &store, index, "--data", &base][..], more].concat(), code)
+    };
+    assert!(add("i", &[], 1).contains("keys"));
+    assert!(add("j", &["--keys", &path("keys.txt")], 1).contains("integer ids"));
+    add("i", &["--keys", &path("keys.txt"), "--bulk"], 2);
+    add("i", &["--keys", &path("keys.txt"), "--ids", &path("keys.txt")], 2);
+    let out = ["export", &path("s"), "j", "--out", &path("out.npy"), "--out-keys", &path("out.txt")];
+    assert!(fails(&out, 2).contains("no keys"));
+    // Files that are no keys, and what a failed build leaves: nothing.
+    fs::remove_file(path("s")).unwrap();
+    for (bytes, says) in [
+        (lines(0, 29).into_bytes(), "29 keys"),
+        (lines(0, 30).replace("clé 7\n", "\n").into_bytes(), "line 8: a key"),
+        ([lines(0, 29).as_bytes(), b"\xff\n"].concat(), "line 30"),
+        (lines(0, 30).replace("clé 7\n", "clé 8\n").into_bytes(), "clé 8"),
+    ] {
+        fs::write(path("bad.txt"), bytes).unwrap();
+        let args =
+            ["build", &path("s"), "i", "--spec", "Flat", "--metric", "l2", "--data", &path("base.npy")];
+        let message = fails(&[&args[..], &["--keys", &path("bad.txt")]].concat(), 1);
+        assert!(message.contains(says), "{message}");
+        assert!(!Path::new(&path("s")).exists());
+    }
+}
+
+/// Centroids from a file are where training begins, or what it leaves alone.
+#[test]
+fn centroids_from_a_file() {
+    let sift = Sift::build(&[]);
+    let (base, dim) = vectors(&sample("sift-10k.base.npy"));
+    write_f32(&sift.path("first.npy"), &base[..10 * dim], dim);
+    let (store, first, data) = (sift.store(), sift.path("first.npy"), sample("sift-10k.base.npy"));
+    ok(&[
+        "build",
+        &store,
+        "frozen",
+        "--spec",
+        "IVF10,Flat",
+        "--metric",
+        "l2",
+        "--data",
+        &data,
+        "--initial-centroids",
+        &first,
+        "--frozen",
+    ]);
+    ok(&["train", &store, "sift", "--initial-centroids", &first, "--frozen"]);
+    let open = vellum::Store::open(&store).unwrap();
+    for index in ["frozen", "sift"] {
+        let reader = open.begin_read().unwrap().index(index).unwrap();
+        assert_eq!(reader.centroids().unwrap().as_slice()[..10 * dim], base[..10 * dim], "{index}");
+        assert!(reader.training().unwrap().unwrap().clustering.frozen_centroids);
+    }
+    drop(open);
+    assert!(fails(&["train", &store, "sift", "--frozen"], 2).contains("--initial-centroids"));
+    let few = fails(&["train", &store, "frozen", "--initial-centroids", &data], 1);
+    assert!(few.contains("10000 initial centroids, 10 to be trained"), "{few}");
+}
+
 #[test]
 fn removed_is_gone_and_updated_is_found() {
     let sift = Sift::build(&[]);
@@ -637,6 +738,22 @@ mod cancelling {
             Some(130) => assert_eq!(indexes.len(), 1, "{errors}"),
             // k-means ended before the signal arrived.
             Some(0) => assert_eq!(indexes.len(), 2),
+            other => panic!("{other:?}: {errors}"),
+        }
+        assert_eq!(json(&["verify", &store])["problems"], 0);
+    }
+
+    #[test]
+    fn whether_removal_was_cancelled_or_done_the_store_is_whole() {
+        let sift = Sift::build(&[]);
+        let store = sift.store();
+        let (code, errors) =
+            interrupted(&["remove", &store, "sift", "--ids", "0-8999"], |line| line.starts_with("remove"));
+        let rows = &json(&["info", &store, "sift"])["indexes"][0]["rows"];
+        match code {
+            Some(130) => assert_eq!(*rows, 10_000, "{errors}"),
+            // It ended before the signal arrived.
+            Some(0) => assert_eq!(*rows, 1000),
             other => panic!("{other:?}: {errors}"),
         }
         assert_eq!(json(&["verify", &store])["problems"], 0);

@@ -113,6 +113,7 @@ fn write(store: &Store) -> Result<()> {
     let mut writer = txn.index("keyed")?;
     writer.upsert_with_keys(&["key 1", "key 1000"], rows(&vectors(2, 8)))?;
     writer.remove_keys(&["key 2"])?;
+    writer.renumber(&mut Observer::none())?;
     drop(writer);
     txn.commit()
 }

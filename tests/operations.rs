@@ -82,6 +82,7 @@ fn every_verb_was_tried(seen: &Seen) {
         "remove_ids",
         "remove_keys",
         "rename_index",
+        "renumber",
         "reopen",
         "repair",
         "search_batch",

@@ -396,7 +396,9 @@ fn empty_clusters_are_split() {
 fn centroids_stay_finite_at_the_end_of_f32() {
     let dim = 4;
     for metric in METRICS {
-        for big in [f32::MAX, 3.4e38, 1e20] {
+        // Beyond 3.7e18 (NORM_MAX / √3) L2 and inner product refuse such rows by now.
+        let largest = if metric == Metric::Cosine { f32::MAX } else { 3.7e18 };
+        for big in [largest, largest / 2.0, 1e15] {
             let row = |i: usize| [big, -big, if i.is_multiple_of(3) { big } else { 1.0 }, 1.0];
             let data: Vec<f32> = (0..200).flat_map(row).collect();
             let store = memory();
@@ -436,9 +438,8 @@ fn seeds_decide_and_threads_do_not() {
     let first = train(&with(|c| c.seed = 1));
     assert_eq!(train(&with(|c| c.seed = 1)), first);
     assert_ne!(train(&with(|c| c.seed = 2)), first);
-    // Rows are assigned exactly, so there is no assigner to rebuild; and none are given to be frozen.
+    // Rows are assigned exactly, so there is no assigner to rebuild.
     assert_eq!(train(&with(|c| (c.seed, c.update_index) = (1, true))), first);
-    assert_eq!(train(&with(|c| (c.seed, c.frozen_centroids) = (1, true))), first);
 }
 
 #[test]
@@ -460,6 +461,194 @@ fn train_stored_draws_from_what_is_stored() {
     assert!(seeds.chunks(dim).all(|c| data.chunks(dim).any(|row| row == c)));
     // Found here: train_stored forgot how many rows it was asked to draw.
     assert_eq!(reader(&store, "i").training().unwrap().unwrap().sample_rows, Some(40));
+}
+
+// ---------------------------------------------------------------- where it begins
+
+/// Given centroids are where k-means begins: with no iteration they are the first centroids, with some they have
+/// moved to the means, and from the result of a training nothing moves any more.
+#[test]
+fn initial_centroids_are_where_it_begins() {
+    let (dim, k) = (3, 8);
+    let data = clusters(800, dim, k, 96);
+    let given = reals(5, dim, 97);
+    let begin = |initial: &[f32], params: TrainParams| {
+        let params = TrainParams { initial: Some(initial.to_vec()), ..params };
+        trained("IVF8,Flat", Metric::L2, rows(&data, dim), &params)
+    };
+    for init in [Init::Random, Init::KMeansPlusPlus, Init::AfkMc2] {
+        let start = begin(&given, with(|c| (c.niter, c.init) = (0, init))).0;
+        assert_eq!(start[..5 * dim], given);
+        assert!(
+            start[5 * dim..].chunks(dim).all(|c| data.chunks(dim).any(|row| row == c)),
+            "the rest are rows"
+        );
+        let moved = begin(&given, with(|c| c.init = init)).0;
+        assert!(objective(rows(&data, dim), &moved) < objective(rows(&data, dim), &start));
+        assert!(moved.chunks(dim).zip(start.chunks(dim)).take(5).any(|(a, b)| a != b));
+    }
+    let (settled, _) = begin(&given, with(|c| c.niter = 100));
+    let (again, report) = begin(&settled, with(|c| c.niter = 100));
+    assert_eq!(
+        (again, report.iterations.len()),
+        (settled, 2),
+        "the second iteration sees that nothing moved"
+    );
+    // As many rows as lists are copied, but not over what was given.
+    let few = |initial| {
+        let params = TrainParams { initial, ..with(|c| c.niter = 0) };
+        trained("IVF8,Flat", Metric::L2, rows(&data, dim).slice(0..k), &params).0
+    };
+    assert_eq!(few(None), data[..k * dim]);
+    assert_eq!(few(Some(given.clone()))[..5 * dim], given);
+    // What is stored can be trained on from the same beginning.
+    let store = memory();
+    create(&store, "i", &spec("IVF8,Flat", dim, Metric::L2));
+    change(&store, "i", |writer| {
+        writer.add(rows(&data, dim)).unwrap();
+        let params = TrainParams { initial: Some(given.clone()), ..with(|c| c.frozen_centroids = true) };
+        writer.train_stored(&params, &mut Observer::none()).unwrap();
+    });
+    assert_eq!(reader(&store, "i").centroids().unwrap().as_slice()[..5 * dim], given);
+    assert_sound(&store, "i");
+}
+
+/// FAISS's rule: the centroids given stay as they are, the others move. Rows, lists and searches know no difference.
+#[test]
+fn frozen_centroids_stay() {
+    let (dim, k) = (4, 9);
+    let data = clusters(900, dim, k, 98);
+    for metric in METRICS {
+        let given = reals(4, dim, 99);
+        let unit = |row: &[f32]| {
+            let norm = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            row.iter().map(|v| (f64::from(*v) / norm) as f32).collect::<Vec<_>>()
+        };
+        // For similarities a centroid is a direction, a given one too.
+        let expected: Vec<f32> = match metric {
+            Metric::L2 => given.clone(),
+            _ => given.chunks(dim).flat_map(unit).collect(),
+        };
+        for nredo in [1, 3] {
+            let params = TrainParams {
+                initial: Some(given.clone()),
+                ..with(|c| (c.frozen_centroids, c.nredo) = (true, nredo))
+            };
+            let (centroids, report) = trained("IVF9,Flat", metric, rows(&data, dim), &params);
+            let off = centroids.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(off <= if metric == Metric::L2 { 0.0 } else { 1e-7 }, "{metric}: {off}");
+            let [first, last] =
+                [report.iterations[0], *report.iterations.last().unwrap()].map(|i| i.objective);
+            assert!(
+                if metric.is_similarity() { last > first } else { last < first },
+                "{metric}: the others moved"
+            );
+        }
+        // All of them given and frozen: nothing is left to train, and the lists are theirs.
+        let all = reals(k, dim, 100);
+        let store = memory();
+        create(&store, "i", &spec("IVF9,Flat", dim, metric));
+        let oracle = change(&store, "i", |writer| {
+            let oracle = live_in(writer, rows(&data, dim));
+            let params = TrainParams { initial: Some(all.clone()), ..with(|c| c.frozen_centroids = true) };
+            writer.train(rows(&data, dim), &params, &mut Observer::none()).unwrap();
+            oracle
+        });
+        if metric == Metric::L2 {
+            assert_eq!(reader(&store, "i").centroids().unwrap().as_slice(), all);
+        }
+        assert_close(
+            &reader(&store, "i").search(&data[..dim], 40, &everywhere()).unwrap(),
+            &oracle.all(&data[..dim]),
+            metric,
+            "frozen",
+        );
+        assert_sound(&store, "i");
+    }
+}
+
+#[test]
+fn initial_centroids_that_are_none() {
+    let (dim, store) = (3, memory());
+    let data = reals(100, dim, 101);
+    create(&store, "i", &spec("IVF4,Flat", dim, Metric::Cosine));
+    change(&store, "i", |writer| writer.add(rows(&data, dim)).unwrap());
+    let before = state(&reader(&store, "i"));
+    change(&store, "i", |writer| {
+        let mut train = |initial: Option<Vec<f32>>, frozen_centroids| {
+            let params = TrainParams { initial, ..with(|c| c.frozen_centroids = frozen_centroids) };
+            writer.train(rows(&data, dim), &params, &mut Observer::none()).unwrap_err()
+        };
+        let zero = train(Some(vec![1.0, 1.0, 1.0, 0.0, 0.0, 0.0]), true);
+        assert!(matches!(zero, Error::ZeroVector { row: 1 }));
+        assert!(matches!(train(Some(vec![1.0; 4]), false), Error::Shape { len: 4, dim: 3 }));
+        let nan = train(Some(vec![1.0, 1.0, 1.0, 1.0, f32::NAN, 1.0]), false);
+        assert!(matches!(nan, Error::NotFinite { row: 1, component: 1, .. }));
+        assert!(matches!(train(Some(vec![1.0; 15]), false), Error::Parameter { name: "initial", .. }));
+        for none in [None, Some(Vec::new())] {
+            assert!(matches!(train(none, true), Error::Parameter { name: "frozen_centroids", .. }));
+        }
+    });
+    assert_eq!(state(&reader(&store, "i")), before);
+}
+
+/// Not checking rows lets k-means meet NaN and infinity: by itself it gives meaningless numbers without a panic, and
+/// what is not finite never gets into an index.
+#[test]
+fn rows_that_are_not_checked() {
+    let (dim, n) = (3, 200);
+    for value in [f32::NAN, f32::INFINITY, f32::MAX] {
+        for metric in METRICS {
+            for init in [Init::Random, Init::KMeansPlusPlus, Init::AfkMc2] {
+                let mut data = reals(n, dim, 102);
+                (0..n).step_by(7).for_each(|row| data[row * dim + 1] = value);
+                let lax = with(|c| (c.init, c.check_finite) = (init, false));
+                let found = kmeans(rows(&data, dim), 5, metric, &lax.clustering, None, &mut Observer::none())
+                    .unwrap();
+                assert_eq!(found.centroids.len(), 5 * dim);
+                let strict = with(|c| c.init = init);
+                let checked =
+                    kmeans(rows(&data, dim), 5, metric, &strict.clustering, None, &mut Observer::none());
+                assert_eq!(checked.is_ok(), value.is_finite(), "{value} {metric}");
+                let store = memory();
+                create(&store, "i", &spec("IVF5,Flat", dim, metric));
+                let trained =
+                    change(&store, "i", |writer| writer.train(rows(&data, dim), &lax, &mut Observer::none()));
+                match trained {
+                    Ok(_) => assert!(
+                        reader(&store, "i").centroids().unwrap().as_slice().iter().all(|v| v.is_finite())
+                    ),
+                    Err(Error::Parameter { name: "check_finite", .. }) => {
+                        assert!(!reader(&store, "i").is_trained())
+                    }
+                    Err(e) => panic!("{e}"),
+                }
+            }
+        }
+    }
+}
+
+/// What trains an index is there to be used alone, and does the same.
+#[test]
+fn kmeans_by_itself_is_what_trains() {
+    let (dim, n) = (5, 700);
+    let data = reals(n, dim, 103);
+    for metric in METRICS {
+        let params = with(|c| (c.spherical, c.init) = (metric.is_similarity(), Init::AfkMc2));
+        let given = reals(2, dim, 104);
+        let alone = |params: &ClusteringParams, given| {
+            kmeans(rows(&data, dim), 7, metric, params, given, &mut Observer::none()).unwrap()
+        };
+        let found = alone(&params.clustering, Some(rows(&given, dim)));
+        let with_given = TrainParams { initial: Some(given.clone()), ..params.clone() };
+        let (centroids, report) = trained("IVF7,Flat", metric, rows(&data, dim), &with_given);
+        assert_eq!(found.centroids, centroids);
+        assert_eq!((found.objective, found.sampled_rows, found.few_points), (report.objective, n, false));
+        // Under cosine it is spherical whatever is said, under inner product as is said.
+        let plain = alone(&ClusteringParams { spherical: false, ..params.clustering }, None);
+        let unit = |c: &[f32]| (c.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() < 1e-5;
+        assert_eq!(plain.centroids.chunks(dim).all(unit), metric == Metric::Cosine);
+    }
 }
 
 // ---------------------------------------------------------------- what remains of it
@@ -486,6 +675,7 @@ fn parameters_are_stored_with_the_model() {
             check_finite: false,
         },
         sample_rows: Some(150),
+        initial: Some(reals(2, 4, 94)),
     };
     let store = Store::create(&path).unwrap();
     for (name, metric) in [("l2", Metric::L2), ("ip", Metric::InnerProduct)] {
@@ -501,16 +691,18 @@ fn parameters_are_stored_with_the_model() {
     let store = Store::open(&path).unwrap();
     assert_eq!(reader(&store, "flat").training().unwrap(), None);
     assert!(reader(&store, "flat").is_trained() && reader(&store, "flat").centroids().is_none());
-    assert_eq!(reader(&store, "l2").training().unwrap(), Some(params.clone()));
+    // All but the initial centroids, which are in the model.
+    let stored = TrainParams { initial: None, ..params.clone() };
+    assert_eq!(reader(&store, "l2").training().unwrap(), Some(stored.clone()));
     // What was in force, not what was said: inner product is spherical.
     let spherical = ClusteringParams { spherical: true, ..params.clustering.clone() };
     assert_eq!(
         reader(&store, "ip").training().unwrap(),
-        Some(TrainParams { clustering: spherical, ..params })
+        Some(TrainParams { clustering: spherical, ..stored })
     );
     // Training again from what is stored there gives the same centroids.
     let before = reader(&store, "l2");
-    let again = before.training().unwrap().unwrap();
+    let again = TrainParams { initial: params.initial, ..before.training().unwrap().unwrap() };
     change(&store, "l2", |writer| writer.train(rows(&data, 4), &again, &mut Observer::none()).unwrap());
     assert_eq!(reader(&store, "l2").centroids().unwrap().as_slice(), before.centroids().unwrap().as_slice());
 }

@@ -3,8 +3,9 @@
 //! Scores are computed on the stored elements against the f32 query, so a flat f32 index is exact and
 //! the half-precision ones lose only what rounding the stored vector lost.
 
-use super::{Assigned, Codec, Probe, Scanner, Visit};
-use crate::kernel::{Element, Kernels, Similarity};
+use super::bounds::Bounds;
+use super::{Assigned, Codec, Codes, Probe, Scanner, Visit};
+use crate::kernel::{Element, Found, Kernels, Similarity};
 use crate::layout::Layout;
 use crate::{Error, Result, Rows};
 
@@ -68,7 +69,22 @@ impl Codec for Flat {
     }
 
     fn scanner<'a>(&'a self, queries: Rows<'a>) -> Box<dyn Scanner + 'a> {
-        Box::new(FlatScanner { codec: self, queries, visits: Vec::new() })
+        Box::new(FlatScanner {
+            codec: self,
+            queries,
+            visits: Vec::new(),
+            scores: Vec::new(),
+            picks: Vec::new(),
+        })
+    }
+
+    fn bounds<'a>(&'a self, queries: Rows<'a>, kept: Element) -> Option<Box<dyn Scanner + 'a>> {
+        let codes = self.scanner(queries);
+        Some(match self.element == kept {
+            // The same bytes: the score itself.
+            true => codes,
+            false => Box::new(Bounds::new(codes, queries, self.similarity, self.element, kept)),
+        })
     }
 }
 
@@ -76,6 +92,8 @@ struct FlatScanner<'a> {
     codec: &'a Flat,
     queries: Rows<'a>,
     visits: Vec<Visit>,
+    scores: Vec<f32>,
+    picks: Vec<u32>,
 }
 
 impl Scanner for FlatScanner<'_> {
@@ -84,21 +102,25 @@ impl Scanner for FlatScanner<'_> {
         self.visits.extend_from_slice(probe.visits);
     }
 
-    fn scan(&mut self, codes: &[u8], n: usize, first: usize, worst: &[f32], scores: &mut [f32]) {
+    fn scan(&mut self, block: Codes<'_>, first: usize, worst: &[f32], live: &[&[u32]], found: &mut [Found]) {
+        let Flat { similarity, element, kernels, .. } = *self.codec;
         let visits = &self.visits[first..first + worst.len()];
-        for (visits, scores) in visits.chunks(QUERIES_A_PASS).zip(scores.chunks_mut(QUERIES_A_PASS * n)) {
+        self.scores.resize(QUERIES_A_PASS * block.n, 0.0);
+        for (pass, visits) in visits.chunks(QUERIES_A_PASS).enumerate() {
             let mut queries = [&[][..]; QUERIES_A_PASS];
             for (query, visit) in queries.iter_mut().zip(visits) {
                 *query = self.queries.row(visit.query as usize);
             }
-            let Flat { similarity, element, kernels, .. } = self.codec;
-            kernels.scan(
-                *similarity,
-                *element,
-                &queries[..visits.len()],
-                codes,
-                &mut scores[..visits.len() * n],
-            );
+            let scores = &mut self.scores[..visits.len() * block.n];
+            kernels.scan(similarity, element, &queries[..visits.len()], block.bytes, scores);
+            for (v, scores) in (pass * QUERIES_A_PASS..).zip(scores.chunks_exact(block.n)) {
+                kernels.select_at_most(scores, worst[v], &mut self.picks);
+                for &pick in &self.picks {
+                    if live[v][pick as usize / 32] >> (pick % 32) & 1 == 1 {
+                        found[v].push(pick, scores[pick as usize]);
+                    }
+                }
+            }
         }
     }
 }

@@ -6,17 +6,20 @@
 //! so a codec may keep one table per query for all lists, one per (query, list), or none, and may score
 //! several queries in one pass over the codes. Scores are smaller-is-nearer.
 
+mod bounds;
 mod flat;
+mod nibble;
 
 pub(crate) use flat::{Flat, check_range};
+pub(crate) use nibble::{Nibble, NibbleBits};
 
+use crate::kernel::{Element, Found};
 use crate::layout::Layout;
 use crate::{Result, Rows};
 
 /// Rows with the lists they were assigned to. A flat code asks for the rows alone; residual codes take
 /// them relative to their lists' centroids.
 #[derive(Clone, Copy)]
-#[allow(dead_code)]
 pub(crate) struct Assigned<'a> {
     pub(crate) rows: Rows<'a>,
     /// The list of each row, as a number within the model, and the centroids to look it up in; no
@@ -27,7 +30,6 @@ pub(crate) struct Assigned<'a> {
 
 /// One query in one probed list. Codes that keep part of the distance in the coarse score add it here.
 #[derive(Clone, Copy, Debug)]
-#[allow(dead_code)]
 pub(crate) struct Visit {
     /// The query's number within the scanner's queries.
     pub(crate) query: u32,
@@ -37,7 +39,6 @@ pub(crate) struct Visit {
 
 /// A list about to be scanned.
 #[derive(Clone, Copy)]
-#[allow(dead_code)]
 pub(crate) struct Probe<'a> {
     /// The list's centroid; none before training.
     pub(crate) centroid: Option<&'a [f32]>,
@@ -59,8 +60,20 @@ pub(crate) trait Codec: Send + Sync {
     /// The vector that a packed code stands for.
     fn decode(&self, centroid: Option<&[f32]>, code: &[u8], row: &mut [f32]);
 
+    /// ‖x − c‖² of the vector that a packed code stands for.
+    fn residual(&self, centroid: &[f32], code: &[u8]) -> f64 {
+        let mut row = vec![0.0; centroid.len()];
+        self.decode(Some(centroid), code, &mut row);
+        row.iter().zip(centroid).map(|(x, c)| f64::from(x - c) * f64::from(x - c)).sum()
+    }
+
     /// Prepares to score `queries` (already transformed).
     fn scanner<'a>(&'a self, queries: Rows<'a>) -> Box<dyn Scanner + 'a>;
+
+    /// The same for a range search over rows that are kept as `kept` beside their codes, and will be scored as such: an
+    /// entry whose kept row may score within the threshold scores within it here, so that nobody is missed. `None` for a
+    /// code that is no more than an estimate: its range searches go by [`Codec::scanner`] and may miss.
+    fn bounds<'a>(&'a self, queries: Rows<'a>, kept: Element) -> Option<Box<dyn Scanner + 'a>>;
 }
 
 /// Scores blocks for a set of queries.
@@ -68,8 +81,17 @@ pub(crate) trait Scanner {
     /// Enters a list: later scans are of its blocks, for its visits.
     fn enter(&mut self, probe: Probe<'_>);
 
-    /// Scores the `n` entries of a block for the visits `first ..` of the entered list:
-    /// `scores[v·n + i]` for visit `first + v` and entry `i`, where `v < worst.len()`. Entries beyond `worst[v]` need no exact score,
-    /// only one that is greater than `worst[v]`.
-    fn scan(&mut self, codes: &[u8], n: usize, first: usize, worst: &[f32], scores: &mut [f32]);
+    /// Scans a block for the visits `first ..` of the entered list, `worst.len()` of them. Appends to `found[v]` the
+    /// entries whose bit in `live[v]` is set (32 a word, none beyond the block's last) and whose score for visit
+    /// `first + v` is at most `worst[v]`, in the block's order.
+    fn scan(&mut self, block: Codes<'_>, first: usize, worst: &[f32], live: &[&[u32]], found: &mut [Found]);
+}
+
+/// The codes of a block.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Codes<'a> {
+    /// In the layout's order.
+    pub(crate) bytes: &'a [u8],
+    /// Entries.
+    pub(crate) n: usize,
 }

@@ -11,7 +11,7 @@ use crate::kernel::Kernels;
 use crate::storage::format::ListEntry;
 use crate::storage::ids::{KEY_BYTES_MAX, NO_ID, Slot};
 use crate::storage::lists::{ListEdit, store_entries};
-use crate::{Error, Result, Rows};
+use crate::{Error, Observer, Result, Rows};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -301,7 +301,7 @@ impl IndexWriter<'_> {
             let code = stays.then(|| &encoded.codes[i * code_bytes..(i + 1) * code_bytes]);
             changes.push(SlotChange { slot, row, code });
         }
-        self.change_slots(changes)?;
+        self.change_slots(changes, &mut Observer::none())?;
         let moved: Vec<u32> = moving.iter().map(|i| numbers[*i]).collect();
         self.append(&encoded.select(&self.model, &moving), &moved)?;
         self.keep_rows(&encoded.rows, numbers)
@@ -309,12 +309,19 @@ impl IndexWriter<'_> {
 
     /// Replaces or removes the codes at slots, list by list from the highest offset down: what fills a
     /// hole then never needs to be removed itself.
-    pub(crate) fn change_slots(&mut self, mut changes: Vec<SlotChange<'_>>) -> Result<()> {
+    ///
+    /// Ticks as `"remove"`, in changes.
+    pub(crate) fn change_slots(
+        &mut self,
+        mut changes: Vec<SlotChange<'_>>,
+        observer: &mut Observer<'_>,
+    ) -> Result<()> {
         changes.sort_unstable_by(|a, b| (a.slot.list, b.slot.offset).cmp(&(b.slot.list, a.slot.offset)));
         let (seq, nonce) = (self.header.seq, self.header.nonce);
         let (model, geometry) = (self.model.clone(), self.model.geometry);
         let mut entries: Vec<(u32, ListEntry)> = Vec::new();
         let mut slots: HashMap<u32, Option<Slot>> = HashMap::new();
+        let mut done = 0;
         for group in changes.chunk_by(|a, b| a.slot.list == b.slot.list) {
             let list = group[0].slot.list;
             let within = list.wrapping_sub(self.header.first_list);
@@ -330,7 +337,7 @@ impl IndexWriter<'_> {
                 let gone = match change.code {
                     Some(code) => {
                         let old = edit.set_code(&self.tables, offset, code)?;
-                        edit.entry.residual += model.code_residual(within, code);
+                        edit.entry.residual += model.residual(within, code);
                         old
                     }
                     None => {
@@ -342,9 +349,11 @@ impl IndexWriter<'_> {
                         removed.code
                     }
                 };
-                edit.entry.residual -= model.code_residual(within, &gone);
+                edit.entry.residual -= model.residual(within, &gone);
             }
             entries.push(edit.store(&mut self.tables, seq, nonce)?);
+            done += group.len();
+            observer.tick("remove", done as u64, changes.len() as u64)?;
         }
         store_entries(&mut self.tables, seq, entries)?;
         self.tables.set_slots(seq, slots.into_iter())
@@ -355,7 +364,6 @@ impl IndexWriter<'_> {
         let model: Arc<Model> = self.model.clone();
         let (seq, nonce, first_list) = (self.header.seq, self.header.nonce, self.header.first_list);
         let code_bytes = model.codec.layout().code_bytes();
-        let rows = Rows::of(&encoded.rows, model.spec.dim);
         let mut order: Vec<u32> = (0..numbers.len() as u32).collect();
         order.sort_by_key(|i| encoded.lists[*i as usize]);
         let mut entries = Vec::new();
@@ -367,7 +375,7 @@ impl IndexWriter<'_> {
                 let (i, number) = (i as usize, numbers[i as usize]);
                 let code = &encoded.codes[i * code_bytes..(i + 1) * code_bytes];
                 let offset = edit.push(&self.tables, code, number)?;
-                edit.entry.residual += model.residual(list, rows.row(i));
+                edit.entry.residual += model.residual(list, code);
                 slots.push((number, Some(Slot { list: first_list + list, offset })));
             }
             entries.push(edit.store(&mut self.tables, seq, nonce)?);
@@ -411,7 +419,7 @@ pub(crate) struct SlotChange<'c> {
     pub(crate) code: Option<&'c [u8]>,
 }
 
-fn lost(row: u32, slot: Slot) -> Error {
+pub(crate) fn lost(row: u32, slot: Slot) -> Error {
     Error::corrupt("slots", row.into(), format!("{slot:?} does not hold the row"))
 }
 

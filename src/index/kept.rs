@@ -17,7 +17,7 @@ pub(crate) struct KeptCheck {
 impl KeptCheck {
     /// `None` where no rows are kept, or code and row cannot be compared.
     pub(crate) fn new(model: &Model) -> Option<Self> {
-        let (code, kept) = (model.spec.encoding.element(), model.spec.kept?.element());
+        let (code, kept) = (model.spec.encoding.element()?, model.spec.kept?.element());
         let comparable = code == kept || code == Element::F32 || kept == Element::F32;
         comparable.then(|| KeptCheck { code, kept, vector: vec![0.0; model.spec.dim], bytes: Vec::new() })
     }

@@ -9,6 +9,7 @@ mod kept;
 pub(crate) mod model;
 pub(crate) mod reader;
 mod remove;
+pub(crate) mod renumber;
 mod repair;
 mod rerank;
 mod search;

@@ -2,13 +2,13 @@
 //! the specification. Shared by all snapshots and writers of one model version.
 
 use crate::coarse::{CoarseQuantizer, FlatCoarse, Probes};
-use crate::codec::{Codec, Flat, check_range};
+use crate::codec::{Codec, Flat, Nibble, NibbleBits, check_range};
 use crate::storage::block::Geometry;
 use crate::storage::column::Column;
 use crate::storage::format::{Header, Kind, MAX_ORDER};
 use crate::storage::sections::Section;
 use crate::storage::{BytesTable, Tables};
-use crate::{Error, IndexSpec, Metric, Result, Rows, metric};
+use crate::{Encoding, Error, IndexSpec, Metric, Result, Rows, metric};
 use std::borrow::Cow;
 
 /// A specification with its codec and, once trained, its lists' centroids.
@@ -24,8 +24,13 @@ pub(crate) struct Model {
 impl Model {
     /// The model of an index without lists (flat, or not trained yet).
     pub(crate) fn untrained(spec: &IndexSpec) -> Result<Self> {
+        // What has no code before its lists are known stands as it is until then.
+        let encoding = if spec.nlist.is_some() { spec.encoding.before_training() } else { spec.encoding };
+        Self::with_codec(spec, codec(spec, encoding))
+    }
+
+    fn with_codec(spec: &IndexSpec, codec: Box<dyn Codec>) -> Result<Self> {
         spec.check()?;
-        let codec = Flat::new(spec.dim, spec.encoding.element(), spec.metric.similarity());
         let geometry = (spec.block_order..=MAX_ORDER)
             .find_map(|order| Geometry::new(codec.layout(), order))
             .ok_or_else(|| Error::Spec {
@@ -40,20 +45,14 @@ impl Model {
                 })?)
             }
         };
-        Ok(Model {
-            spec: spec.clone(),
-            codec: Box::new(codec),
-            geometry,
-            rows_column,
-            coarse: None,
-            version: 0,
-        })
+        Ok(Model { spec: spec.clone(), codec, geometry, rows_column, coarse: None, version: 0 })
     }
 
     /// The same with lists.
     pub(crate) fn trained(spec: &IndexSpec, centroids: Vec<f32>, version: u64) -> Result<Self> {
         let coarse = FlatCoarse::new(centroids, spec.dim, spec.metric.similarity());
-        Ok(Model { coarse: Some(Box::new(coarse)), version, ..Self::untrained(spec)? })
+        let model = Self::with_codec(spec, codec(spec, spec.encoding))?;
+        Ok(Model { coarse: Some(Box::new(coarse)), version, ..model })
     }
 
     /// The model that `header` speaks of, read from its sections.
@@ -99,7 +98,16 @@ impl Model {
     /// everything below works on.
     pub(crate) fn prepare<'r>(&self, rows: Rows<'r>) -> Result<Cow<'r, [f32]>> {
         rows.check_dim(self.spec.dim)?;
-        rows.check_finite()?;
+        match self.metric() {
+            Metric::L2 | Metric::InnerProduct => metric::check_norms(rows)?,
+            Metric::Cosine => rows.check_finite()?,
+        }
+        self.prepare_unchecked(rows)
+    }
+
+    /// The same of rows that may hold NaN and infinities.
+    pub(crate) fn prepare_unchecked<'r>(&self, rows: Rows<'r>) -> Result<Cow<'r, [f32]>> {
+        rows.check_dim(self.spec.dim)?;
         match self.metric() {
             Metric::L2 | Metric::InnerProduct => Ok(Cow::Borrowed(rows.as_slice())),
             Metric::Cosine => {
@@ -138,18 +146,9 @@ impl Model {
         probes
     }
 
-    /// ‖x − c‖² of a row in its list; 0 where there is no centroid.
-    pub(crate) fn residual(&self, list: u32, row: &[f32]) -> f64 {
-        let Some(centroid) = self.centroid(list) else { return 0.0 };
-        row.iter().zip(centroid).map(|(x, c)| f64::from(x - c) * f64::from(x - c)).sum()
-    }
-
-    /// The same of a stored code.
-    pub(crate) fn code_residual(&self, list: u32, code: &[u8]) -> f64 {
-        if self.coarse.is_none() {
-            return 0.0;
-        }
-        self.residual(list, &self.decode(list, code))
+    /// ‖x − c‖² of a stored code in its list; 0 where there is no centroid.
+    pub(crate) fn residual(&self, list: u32, code: &[u8]) -> f64 {
+        self.centroid(list).map_or(0.0, |centroid| self.codec.residual(centroid, code))
     }
 
     /// The vector of a code in `list`.
@@ -157,6 +156,17 @@ impl Model {
         let mut row = vec![0.0; self.spec.dim];
         self.codec.decode(self.centroid(list), code, &mut row);
         row
+    }
+}
+
+/// The codec of an encoding.
+fn codec(spec: &IndexSpec, encoding: Encoding) -> Box<dyn Codec> {
+    let similarity = spec.metric.similarity();
+    let nibble = |bits| Box::new(Nibble::new(spec.dim, bits, similarity));
+    match (encoding.resolved(spec.dim), encoding.element()) {
+        (_, Some(element)) => Box::new(Flat::new(spec.dim, element, similarity)),
+        (Encoding::Nibble1, None) => nibble(NibbleBits::One),
+        (_, None) => nibble(NibbleBits::Two),
     }
 }
 

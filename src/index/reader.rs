@@ -234,7 +234,9 @@ impl<'a> IndexReader<'a> {
     }
 
     /// All vectors nearer than `radius`, strictly: squared L2 below it, inner product or cosine above it.
-    /// Nearest first, ties by id. Only the probed lists are looked at.
+    /// Nearest first, ties by id. Only the probed lists are looked at; within them nobody is missed, also where the
+    /// codes are coarser than the rows kept beside them, which have the last word. Distances are those that a
+    /// [`search`](Self::search) reports.
     ///
     /// # Errors
     /// As [`search`](Self::search); [`Error::Parameter`] if the radius is NaN.
@@ -254,7 +256,8 @@ impl<'a> IndexReader<'a> {
         }
         let resolved = self.resolve(params, None)?;
         let radius = self.metric().flip(radius);
-        let goal = Goal::Radius(radius);
+        let kept = self.model.spec.kept.map(|kept| kept.element());
+        let goal = Goal::Radius { radius, kept };
         let found = self.find(queries, goal, params, &resolved, |queries, hits| match resolved.rerank {
             0 => Ok(hits),
             _ => rerank::range(&*self.view, &self.model, queries, hits, radius),

@@ -3,24 +3,41 @@
 use super::add::SlotChange;
 use super::writer::IndexWriter;
 use crate::math::selector::IdSelector;
-use crate::{Error, Result};
+use crate::storage::column::ABSENT;
+use crate::storage::ids::NO_ID;
+use crate::{Error, Observer, Result};
 
 /// Few enough ids to look each of them up, however small the index.
 const NAMED_IDS: usize = 1 << 16;
+
+/// Ids forgotten between two ticks.
+const TICK_IDS: usize = 4096;
 
 impl IndexWriter<'_> {
     /// Removes the vectors that `selector` holds; returns how many there were. Ids that are not there
     /// are no error. Where the selector names its ids the cost is that of those vectors; otherwise all
     /// ids are asked.
     ///
-    /// Row numbers are used again, ids never.
+    /// Row numbers are used again, ids never. No value of the new state holds anything of a removed vector: its code is
+    /// overwritten or cut off, its kept row overwritten. The free space of the file is another matter: redb does not wipe
+    /// the pages of the old state, and they keep their bytes until something else is written there.
     pub fn remove_ids(&mut self, selector: &IdSelector) -> Result<u64> {
+        self.remove_ids_with(selector, &mut Observer::none())
+    }
+
+    /// The same, ticking as `"remove"` (codes taken out of their lists) and `"forget"` (ids taken out of the map), both
+    /// in vectors. Cancelled at its first tick, the index is as it was; later, the transaction must be aborted.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    pub fn remove_ids_with(&mut self, selector: &IdSelector, observer: &mut Observer<'_>) -> Result<u64> {
         let mut found = self.selected(selector)?;
         found.sort_unstable();
+        observer.tick("remove", 0, found.len() as u64)?;
         if found.is_empty() {
             return Ok(0);
         }
-        self.change(|writer| writer.remove_rows(&found))?;
+        self.change(|writer| writer.remove_rows(&found, observer))?;
         Ok(found.len() as u64)
     }
 
@@ -54,13 +71,16 @@ impl IndexWriter<'_> {
     }
 
     /// Removes the vectors of (id, row) pairs, ascending by id.
-    fn remove_rows(&mut self, pairs: &[(u64, u32)]) -> Result<()> {
+    fn remove_rows(&mut self, pairs: &[(u64, u32)], observer: &mut Observer<'_>) -> Result<()> {
         let mut changes = Vec::with_capacity(pairs.len());
         for &(_, row) in pairs {
             changes.push(SlotChange { slot: self.tables.slot_of(row)?, row, code: None });
         }
-        self.change_slots(changes)?;
-        for (id, _) in pairs {
+        self.change_slots(changes, observer)?;
+        for (done, (id, _)) in pairs.iter().enumerate() {
+            if done.is_multiple_of(TICK_IDS) {
+                observer.tick("forget", done as u64, pairs.len() as u64)?;
+            }
             self.tables.map.remove(id)?;
             if self.header.keys {
                 let key = self.tables.keys.remove(id)?.map(|key| key.value().to_vec());
@@ -70,12 +90,37 @@ impl IndexWriter<'_> {
         }
         let mut rows: Vec<u32> = pairs.iter().map(|(_, row)| *row).collect();
         rows.sort_unstable();
-        for row in &rows {
+        self.erase_rows(&rows)?;
+        self.free_rows(&rows)?;
+        self.header.ntotal = self.header.ntotal.saturating_sub(pairs.len() as u64);
+        Ok(())
+    }
+
+    /// Overwrites the kept rows of `rows`, ascending: a vector that was removed is not to be read any more, not even
+    /// by who knows the file. Its code is gone already, another entry took its place.
+    pub(crate) fn erase_rows(&mut self, rows: &[u32]) -> Result<()> {
+        let Some(column) = self.model.rows_column else { return Ok(()) };
+        let absent = vec![ABSENT; column.width];
+        let (seq, tables) = (self.header.seq, &mut *self.tables);
+        column.set(&mut tables.rows, &tables.names.rows, seq, rows.iter().map(|row| (*row, &absent[..])))
+    }
+
+    /// Takes ids away from `rows`, ascending, and makes the rows free. Free rows at the end are rows never used.
+    fn free_rows(&mut self, rows: &[u32]) -> Result<()> {
+        let seq = self.header.seq;
+        self.tables.set_ids(seq, rows.iter().map(|row| (*row, NO_ID)))?;
+        for row in rows {
             self.tables.free.insert(u64::from(*row), ())?;
         }
-        let seq = self.header.seq;
-        self.tables.set_ids(seq, rows.into_iter().map(|row| (row, crate::storage::ids::NO_ID)))?;
-        self.header.ntotal = self.header.ntotal.saturating_sub(pairs.len() as u64);
+        while let Some(last) = self.header.next_row.checked_sub(1)
+            && self.tables.free.remove(u64::from(last))?.is_some()
+        {
+            // A damaged entry must not give away a row that is in use.
+            if self.tables.has_id(last)? {
+                return Err(Error::corrupt(&self.tables.names.free, last.into(), "a row that is in use"));
+            }
+            self.header.next_row = last;
+        }
         Ok(())
     }
 

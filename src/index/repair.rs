@@ -224,7 +224,7 @@ impl<'w, 't> Repair<'w, 't> {
         let model = self.writer.model.clone();
         let within = list - self.writer.header.first_list;
         let code = |i: usize| &survivors.codes[i * code_bytes..(i + 1) * code_bytes];
-        let residual: f64 = (0..survivors.rows.len()).map(|i| model.code_residual(within, code(i))).sum();
+        let residual: f64 = (0..survivors.rows.len()).map(|i| model.residual(within, code(i))).sum();
         if let Some(mut kept) = KeptCheck::new(&model) {
             for (i, row) in survivors.rows.iter().enumerate() {
                 self.sums.insert(*row, kept.of_decoded(&model.decode(within, code(i))));
@@ -363,7 +363,9 @@ impl<'w, 't> Repair<'w, 't> {
         for lost in lost.chunks(DECODE_ROWS) {
             self.writer.keep_decoded(lost)?;
         }
-        Ok(())
+        let dead: Vec<u32> =
+            (0..self.writer.header.next_row).filter(|row| !self.alive.contains_key(row)).collect();
+        self.writer.erase_rows(&dead)
     }
 }
 

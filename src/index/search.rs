@@ -3,8 +3,8 @@
 //! ```text
 //! probes of every query (coarse) → stops, grouped by list
 //! for each list:   scanner.enter(list, its visits)
-//!   for each block:  scores[visit][entry] = scanner.scan(codes)
-//!     for each visit:  entries within its collector's threshold → selector → collector
+//!   for each block:  selector → the entries that may be found
+//!     found[visit] = scanner.scan(codes): those of them within its collector's threshold → collector
 //! collectors → ids of the winners
 //! ```
 //! A batch is inverted: each list is read once for all queries that probe it, and the kernel scores
@@ -16,20 +16,21 @@ use super::filter::Filter;
 use super::model::Model;
 use super::view::{View, ViewIds};
 use crate::coarse::Probes;
-use crate::codec::{Probe, Scanner, Visit};
-use crate::kernel::Kernels;
+use crate::codec::{Codes, Probe, Scanner, Visit};
+use crate::kernel::{Element, Found, Kernels};
 use crate::math::topk::{Collector, Hit, Radius, TopK};
 use crate::storage::block::BlockRef;
 use crate::{Result, Rows};
 use rayon::prelude::*;
+use zerocopy::little_endian::U32;
 
 /// What to look for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Goal {
     /// The k best by (score, id), of scores up to `limit`.
     TopK { k: usize, limit: f32 },
-    /// All scores below a radius.
-    Radius(f32),
+    /// All scores below a radius; where rows are kept, all that may score below it once they are scored as such.
+    Radius { radius: f32, kept: Option<Element> },
 }
 
 /// A checked request; parameters are resolved.
@@ -56,7 +57,7 @@ impl Request<'_> {
     fn chunk(&self) -> usize {
         match self.goal {
             Goal::TopK { k, .. } => (COLLECTOR_BYTES / k.saturating_mul(16)).clamp(1, CHUNK),
-            Goal::Radius(_) => CHUNK,
+            Goal::Radius { .. } => CHUNK,
         }
     }
 }
@@ -104,7 +105,7 @@ fn search_chunk(
         view,
         model,
         request,
-        scanner: model.codec.scanner(queries),
+        scanner: scanner(model, queries, request.goal),
         budget: request.max_codes,
         buffers: Buffers::default(),
     };
@@ -116,6 +117,14 @@ fn search_chunk(
         scan.list(group, &mut collectors)?;
     }
     collectors.into_iter().map(Collect::finish).collect()
+}
+
+fn scanner<'a>(model: &'a Model, queries: Rows<'a>, goal: Goal) -> Box<dyn Scanner + 'a> {
+    let bounds = match goal {
+        Goal::Radius { kept: Some(kept), .. } => model.codec.bounds(queries, kept),
+        _ => None,
+    };
+    bounds.unwrap_or_else(|| model.codec.scanner(queries))
 }
 
 /// One query's stop at one list.
@@ -177,14 +186,15 @@ impl<'a> Collect<'a> {
     fn new(goal: Goal, ids: &'a ViewIds<'a>) -> Self {
         match goal {
             Goal::TopK { k, limit } => Collect::TopK(TopK::new(k, ids, limit)),
-            Goal::Radius(radius) => Collect::Radius(Radius::new(radius, ids)),
+            Goal::Radius { radius, .. } => Collect::Radius(Radius::new(radius, ids)),
         }
     }
 
-    fn as_dyn(&mut self) -> &mut dyn Collector {
+    /// Takes what was found in a block; a filter that goes by ids has its say here.
+    fn take(&mut self, view: &dyn View, filter: &Filter, block: BlockRef<'_>, found: &Found) -> Result<()> {
         match self {
-            Collect::TopK(topk) => topk,
-            Collect::Radius(radius) => radius,
+            Collect::TopK(topk) => offer(view, filter, block, found, topk),
+            Collect::Radius(radius) => offer(view, filter, block, found, radius),
         }
     }
 
@@ -203,6 +213,23 @@ impl<'a> Collect<'a> {
     }
 }
 
+fn offer(
+    view: &dyn View,
+    filter: &Filter,
+    block: BlockRef<'_>,
+    found: &Found,
+    collector: &mut impl Collector,
+) -> Result<()> {
+    for (entry, score) in found.iter() {
+        let row = block.rows[entry as usize].get();
+        let by_id = matches!(filter, Filter::Ids(_));
+        if score <= collector.threshold() && (!by_id || filter.admits(view, row)?) {
+            collector.offer(row, score);
+        }
+    }
+    Ok(())
+}
+
 /// The state of scanning one chunk of queries.
 struct Scan<'a> {
     view: &'a dyn View,
@@ -218,8 +245,8 @@ struct Scan<'a> {
 struct Buffers {
     visits: Vec<Visit>,
     worst: Vec<f32>,
-    scores: Vec<f32>,
-    picks: Vec<u32>,
+    live: Vec<u32>,
+    found: Vec<Found>,
 }
 
 impl Scan<'_> {
@@ -232,24 +259,26 @@ impl Scan<'_> {
         let list = stops[0].list;
         buffers.visits.clear();
         buffers.visits.extend(stops.iter().map(|stop| stop.visit));
+        buffers.found.resize(VISITS_AT_ONCE.min(stops.len()), Found::default());
         scanner.enter(Probe { centroid: model.centroid(list), visits: &buffers.visits });
         let mut seen = 0;
         view.visit(list, &mut |block| {
             let n = block.rows.len();
+            let counted = request.counts_while_scanning().then_some(&mut *budget);
+            live_entries(*view, request.filter, block, counted, &mut buffers.live)?;
+            let codes = Codes { bytes: block.codes, n };
             for (group, stops) in stops.chunks(VISITS_AT_ONCE).enumerate() {
+                let cut = cut_short(stops, seen, &buffers.live, n);
+                let mut live = [&buffers.live[..]; VISITS_AT_ONCE];
+                cut.iter().for_each(|(v, cut)| live[*v] = cut);
                 buffers.worst.clear();
                 let threshold = |stop: &Stop| collectors[stop.visit.query as usize].threshold();
                 buffers.worst.extend(stops.iter().map(threshold));
-                buffers.scores.resize(stops.len() * n, 0.0);
-                scanner.scan(block.codes, n, group * VISITS_AT_ONCE, &buffers.worst, &mut buffers.scores);
-                for (stop, scores) in stops.iter().zip(buffers.scores.chunks_exact(n)) {
-                    let collector = collectors[stop.visit.query as usize].as_dyn();
-                    if request.counts_while_scanning() {
-                        offer_counted(*view, request.filter, block, scores, budget, collector)?;
-                    } else {
-                        let within = &scores[..n.min((stop.entries as usize).saturating_sub(seen))];
-                        offer(*view, request.filter, block, within, &mut buffers.picks, collector)?;
-                    }
+                let found = &mut buffers.found[..stops.len()];
+                scanner.scan(codes, group * VISITS_AT_ONCE, &buffers.worst, &live[..stops.len()], found);
+                for (stop, found) in stops.iter().zip(found) {
+                    collectors[stop.visit.query as usize].take(*view, request.filter, block, found)?;
+                    found.clear();
                 }
             }
             seen += n;
@@ -258,44 +287,51 @@ impl Scan<'_> {
     }
 }
 
-/// Offers the entries of a block that can still win.
-fn offer(
+/// The entries of a block that may be found, a bit each: those that the rows of the filter name, and of them no more
+/// than `budget`. What needs an id is asked later, of the entries that are near enough, unless each one counts.
+fn live_entries(
     view: &dyn View,
     filter: &Filter,
     block: BlockRef<'_>,
-    scores: &[f32],
-    picks: &mut Vec<u32>,
-    collector: &mut dyn Collector,
+    budget: Option<&mut usize>,
+    live: &mut Vec<u32>,
 ) -> Result<()> {
-    Kernels::get().select_at_most(scores, collector.threshold(), picks);
-    for &pick in picks.iter() {
-        let (row, score) = (block.rows[pick as usize].get(), scores[pick as usize]);
-        if score <= collector.threshold() && filter.admits(view, row)? {
-            collector.offer(row, score);
+    live.clear();
+    match (filter, budget) {
+        (Filter::All | Filter::Ids(_), None) => live.extend((0..block.rows.len()).step_by(32).map(|at| {
+            let rest = block.rows.len() - at;
+            if rest < 32 { (1 << rest) - 1 } else { u32::MAX }
+        })),
+        (Filter::Rows(set), None) => live.extend(block.rows.chunks(32).map(|rows| {
+            let bit = |(e, row): (usize, &U32)| u32::from(set.contains(row.get())) << e;
+            rows.iter().enumerate().map(bit).fold(0, |word, bit| word | bit)
+        })),
+        (_, Some(budget)) => {
+            for rows in block.rows.chunks(32) {
+                let mut word = 0;
+                for (e, row) in rows.iter().enumerate() {
+                    if *budget > 0 && filter.admits(view, row.get())? {
+                        *budget -= 1;
+                        word |= 1 << e;
+                    }
+                }
+                live.push(word);
+            }
         }
     }
     Ok(())
 }
 
-/// The same where every entry that the selector lets through counts against `budget`.
-fn offer_counted(
-    view: &dyn View,
-    filter: &Filter,
-    block: BlockRef<'_>,
-    scores: &[f32],
-    budget: &mut usize,
-    collector: &mut dyn Collector,
-) -> Result<()> {
-    for (row, &score) in block.rows.iter().zip(scores) {
-        if *budget == 0 {
-            break;
-        }
-        if filter.admits(view, row.get())? {
-            *budget -= 1;
-            if score <= collector.threshold() {
-                collector.offer(row.get(), score);
-            }
-        }
-    }
-    Ok(())
+/// The stops that may look at only a part of the block of `n` entries from `seen` on, and at which.
+fn cut_short(stops: &[Stop], seen: usize, live: &[u32], n: usize) -> Vec<(usize, Vec<u32>)> {
+    let within = |stop: &Stop| (stop.entries as usize).saturating_sub(seen);
+    let cut = stops.iter().map(within).enumerate().filter(|(_, within)| *within < n);
+    let part = |within: usize| {
+        let word = |(w, word): (usize, &u32)| match within.saturating_sub(32 * w) {
+            rest @ 0..32 => word & ((1 << rest) - 1),
+            _ => *word,
+        };
+        live.iter().enumerate().map(word).collect()
+    };
+    cut.map(|(v, within)| (v, part(within))).collect()
 }

@@ -13,6 +13,10 @@ pub struct IndexStats {
     pub spec: IndexSpec,
     /// Vectors.
     pub rows: u64,
+    /// Bytes of one code.
+    pub code_bytes: usize,
+    /// Bytes of one kept row; 0 if none are kept.
+    pub row_bytes: usize,
     /// Lists in use, and whether training has made them.
     pub lists: usize,
     /// False until trained.
@@ -50,10 +54,7 @@ impl IndexStats {
     /// What the vectors, ids, map and slots would take without any overhead: per row, the code, an id in the
     /// column, an id and a row number in the map, a slot, and the kept row.
     pub fn logical_bytes(&self) -> u64 {
-        let components = self.spec.dim() as u64;
-        let code = components * self.spec.encoding().element().size() as u64;
-        let kept = self.spec.kept_rows().map_or(0, |kept| components * kept.element().size() as u64);
-        self.rows * (code + kept + 8 + 12 + 8)
+        self.rows * (self.code_bytes + self.row_bytes + 8 + 12 + 8) as u64
     }
 
     /// Bytes of all pages of the index.
@@ -74,6 +75,8 @@ impl IndexReader<'_> {
         Ok(IndexStats {
             spec: self.spec().clone(),
             rows: self.len(),
+            code_bytes: self.model.codec.layout().code_bytes(),
+            row_bytes: self.model.rows_column.map_or(0, |column| column.width),
             lists: self.nlist(),
             trained: self.is_trained(),
             shortest_list: sizes.iter().copied().min().unwrap_or(0),

@@ -9,16 +9,16 @@ use super::model::Model;
 use super::reader::IndexReader;
 use super::rerank;
 use super::writer::{IndexWriter, random};
-use crate::math::kmeans::{ClusteringParams, IterationStats, kmeans};
+use crate::math::kmeans::{ClusteringParams, IterationStats, cluster};
 use crate::math::random::Random;
 use crate::math::seeding::Init;
 use crate::storage::lists::block_key;
 use crate::storage::sections::Section;
-use crate::{Error, Observer, Result, Rows};
+use crate::{Error, Observer, Result, Rows, metric};
 use std::borrow::Cow;
 use std::sync::Arc;
 
-/// How to train. Stored with the model.
+/// How to train. Stored with the model, all but the initial centroids: those are in it or have moved on.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct TrainParams {
     /// The k-means over the training rows.
@@ -26,6 +26,11 @@ pub struct TrainParams {
     /// Train on this many rows at most, chosen at random with the clustering's seed; all if `None`
     /// (k-means itself then takes no more than `max_points_per_centroid` a list).
     pub sample_rows: Option<usize>,
+    /// The first of the initial centroids, row after row, at most one a list; the clustering's `init` chooses the
+    /// others. With its `frozen_centroids` they stay as they are, else they are where k-means begins: the
+    /// centroids of an earlier training, say. Prepared as rows are: for inner product and cosine they are scaled to
+    /// length 1.
+    pub initial: Option<Vec<f32>>,
 }
 
 /// What training did.
@@ -55,8 +60,10 @@ impl IndexWriter<'_> {
     /// index is as it was; in the second, the transaction must be aborted.
     ///
     /// # Errors
-    /// [`Error::TooFewRows`] if there are fewer rows than lists; the errors of the rows themselves;
-    /// [`Error::Spec`] for an index without lists; [`Error::Cancelled`].
+    /// [`Error::TooFewRows`] if there are fewer rows than lists; the errors of the rows themselves and of the initial
+    /// centroids, which are counted from 0 themselves; [`Error::Parameter`], also where unchecked rows
+    /// (`check_finite`) gave centroids that no index can hold; [`Error::Spec`] for an index without lists;
+    /// [`Error::Cancelled`].
     pub fn train(
         &mut self,
         rows: Rows<'_>,
@@ -67,15 +74,26 @@ impl IndexWriter<'_> {
         let Some(nlist) = spec.nlist else {
             return Err(Error::Spec { text: spec.to_string(), what: "has no lists to train".into() });
         };
-        let prepared = self.model.prepare(rows)?;
+        let prepared = self.prepare_sample(rows, params)?;
         let rows = Rows::of(&prepared, spec.dim);
+        let initial = match &params.initial {
+            None => None,
+            Some(initial) => Some(self.prepare_sample(Rows::new(initial, spec.dim)?, params)?),
+        };
+        let initial = initial.as_deref().map(|initial| Rows::of(initial, spec.dim));
         let sample = sample(rows, params);
         let mut clustering = params.clustering.clone();
         clustering.spherical |= spec.metric.is_similarity();
+        let checked = ClusteringParams { check_finite: false, ..clustering.clone() };
         let run = || {
-            kmeans(Rows::of(&sample, spec.dim), nlist, spec.metric.similarity(), &clustering, None, observer)
+            let sample = Rows::of(&sample, spec.dim);
+            cluster(sample, nlist, spec.metric.similarity(), &checked, initial, observer)
         };
         let done = Self::in_pool(&self.pool, run)?;
+        if metric::check_norms(Rows::of(&done.centroids, spec.dim)).is_err() {
+            let what = "false, and rows that are not finite or too long gave centroids that are";
+            return Err(Error::Parameter { name: "check_finite", what: what.into() });
+        }
         let mut report = TrainReport {
             rows: done.sampled_rows,
             objective: done.objective,
@@ -83,7 +101,7 @@ impl IndexWriter<'_> {
             few_rows: done.few_points,
             redistributed: self.header.ntotal,
         };
-        let params = TrainParams { clustering, ..params.clone() };
+        let params = TrainParams { clustering, sample_rows: params.sample_rows, initial: None };
         self.change(|writer| writer.install(done.centroids, &params, observer))?;
         report.redistributed = self.header.ntotal;
         Ok(report)
@@ -99,6 +117,14 @@ impl IndexWriter<'_> {
         let picks: Vec<u64> = picks.into_iter().map(|i| ids[i]).collect();
         let rows = self.reader().reconstruct_batch(&picks)?;
         self.train(Rows::of(&rows, self.model.spec.dim), params, observer)
+    }
+
+    /// The door of training, which `check_finite` can leave open.
+    fn prepare_sample<'r>(&self, rows: Rows<'r>, params: &TrainParams) -> Result<Cow<'r, [f32]>> {
+        match params.clustering.check_finite {
+            true => self.model.prepare(rows),
+            false => self.model.prepare_unchecked(rows),
+        }
     }
 
     /// Puts new centroids in place and moves every stored vector to its new list.
@@ -290,7 +316,7 @@ mod tests {
             early_stop_threshold: 0.125,
             ..ClusteringParams::default()
         };
-        let params = TrainParams { clustering, sample_rows: Some(9) };
+        let params = TrainParams { clustering, sample_rows: Some(9), initial: None };
         assert_eq!(decode_params(&encode_params(&params)).unwrap(), params);
         assert!(decode_params(b"niter many\n").is_err());
     }

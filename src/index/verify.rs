@@ -1,8 +1,8 @@
 //! Verifying: every checksum and every invariant of an index, reporting all that is wrong.
 //!
 //! The invariants: lists hold each live row exactly once; slots, ids and map say the same of it; free
-//! rows are the others; counts in header, directory and tables agree; no stray value in any table; all vectors
-//! finite, and kept rows the same as their codes.
+//! rows are the others, and no kept row is theirs; counts in header, directory and tables agree; no stray value in
+//! any table; all vectors finite, and kept rows the same as their codes.
 //!
 //! Out of reach are values that are whole, in their place, and agree with all others: what only a header knows, its
 //! search defaults, a metric of the same kind, a `next_id` or a change number that is too high.
@@ -470,6 +470,9 @@ impl Check<'_> {
         let mut vector = vec![0.0; self.model.spec.dim];
         column.for_each(table, name, 0..self.next_row, |row, bytes| {
             if self.slots[row as usize].is_none() {
+                if bytes.iter().any(|byte| *byte != ABSENT) {
+                    report.note(name, row.into(), "a free row still holds a vector");
+                }
                 return Ok(());
             }
             crate::kernel::Kernels::get().decode(kept.element(), bytes, &mut vector);

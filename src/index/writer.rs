@@ -284,6 +284,7 @@ pub(crate) fn ensure_catalog(txn: &WriteTransaction) -> Result<()> {
 /// Returns the new index's uuid.
 pub(crate) fn create_index(txn: &WriteTransaction, name: &str, spec: &IndexSpec) -> Result<[u8; 16]> {
     check_name(name)?;
+    let spec = &spec.resolved();
     let model = Model::untrained(spec)?;
     if index_exists(txn, name)? {
         return Err(Error::IndexExists { name: name.into() });

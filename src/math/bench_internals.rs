@@ -84,6 +84,6 @@ pub fn train(
     metric: Metric,
     params: &ClusteringParams,
 ) -> Result<(Vec<f32>, Vec<IterationStats>)> {
-    let clustering = kmeans::kmeans(rows, k, metric.similarity(), params, None, &mut Observer::none())?;
+    let clustering = kmeans::cluster(rows, k, metric.similarity(), params, None, &mut Observer::none())?;
     Ok((clustering.centroids, clustering.iterations))
 }

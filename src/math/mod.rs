@@ -6,6 +6,7 @@ pub mod bench_internals;
 pub(crate) mod kmeans;
 pub(crate) mod linalg;
 pub(crate) mod random;
+pub(crate) mod rotation;
 pub(crate) mod seeding;
 pub(crate) mod selector;
 pub(crate) mod topk;

@@ -1,8 +1,9 @@
 //! The column: a paged array over row numbers (or list numbers), one fixed-width entry each.
 //!
 //! A page is one frame of exactly `4096·2^order − 16` bytes under key `row / per_page`; entries never
-//! written read as 0xFF bytes, and so does every entry of a page that does not exist. Tenants: the list
-//! directory, ids, slots, and the rows kept for reranking and reconstruction.
+//! written read as 0xFF bytes, and so does every entry of a page that does not exist; a page left with nothing else is
+//! deleted. No tenant writes an entry of 0xFF bytes but to say that there is none. Tenants: the list directory, ids,
+//! slots, and the rows kept for reranking and reconstruction.
 
 use super::format::{FRAME, Frame, FrameHead, Kind, MAX_ORDER, TableName, Uuid, seal_frame, value_bytes};
 use super::{BytesTable, WriteBytes, fetch};
@@ -185,6 +186,10 @@ impl Column {
         page: u32,
         mut value: Vec<u8>,
     ) -> Result<()> {
+        if value[FRAME..FRAME + self.payload_bytes()].iter().all(|byte| *byte == ABSENT) {
+            table.remove(u64::from(page))?;
+            return Ok(());
+        }
         let head = FrameHead {
             index,
             kind: self.kind,

@@ -56,7 +56,7 @@ impl fmt::Display for TableName {
 }
 
 /// The size of a full value: with its 8-byte key and redb's own 8 bytes it fills 4096·2^order.
-pub(crate) fn value_bytes(order: u8) -> usize {
+pub(crate) const fn value_bytes(order: u8) -> usize {
     (4096 << order) - 16
 }
 

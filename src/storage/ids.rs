@@ -137,6 +137,13 @@ where
         decode_id(&bytes).ok_or_else(|| Error::corrupt(&self.names.ids, row.into(), "the row has no id"))
     }
 
+    /// True if `row` is in use.
+    pub(crate) fn has_id(&self, row: u32) -> Result<bool> {
+        let mut bytes = [ABSENT; 8];
+        ids_column().get(&self.ids, &self.names.ids, row, &mut bytes)?;
+        Ok(decode_id(&bytes).is_some())
+    }
+
     /// Calls `each(row, id)` for every row that has an id, ascending by row.
     pub(crate) fn for_each_id(&self, header: &Header, each: &mut dyn FnMut(u32, u64)) -> Result<()> {
         let mut found = 0;

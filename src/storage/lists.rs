@@ -223,6 +223,19 @@ impl ListEdit {
         Ok(old)
     }
 
+    /// Gives the entry at `offset` another row number.
+    pub(crate) fn set_row(&mut self, tables: &WriteTables<'_>, offset: u32, row: u32) -> Result<()> {
+        let (block, at) = self.place(offset);
+        match self.touch(tables, block)?.rows.get_mut(at) {
+            Some(place) => *place = row,
+            None => {
+                let key = block_key(self.list, block);
+                return Err(Error::corrupt(&tables.names.blocks, key, "fewer entries than counted"));
+            }
+        }
+        Ok(())
+    }
+
     /// The row number at `offset`: the slot's own word for who lives there.
     pub(crate) fn row_at(&mut self, tables: &WriteTables<'_>, offset: u32) -> Result<Option<u32>> {
         if offset >= self.entry.n {

@@ -108,7 +108,8 @@ impl BulkLoad {
     /// Adds vectors under new, consecutive ids, which are returned.
     ///
     /// # Errors
-    /// As [`IndexWriter::add`](crate::IndexWriter::add). Input that is refused leaves the load as it was.
+    /// As [`IndexWriter::add`](crate::IndexWriter::add), with rows counted from the beginning of the load, an earlier,
+    /// interrupted one included. Input that is refused leaves the load as it was.
     pub fn add(&mut self, rows: Rows<'_>) -> Result<Range<u64>> {
         let end = self.next_id.checked_add(rows.len() as u64).ok_or(Error::IndexFull { what: "ids" })?;
         let ids: Vec<u64> = (self.next_id..end).collect();
@@ -120,7 +121,8 @@ impl BulkLoad {
     /// Adds vectors under the ids given.
     ///
     /// # Errors
-    /// As [`IndexWriter::add_with_ids`](crate::IndexWriter::add_with_ids). Input that is refused leaves the load as it was.
+    /// As [`IndexWriter::add_with_ids`](crate::IndexWriter::add_with_ids), with rows counted from the beginning of the
+    /// load. Input that is refused leaves the load as it was.
     pub fn add_with_ids(&mut self, ids: &[u64], rows: Rows<'_>) -> Result<()> {
         if ids.len() != rows.len() {
             return Err(Error::Length { what: "ids", expected: rows.len(), got: ids.len() });
@@ -132,8 +134,7 @@ impl BulkLoad {
     }
 
     fn gather(&mut self, ids: &[u64], rows: Rows<'_>) -> Result<()> {
-        let prepared = self.model.prepare(rows)?;
-        self.model.check(Rows::of(&prepared, rows.dim()))?;
+        self.check(rows).map_err(|error| error.counted_from(self.committed as usize + self.ids.len()))?;
         for (i, id) in ids.iter().enumerate() {
             if !self.seen.insert(*id) {
                 ids[..i].iter().for_each(|id| {
@@ -154,6 +155,11 @@ impl BulkLoad {
             done = next;
         }
         Ok(())
+    }
+
+    fn check(&self, rows: Rows<'_>) -> Result<()> {
+        let prepared = self.model.prepare(rows)?;
+        self.model.check(Rows::of(&prepared, rows.dim()))
     }
 
     /// However many rows come at once: a transaction holds so many, and never more.

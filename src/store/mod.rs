@@ -21,12 +21,13 @@ use crate::index::model::Model;
 use crate::storage::format::Header;
 use crate::storage::snapshot::{Budget, PIN_AGE_MAX, Snapshot};
 use crate::storage::{self, BytesTable, Tables};
-use crate::{Error, Result};
+use crate::{Error, Observer, Result};
 use builder::{Settings, Source};
 pub(crate) use handle::Handle;
 use parking_lot::{Mutex, RwLock};
 use redb::{ReadTransaction, ReadableDatabase};
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
@@ -136,30 +137,62 @@ impl Store {
         WriteTxn::new(self.inner.clone(), Durability::Immediate, self.inner.settings.quick_repair)?.commit()
     }
 
-    /// Gives free space back to the file system by moving what stands behind it.
+    /// Gives free space back to the file system by moving what stands behind it. Indexes of which more than a fifth
+    /// of the row numbers are free are renumbered first, each in a commit of its own: see
+    /// [`IndexWriter::renumber`](crate::IndexWriter::renumber).
     ///
     /// # Errors
     /// [`Error::InUse`] while any reader or writer is active; [`Error::Unsupported`] for an attached
     /// database that the application also holds.
     pub fn compact(&self) -> Result<CompactReport> {
+        self.compact_with(&mut Observer::none())
+    }
+
+    /// The same, ticking as `"renumber"`, in indexes, and as `"compact"`, which is one step of redb's: until it begins
+    /// this can be cancelled, and indexes renumbered by then stay so.
+    ///
+    /// # Errors
+    /// [`Error::Cancelled`].
+    pub fn compact_with(&self, observer: &mut Observer<'_>) -> Result<CompactReport> {
         let inner = &self.inner;
         let before_bytes = inner.file_bytes();
-        let mut guard = inner.db.write();
-        inner.snapshots.lock().clear();
-        let db = guard.as_mut().ok_or(Error::NeedsReopen)?;
-        let shared = match inner.source {
-            Source::Attached => Error::Unsupported { what: "compacting while the application has it" },
-            _ => Error::InUse { what: "compact" },
-        };
-        let db = Handle::alone(db).ok_or(shared)?;
-        guarded(|| {
-            db.compact().map_err(|e| match e {
-                redb::CompactionError::TransactionInProgress => Error::InUse { what: "compact" },
-                e => e.into(),
+        // Whoever is refused below is refused before anything is written.
+        inner.alone(|_| Ok(()))?;
+        self.renumber_sparse(observer)?;
+        observer.tick("compact", 0, 1)?;
+        inner.alone(|db| {
+            guarded(|| {
+                db.compact().map_err(|e| match e {
+                    redb::CompactionError::TransactionInProgress => Error::InUse { what: "compact" },
+                    e => e.into(),
+                })
             })
         })?;
-        drop(guard);
+        // Done: there is nothing left to cancel.
+        let _ = observer.tick("compact", 1, 1);
         Ok(CompactReport { before_bytes, after_bytes: inner.file_bytes() })
+    }
+
+    /// Renumbers the indexes that have many free row numbers. Ticks in indexes.
+    fn renumber_sparse(&self, observer: &mut Observer<'_>) -> Result<()> {
+        let sparse = self.begin_read()?.sparse_indexes()?;
+        for (done, name) in sparse.iter().enumerate() {
+            let mut each = |_| match observer.tick("renumber", done as u64, sparse.len() as u64) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            };
+            let txn = self.begin_write()?;
+            let moved = txn.index(name).and_then(|mut index| index.renumber(&mut Observer::new(&mut each)));
+            match moved {
+                Ok(_) => txn.commit()?,
+                // Half made or damaged: that is for others to say and to mend, and hinders no compaction.
+                Err(Error::Unfinished { .. } | Error::WriterLeftOpen { .. } | Error::Corrupt { .. }) => {
+                    txn.abort()?;
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
     }
 
     /// Opens the file or backend again, after an I/O error latched the handle ([`Error::NeedsReopen`]).
@@ -219,6 +252,18 @@ impl Inner {
 
     pub(crate) fn commits(&self) -> u64 {
         self.commits.load(SeqCst)
+    }
+
+    /// Runs `work` on the database while nobody else holds it.
+    fn alone<R>(&self, work: impl FnOnce(&mut redb::Database) -> Result<R>) -> Result<R> {
+        let mut guard = self.db.write();
+        self.snapshots.lock().clear();
+        let db = guard.as_mut().ok_or(Error::NeedsReopen)?;
+        let shared = match self.source {
+            Source::Attached => Error::Unsupported { what: "compacting while the application has it" },
+            _ => Error::InUse { what: "compact" },
+        };
+        work(Handle::alone(db).ok_or(shared)?)
     }
 
     fn file_bytes(&self) -> u64 {

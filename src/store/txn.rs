@@ -3,6 +3,7 @@
 use super::{Began, Durability, Handle, Inner};
 use crate::guard::{Quiet, guarded};
 use crate::index::reader::check_usable;
+use crate::index::renumber::is_sparse;
 use crate::index::verify::{self, VerifyReport};
 use crate::index::writer::{self, Poison, Purpose};
 use crate::index::{IndexReader, IndexWriter};
@@ -58,6 +59,14 @@ impl ReadTxn {
     /// the report.
     pub fn verify(&self, name: &str, observer: &mut Observer<'_>) -> Result<VerifyReport> {
         verify::verify(&self.txn, name, observer)
+    }
+
+    /// The indexes that are worth renumbering. Headers that cannot be read are left to verification.
+    pub(crate) fn sparse_indexes(&self) -> Result<Vec<String>> {
+        let mut names = self.indexes()?;
+        let sparse = |name: &String| storage::read_header(&self.txn, name).is_ok_and(|h| is_sparse(&h));
+        names.retain(sparse);
+        Ok(names)
     }
 
     /// The transaction itself, for a backup.

@@ -103,6 +103,7 @@ pub(crate) enum Verb {
     Train(Batch, TrainParams),
     TrainStored(TrainParams),
     SetDefaults(Params),
+    Renumber,
     /// Read verbs of the writer, which see its own changes.
     Read(Read),
 }
@@ -404,6 +405,7 @@ impl Bytes<'_> {
             29..=31 => Verb::Train(self.batch(), self.training()),
             32 => Verb::TrainStored(self.training()),
             33 => Verb::SetDefaults(self.params()),
+            34 => Verb::Renumber,
             _ => Verb::Read(self.read()),
         }
     }
@@ -538,6 +540,6 @@ impl Bytes<'_> {
             max_points_per_centroid: self.pick([256, 3, 1]),
             ..ClusteringParams::default()
         };
-        TrainParams { clustering, sample_rows: self.pick([None, None, Some(17)]) }
+        TrainParams { clustering, sample_rows: self.pick([None, None, Some(17)]), initial: None }
     }
 }

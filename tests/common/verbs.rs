@@ -108,6 +108,15 @@ impl World {
                 model.keys.clear();
                 Ok(())
             }
+            Verb::Renumber => {
+                let moved = writer.renumber(&mut Observer::none());
+                match self.settle("renumber", &[], moved)? {
+                    Some(moved) if moved > model.rows.len() as u64 => {
+                        mismatch(format!("{moved} of {} rows moved", model.rows.len()))
+                    }
+                    _ => Ok(()),
+                }
+            }
             Verb::Train(batch, params) => self.train(writer, model, Some(batch), params),
             Verb::TrainStored(params) => self.train(writer, model, None, params),
             Verb::SetDefaults(params) => {

@@ -192,9 +192,26 @@ pub(crate) struct Training {
     /// Iterations of k-means [default: 10]
     #[arg(long, value_name = "N")]
     pub(crate) niter: Option<usize>,
+    /// Vectors that are the first of the initial centroids; k-means chooses the others
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initial_centroids: Option<PathBuf>,
+    /// Keep the initial centroids as they are; only the others move
+    #[arg(long, requires = "initial_centroids")]
+    pub(crate) frozen: bool,
     /// Seed of the sample and of k-means
     #[arg(long, value_name = "N", default_value_t = 1234)]
     pub(crate) seed: u64,
+}
+
+/// What the vectors of a file are called.
+#[derive(Debug, Args)]
+pub(crate) struct Names {
+    /// Their ids, as many as there are vectors [default: numbers not used before, from 0]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ids: Option<PathBuf>,
+    /// Their keys, for an index of keys: one a line, UTF-8, as many as there are vectors
+    #[arg(long, value_name = "FILE", conflicts_with = "ids")]
+    pub(crate) keys: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -206,12 +223,15 @@ pub(crate) struct Create {
     /// Components of a vector
     #[arg(long)]
     pub(crate) dim: usize,
+    /// Name vectors by keys, which `vellum add --keys` gives, instead of by numbers
+    #[arg(long)]
+    pub(crate) keyed: bool,
 }
 
 /// Create an index, train it and add the vectors of a file
 ///
 /// The rows are loaded in transactions of bounded size. If that stops half-way, `vellum add --resume` goes on and
-/// `vellum add --discard` empties the index.
+/// `vellum add --discard` empties the index. With --keys all of it is one transaction: it is done or it is not.
 #[derive(Debug, Args)]
 pub(crate) struct Build {
     #[command(flatten)]
@@ -221,9 +241,8 @@ pub(crate) struct Build {
     /// The vectors
     #[arg(long, value_name = "FILE")]
     pub(crate) data: PathBuf,
-    /// Their ids, as many as there are vectors [default: 0, 1, 2, ...]
-    #[arg(long, value_name = "FILE")]
-    pub(crate) ids: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) names: Names,
     #[command(flatten)]
     pub(crate) training: Training,
     /// Leave the space that loading freed in the file
@@ -256,17 +275,16 @@ pub(crate) struct Add {
     /// The vectors
     #[arg(long, value_name = "FILE")]
     pub(crate) data: Option<PathBuf>,
-    /// Their ids, as many as there are vectors [default: numbers not used before]
-    #[arg(long, value_name = "FILE", requires = "data")]
-    pub(crate) ids: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) names: Names,
     /// Load an empty index in transactions of bounded size
-    #[arg(long, requires = "data")]
+    #[arg(long, requires = "data", conflicts_with = "keys")]
     pub(crate) bulk: bool,
     /// Go on with an unfinished bulk load of the same file
-    #[arg(long, requires = "data", conflicts_with = "bulk")]
+    #[arg(long, requires = "data", conflicts_with_all = ["bulk", "keys"])]
     pub(crate) resume: bool,
     /// Empty the index of what an unfinished bulk load has loaded
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["ids", "keys"])]
     pub(crate) discard: bool,
 }
 
@@ -394,6 +412,9 @@ pub(crate) struct Export {
     /// A .npy file for their ids (uint64)
     #[arg(long, value_name = "FILE")]
     pub(crate) out_ids: Option<PathBuf>,
+    /// A text file for their keys, one a line
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out_keys: Option<PathBuf>,
 }
 
 fn positive(text: &str) -> Result<usize, String> {

@@ -3,7 +3,7 @@
 use crate::args::{Bench, Common};
 use crate::console::{Console, rounded};
 use crate::failure::Failure;
-use crate::input::read_queries;
+use crate::input::read_rows;
 use crate::progress::Meter;
 use crate::search::params;
 use serde_json::json;
@@ -17,7 +17,7 @@ pub(crate) fn bench(args: &Bench, common: &Common, console: &Console) -> Result<
     let threads = common.threads.unwrap_or(1);
     let store = common.builder_on(Some(threads))?.open(&args.target.store)?;
     let reader = store.begin_read()?.index(&args.target.index)?;
-    let queries = read_queries(&args.queries, reader.dim())?;
+    let queries = read_rows(&args.queries, reader.dim())?;
     let queries = Rows::new(&queries, reader.dim())?;
     let truth = read_truth(&args.truth, queries.len(), args.k)?;
     let reranks = reranks(args, &reader)?;

@@ -3,7 +3,7 @@
 use crate::args::{Add, Build, Common, Create, Target, Train, Training};
 use crate::console::{self, Console, count, rounded};
 use crate::failure::Failure;
-use crate::input::{Input, check_dim};
+use crate::input::{BatchNames, Input, check_dim, read_rows};
 use crate::progress::Meter;
 use serde_json::{Value, json};
 use std::fs;
@@ -14,7 +14,7 @@ use vellum::{ClusteringParams, Error, IndexSpec, Rows, Store, TrainParams, Write
 
 pub(crate) fn create(args: &Create, common: &Common, console: &Console) -> Result<(), Failure> {
     let Target { store: path, index } = &args.target;
-    let spec = args.kind.spec(args.dim);
+    let spec = args.kind.spec(args.dim).with_keys(args.keyed);
     making(&args.target, common, |store| {
         let txn = store.begin_write()?;
         txn.create_index(index, &spec)?;
@@ -31,29 +31,41 @@ pub(crate) fn create(args: &Create, common: &Common, console: &Console) -> Resul
 
 pub(crate) fn build(args: &Build, common: &Common, console: &Console) -> Result<(), Failure> {
     let Target { index, .. } = &args.target;
-    let mut input = Input::open(&args.data, args.ids.as_deref())?;
-    let spec = args.kind.spec(input.vectors.dim());
+    let mut input = Input::open(&args.data, &args.names)?;
+    let keyed = args.names.keys.is_some();
+    let spec = args.kind.spec(input.vectors.dim()).with_keys(keyed);
     let mut stages = Stages::default();
     let store = making(&args.target, common, |store| {
         refuse_existing(store, index)?;
         let sample = sample(&mut input.vectors, &spec, &args.training, &mut stages, store, console)?;
-        let start = Instant::now();
+        let mut start = Instant::now();
         let txn = store.begin_write()?;
         txn.create_index(index, &spec)?;
         train_on(&txn, index, sample.as_deref(), spec.dim(), &args.training, console)?;
-        txn.commit()?;
         let stage = if sample.is_some() { "train" } else { "create" };
+        if keyed {
+            // Bulk loads know no keys: creating, training and adding are one transaction.
+            stages.done(stage, start, store)?;
+            start = Instant::now();
+            input.seek(0)?;
+            add_batches(&txn, index, &mut input, console)?;
+            txn.commit()?;
+            return stages.done("add", start, store);
+        }
+        txn.commit()?;
         stages.done(stage, start, store)
     })?;
-    let start = Instant::now();
-    load(&store, index, &mut input, console)?;
-    stages.done("add", start, &store)?;
+    if !keyed {
+        let start = Instant::now();
+        load(&store, index, &mut input, console)?;
+        stages.done("add", start, &store)?;
+    }
     if !args.no_compact {
         let start = Instant::now();
-        // It cannot be cancelled, and the vectors are in: an earlier Ctrl-C only skips it.
-        let mut meter = Meter::new(console);
-        if meter.step("compact", 0, 1).is_ok() {
-            store.compact()?;
+        // The vectors are in: a Ctrl-C only skips it.
+        match console.watch(|observer| store.compact_with(observer)) {
+            Ok(_) | Err(Error::Cancelled) => {}
+            Err(error) => return Err(error.into()),
         }
         stages.done("compact", start, &store)?;
     }
@@ -85,7 +97,7 @@ pub(crate) fn train(args: &Train, common: &Common, console: &Console) -> Result<
         Some(_) => train_on(&txn, index, sample.as_deref(), spec.dim(), &args.training, console)?,
         None => {
             let params =
-                TrainParams { sample_rows: args.training.train_size, ..params(&args.training, &spec) };
+                TrainParams { sample_rows: args.training.train_size, ..params(&args.training, &spec)? };
             let mut writer = txn.index(index)?;
             console.watch(|observer| writer.train_stored(&params, observer))?;
         }
@@ -106,7 +118,7 @@ pub(crate) fn add(args: &Add, common: &Common, console: &Console) -> Result<(), 
         console.say(format_args!("discarded {} rows of an unfinished load", count(rows)))?;
         return console.json(|| json!({"index": index, "discarded": rows}));
     };
-    let mut input = Input::open(data, args.ids.as_deref())?;
+    let mut input = Input::open(data, &args.names)?;
     let mut stages = Stages::default();
     let start = Instant::now();
     let unfinished = match store.begin_read()?.index(index) {
@@ -216,7 +228,7 @@ fn train_on(
     console: &Console,
 ) -> Result<(), Failure> {
     let mut writer = txn.index(index)?;
-    let params = params(training, writer.spec());
+    let params = params(training, writer.spec())?;
     if let Some(sample) = sample {
         let rows = Rows::new(sample, dim)?;
         console.watch(|observer| writer.train(rows, &params, observer))?;
@@ -224,7 +236,7 @@ fn train_on(
     Ok(())
 }
 
-fn params(training: &Training, spec: &IndexSpec) -> TrainParams {
+fn params(training: &Training, spec: &IndexSpec) -> Result<TrainParams, Failure> {
     let mut params = TrainParams::default();
     let clustering = &mut params.clustering;
     clustering.seed = training.seed;
@@ -233,7 +245,10 @@ fn params(training: &Training, spec: &IndexSpec) -> TrainParams {
         // Whoever asks for more rows than usual wants them used.
         clustering.max_points_per_centroid = clustering.max_points_per_centroid.max(rows.div_ceil(nlist));
     }
-    params
+    clustering.frozen_centroids = training.frozen;
+    params.initial =
+        training.initial_centroids.as_deref().map(|path| read_rows(path, spec.dim())).transpose()?;
+    Ok(params)
 }
 
 /// Adds all rows in one transaction; the ids given if they were assigned.
@@ -243,23 +258,34 @@ fn add_at_once(
     input: &mut Input,
     console: &Console,
 ) -> Result<Option<Range<u64>>, Failure> {
+    let txn = store.begin_write()?;
+    let given = add_batches(&txn, index, input, console)?;
+    txn.commit()?;
+    Ok(given)
+}
+
+/// The same within a transaction.
+fn add_batches(
+    txn: &WriteTxn,
+    index: &str,
+    input: &mut Input,
+    console: &Console,
+) -> Result<Option<Range<u64>>, Failure> {
     let mut meter = Meter::new(console);
     let total = input.vectors.rows();
     let mut given = None;
-    let txn = store.begin_write()?;
     let mut writer = txn.index(index)?;
     while let Some(batch) = input.next()? {
         meter.step("add", batch.first, total)?;
         let rows = Rows::new(&batch.vectors, input.vectors.dim())?;
-        match &batch.ids {
-            Some(ids) => writer.add_with_ids(ids, rows),
-            None => writer.add(rows).map(|ids| extend(&mut given, ids)),
+        match &batch.names {
+            BatchNames::Assigned => writer.add(rows).map(|ids| extend(&mut given, ids)),
+            BatchNames::Ids(ids) => writer.add_with_ids(ids, rows),
+            BatchNames::Keys(keys) => writer.add_with_keys(keys, rows).map(drop),
         }
-        .map_err(|error| input.in_file(error, batch.first))?;
+        .map_err(|error| error.counted_from(batch.first as usize))?;
     }
     meter.step("commit", total, total)?;
-    drop(writer);
-    txn.commit()?;
     Ok(given)
 }
 
@@ -297,11 +323,11 @@ fn load_rows(
     while let Some(batch) = input.next()? {
         meter.step("add", batch.first, total)?;
         let rows = Rows::new(&batch.vectors, input.vectors.dim())?;
-        match &batch.ids {
-            Some(ids) => load.add_with_ids(ids, rows),
-            None => load.add(rows).map(|ids| extend(&mut given, ids)),
+        match &batch.names {
+            BatchNames::Ids(ids) => load.add_with_ids(ids, rows)?,
+            BatchNames::Assigned => extend(&mut given, load.add(rows)?),
+            BatchNames::Keys(_) => return Err(Failure::Usage("a bulk load knows no keys".into())),
         }
-        .map_err(|error| input.in_file(error, batch.first))?;
     }
     meter.step("commit", total, total)?;
     load.finish()?;

@@ -1,11 +1,16 @@
 //! `repair`, `drop`, `rename`, `compact`, `backup` and `export`: looking after a store.
 
 use crate::args::{Backup, Common, Export, Rename, StoreOnly, Target};
+use crate::console::shown_key;
 use crate::console::{self, Console, count};
 use crate::failure::Failure;
 use crate::input::batch_rows;
 use crate::progress::Meter;
 use serde_json::json;
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
+use std::path::Path;
+use vellum::IndexReader;
 use vellum::files::NpyWriter;
 
 pub(crate) fn repair(args: &Target, common: &Common, console: &Console) -> Result<(), Failure> {
@@ -68,7 +73,7 @@ pub(crate) fn rename(args: &Rename, common: &Common, console: &Console) -> Resul
 
 pub(crate) fn compact(args: &StoreOnly, common: &Common, console: &Console) -> Result<(), Failure> {
     let store = common.builder()?.open(&args.store)?;
-    let report = Meter::new(console).step("compact", 0, 1).and_then(|()| Ok(store.compact()?))?;
+    let report = console.watch(|observer| store.compact_with(observer))?;
     let saved = report.before_bytes.saturating_sub(report.after_bytes);
     console.say(format_args!(
         "{} before, {} after: {} given back",
@@ -93,11 +98,17 @@ pub(crate) fn backup(args: &Backup, common: &Common, console: &Console) -> Resul
 }
 
 pub(crate) fn export(args: &Export, common: &Common, console: &Console) -> Result<(), Failure> {
-    if args.out_ids.as_ref() == Some(&args.out) {
-        return Err(Failure::Usage("--out and --out-ids name the same file".into()));
+    let files = [Some(&args.out), args.out_ids.as_ref(), args.out_keys.as_ref()];
+    let mut files: Vec<_> = files.into_iter().flatten().collect();
+    files.sort();
+    if files.windows(2).any(|pair| pair[0] == pair[1]) {
+        return Err(Failure::Usage("--out, --out-ids and --out-keys need a file each".into()));
     }
     let store = common.builder()?.open(&args.target.store)?;
     let reader = store.begin_read()?.index(&args.target.index)?;
+    if args.out_keys.is_some() && !reader.spec().keys() {
+        return Err(Failure::Usage(format!("index `{}` has ids, no keys: use --out-ids", args.target.index)));
+    }
     let ids = reader.ids()?;
     let mut vectors = NpyWriter::table(&args.out, reader.dim())?;
     let mut meter = Meter::new(console);
@@ -112,6 +123,9 @@ pub(crate) fn export(args: &Export, common: &Common, console: &Console) -> Resul
         file.append(&ids)?;
         file.finish()?;
     }
+    if let Some(path) = &args.out_keys {
+        write_keys(path, &reader, &ids)?;
+    }
     let rows = vectors.finish()?;
     console.say(format_args!(
         "wrote {} vectors of {} components to {}",
@@ -120,4 +134,21 @@ pub(crate) fn export(args: &Export, common: &Common, console: &Console) -> Resul
         args.out.display()
     ))?;
     console.json(|| json!({"rows": rows, "dim": reader.dim()}))
+}
+
+/// Keys in the order of `ids`, one a line: what `--keys` reads.
+fn write_keys(path: &Path, reader: &IndexReader<'_>, ids: &[u64]) -> Result<(), Failure> {
+    let failed = |e: io::Error| Failure::message(format!("{}: {e}", path.display()));
+    let mut file = BufWriter::new(File::create(path).map_err(failed)?);
+    for id in ids {
+        let key = reader.key(*id)?.unwrap_or_default();
+        if key.contains(&b'\n') || std::str::from_utf8(&key).is_err() {
+            let key = shown_key(&key);
+            return Err(Failure::message(format!(
+                "the key {key} of id {id} is no line of text: leave out --out-keys"
+            )));
+        }
+        file.write_all(&key).and_then(|()| file.write_all(b"\n")).map_err(failed)?;
+    }
+    file.flush().map_err(failed)
 }

@@ -1,9 +1,9 @@
 //! `remove` and `update`: each is one transaction.
 
-use crate::args::{Common, Remove, Target, Update};
+use crate::args::{Common, Names, Remove, Target, Update};
 use crate::console::{Console, count, rounded};
 use crate::failure::Failure;
-use crate::input::{Input, check_dim, read_ids};
+use crate::input::{BatchNames, Input, check_dim, read_ids};
 use crate::progress::Meter;
 use serde_json::json;
 use std::time::Instant;
@@ -21,7 +21,8 @@ pub(crate) fn remove(args: &Remove, common: &Common, console: &Console) -> Resul
     let txn = store.begin_write()?;
     let (removed, rows) = {
         let mut writer = txn.index(index)?;
-        (writer.remove_ids(&selector)?, writer.len())
+        let removed = console.watch(|observer| writer.remove_ids_with(&selector, observer))?;
+        (removed, writer.len())
     };
     crate::progress::check_interrupt()?;
     txn.commit()?;
@@ -37,7 +38,7 @@ pub(crate) fn remove(args: &Remove, common: &Common, console: &Console) -> Resul
 
 pub(crate) fn update(args: &Update, common: &Common, console: &Console) -> Result<(), Failure> {
     let Target { store: path, index } = &args.target;
-    let mut input = Input::open(&args.data, Some(&args.ids_file))?;
+    let mut input = Input::open(&args.data, &Names { ids: Some(args.ids_file.clone()), keys: None })?;
     let store = common.builder()?.open(path)?;
     let start = Instant::now();
     let mut meter = Meter::new(console);
@@ -48,8 +49,8 @@ pub(crate) fn update(args: &Update, common: &Common, console: &Console) -> Resul
     while let Some(batch) = input.next()? {
         meter.step("update", batch.first, total)?;
         let rows = Rows::new(&batch.vectors, input.vectors.dim())?;
-        let ids = batch.ids.as_deref().unwrap_or_default();
-        writer.update_vectors(ids, rows).map_err(|error| input.in_file(error, batch.first))?;
+        let BatchNames::Ids(ids) = &batch.names else { continue };
+        writer.update_vectors(ids, rows).map_err(|error| error.counted_from(batch.first as usize))?;
     }
     meter.step("commit", total, total)?;
     drop(writer);

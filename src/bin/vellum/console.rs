@@ -129,6 +129,19 @@ pub(crate) fn bytes(number: u64) -> String {
     if unit == "B" { format!("{number} B") } else { format!("{value:.1} {unit}") }
 }
 
+/// Bytes as hexadecimal digits.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A key for people: its text where it is text that can be shown, or else its bytes.
+pub(crate) fn shown_key(key: &[u8]) -> String {
+    match std::str::from_utf8(key) {
+        Ok(text) if !text.contains(char::is_control) => text.into(),
+        _ => format!("0x{}", hex(key)),
+    }
+}
+
 /// A duration with three significant digits.
 pub(crate) fn seconds(value: f64) -> String {
     match value {
@@ -158,6 +171,12 @@ mod tests {
         );
         assert_eq!(bytes(u64::MAX), "18.4 EB");
         assert_eq!([0.000012, 0.0123, 1.234, 123.4].map(seconds), ["12 us", "12.3 ms", "1.23 s", "123 s"]);
+    }
+
+    #[test]
+    fn keys_as_people_read_them() {
+        assert_eq!(shown_key("a β".as_bytes()), "a β");
+        assert_eq!([shown_key(b"a\nb"), shown_key(&[0xff, 1])], ["0x610a62", "0xff01"]);
     }
 
     #[test]

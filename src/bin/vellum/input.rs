@@ -1,11 +1,14 @@
 //! What commands read: ids, batches of vectors with their ids, queries.
 
+use crate::args::Names;
 use crate::failure::Failure;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use vellum::IdSelector;
 use vellum::files::{NumberReader, VectorReader};
-use vellum::{Error, IdSelector};
 
 /// Bytes of f32 that are read at a time.
 const BATCH_BYTES: usize = 16 << 20;
@@ -15,10 +18,10 @@ pub(crate) fn batch_rows(dim: usize) -> usize {
     (BATCH_BYTES / (4 * dim)).max(1)
 }
 
-/// Vectors with their ids, if they have any, read side by side.
+/// Vectors with their ids or keys, if they have any, read side by side.
 pub(crate) struct Input {
     pub(crate) vectors: VectorReader,
-    ids: Option<NumberReader>,
+    names: NameReader,
 }
 
 /// Some rows of an [`Input`].
@@ -26,29 +29,56 @@ pub(crate) struct Batch {
     /// The number of the first row in the file.
     pub(crate) first: u64,
     pub(crate) vectors: Vec<f32>,
-    pub(crate) ids: Option<Vec<u64>>,
+    pub(crate) names: BatchNames,
+}
+
+/// What the rows of a [`Batch`] are called.
+pub(crate) enum BatchNames {
+    /// By the store.
+    Assigned,
+    Ids(Vec<u64>),
+    Keys(Vec<String>),
+}
+
+enum NameReader {
+    None,
+    Ids(NumberReader),
+    Keys(KeyReader),
 }
 
 impl Input {
-    pub(crate) fn open(vectors: &Path, ids: Option<&Path>) -> Result<Self, Failure> {
+    pub(crate) fn open(vectors: &Path, names: &Names) -> Result<Self, Failure> {
         let vectors = VectorReader::open(vectors)?;
-        let ids = ids.map(open_ids).transpose()?;
-        match &ids {
-            Some(ids) if ids.rows() != vectors.rows() => Err(Failure::message(format!(
-                "{} has {} ids, but {} has {} vectors",
-                ids.path().display(),
-                ids.rows(),
+        let (names, path, what, named) = match (&names.ids, &names.keys) {
+            (Some(path), _) => {
+                let ids = open_ids(path)?;
+                let n = ids.rows();
+                (NameReader::Ids(ids), path, "ids", n)
+            }
+            (None, Some(path)) => {
+                let (keys, n) = KeyReader::open(path)?;
+                (NameReader::Keys(keys), path, "keys", n)
+            }
+            (None, None) => return Ok(Input { vectors, names: NameReader::None }),
+        };
+        match named == vectors.rows() {
+            true => Ok(Input { vectors, names }),
+            false => Err(Failure::message(format!(
+                "{} has {named} {what}, but {} has {} vectors",
+                path.display(),
                 vectors.path().display(),
                 vectors.rows(),
             ))),
-            _ => Ok(Input { vectors, ids }),
         }
     }
 
-    /// Skips the first `rows` rows.
+    /// Skips the first `rows` rows. Keys cannot be skipped: a load that resumes has none.
     pub(crate) fn seek(&mut self, rows: u64) -> Result<(), Failure> {
         self.vectors.seek(rows)?;
-        Ok(self.ids.as_mut().map_or(Ok(()), |ids| ids.seek(rows))?)
+        match &mut self.names {
+            NameReader::Ids(ids) => Ok(ids.seek(rows)?),
+            NameReader::None | NameReader::Keys(_) => Ok(()),
+        }
     }
 
     pub(crate) fn next(&mut self) -> Result<Option<Batch>, Failure> {
@@ -57,27 +87,55 @@ impl Input {
         let Some(vectors) = self.vectors.next_batch(rows)? else {
             return Ok(None);
         };
-        let ids = match &mut self.ids {
-            Some(ids) => ids.next_batch(rows)?,
-            None => None,
+        let names = match &mut self.names {
+            NameReader::None => BatchNames::Assigned,
+            NameReader::Ids(ids) => BatchNames::Ids(ids.next_batch(rows)?.unwrap_or_default()),
+            NameReader::Keys(keys) => BatchNames::Keys(keys.next_batch(vectors.len() / self.vectors.dim())?),
         };
-        Ok(Some(Batch { first, vectors, ids }))
+        Ok(Some(Batch { first, vectors, names }))
+    }
+}
+
+/// A text file of keys, one a line.
+struct KeyReader {
+    path: PathBuf,
+    lines: std::io::Lines<BufReader<File>>,
+    line: u64,
+}
+
+impl KeyReader {
+    /// The reader, and how many keys there are. Reads the file once to see that all of them are keys.
+    fn open(path: &Path) -> Result<(Self, u64), Failure> {
+        let mut first_pass = KeyReader::at_start(path)?;
+        while first_pass.next()?.is_some() {}
+        Ok((KeyReader::at_start(path)?, first_pass.line))
     }
 
-    /// `error` about a row of `batch`, with the number that the row has in the file.
-    pub(crate) fn in_file(&self, error: Error, first: u64) -> Failure {
-        let first = first as usize;
-        let error = match error {
-            Error::NotFinite { row, component, value } => {
-                Error::NotFinite { row: first + row, component, value }
-            }
-            Error::ZeroVector { row } => Error::ZeroVector { row: first + row },
-            Error::OutOfRange { row, component, value, element } => {
-                Error::OutOfRange { row: first + row, component, value, element }
-            }
-            error => error,
-        };
-        error.into()
+    fn at_start(path: &Path) -> Result<Self, Failure> {
+        let file = File::open(path).map_err(|e| Failure::message(format!("{}: {e}", path.display())))?;
+        Ok(KeyReader { path: path.into(), lines: BufReader::new(file).lines(), line: 0 })
+    }
+
+    fn next(&mut self) -> Result<Option<String>, Failure> {
+        let Some(line) = self.lines.next() else { return Ok(None) };
+        self.line += 1;
+        let bad =
+            |what: String| Failure::message(format!("{}, line {}: {what}", self.path.display(), self.line));
+        match line {
+            Ok(key) if key.is_empty() => Err(bad("a key has at least one character".into())),
+            Ok(key) => Ok(Some(key)),
+            Err(e) => Err(bad(e.to_string())),
+        }
+    }
+
+    fn next_batch(&mut self, rows: usize) -> Result<Vec<String>, Failure> {
+        let mut keys = Vec::with_capacity(rows);
+        while keys.len() < rows
+            && let Some(key) = self.next()?
+        {
+            keys.push(key);
+        }
+        Ok(keys)
     }
 }
 
@@ -97,19 +155,19 @@ pub(crate) fn read_ids(path: &Path) -> Result<Vec<u64>, Failure> {
     Ok(ids.next_batch(rows)?.unwrap_or_default())
 }
 
-/// All queries of a file.
-pub(crate) fn read_queries(path: &Path, dim: usize) -> Result<Vec<f32>, Failure> {
-    let mut reader = open_queries(path, dim)?;
-    let rows = usize::try_from(reader.rows().max(1)).unwrap_or(usize::MAX);
+/// All vectors of a file, at least one: queries or centroids.
+pub(crate) fn read_rows(path: &Path, dim: usize) -> Result<Vec<f32>, Failure> {
+    let mut reader = open_rows(path, dim)?;
+    let rows = usize::try_from(reader.rows()).unwrap_or(usize::MAX);
     Ok(reader.next_batch(rows)?.unwrap_or_default())
 }
 
-/// A file of queries that fit an index of `dim` components.
-pub(crate) fn open_queries(path: &Path, dim: usize) -> Result<VectorReader, Failure> {
+/// A file of vectors, at least one, that fit an index of `dim` components.
+pub(crate) fn open_rows(path: &Path, dim: usize) -> Result<VectorReader, Failure> {
     let reader = VectorReader::open(path)?;
     check_dim(path, reader.dim(), dim)?;
     if reader.rows() == 0 {
-        return Err(Failure::message(format!("{} holds no query", path.display())));
+        return Err(Failure::message(format!("{} holds no vector", path.display())));
     }
     Ok(reader)
 }

@@ -1,20 +1,20 @@
 //! `search`: the nearest vectors of queries, printed or written to files.
 
 use crate::args::{Common, Search};
-use crate::console::{self, Console, count, rounded};
+use crate::console::{self, Console, count, hex, rounded, shown_key};
 use crate::failure::Failure;
-use crate::input::{batch_rows, open_queries};
+use crate::input::{batch_rows, open_rows};
 use crate::progress::Meter;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use vellum::files::NpyWriter;
-use vellum::{Metric, Neighbor, Rows, SearchParams};
+use vellum::{IndexReader, Metric, Neighbor, Rows, SearchParams};
 
 pub(crate) fn search(args: &Search, common: &Common, console: &Console) -> Result<(), Failure> {
     let store = common.builder()?.open(&args.target.store)?;
     let reader = store.begin_read()?.index(&args.target.index)?;
     let params = params(args.nprobe, args.rerank, args.max_codes);
-    let mut queries = open_queries(&args.queries, reader.dim())?;
+    let mut queries = open_rows(&args.queries, reader.dim())?;
     let mut output = Output::new(args, console)?;
     let mut meter = Meter::new(console);
     let mut spent = Duration::ZERO;
@@ -32,6 +32,7 @@ pub(crate) fn search(args: &Search, common: &Common, console: &Console) -> Resul
     let results = output.finish()?;
     let (queries, seconds) = (queries.rows(), spent.as_secs_f64());
     let qps = queries as f64 / seconds;
+    let results = named(&reader, results)?;
     if !results.is_empty() {
         console.say(listing(&results, reader.metric()))?;
     }
@@ -137,14 +138,25 @@ fn signed(id: u64) -> Result<i64, Failure> {
     })
 }
 
-fn listing(results: &[Vec<Neighbor>], metric: Metric) -> String {
+/// A neighbour and, in an index of keys, its key.
+type Named = (Neighbor, Option<Vec<u8>>);
+
+fn named(reader: &IndexReader<'_>, results: Vec<Vec<Neighbor>>) -> Result<Vec<Vec<Named>>, Failure> {
+    let keyed = reader.spec().keys();
+    let name = |neighbor: Neighbor| -> Result<Named, Failure> {
+        Ok((neighbor, if keyed { reader.key(neighbor.id)? } else { None }))
+    };
+    results.into_iter().map(|found| found.into_iter().map(name).collect()).collect()
+}
+
+fn listing(results: &[Vec<Named>], metric: Metric) -> String {
     let mut rows = Vec::new();
     for (query, found) in results.iter().enumerate() {
-        for (rank, neighbor) in found.iter().enumerate() {
+        for (rank, (neighbor, key)) in found.iter().enumerate() {
             rows.push([
                 if rank == 0 { query.to_string() } else { String::new() },
                 (rank + 1).to_string(),
-                neighbor.id.to_string(),
+                key.as_deref().map_or_else(|| neighbor.id.to_string(), shown_key),
                 neighbor.distance.to_string(),
             ]);
         }
@@ -153,9 +165,19 @@ fn listing(results: &[Vec<Neighbor>], metric: Metric) -> String {
         }
     }
     let distance = if metric.is_similarity() { "similarity" } else { "distance" };
-    console::table(["query", "rank", "id", distance], &rows) + "\n"
+    let keyed = results.iter().flatten().any(|(_, key)| key.is_some());
+    console::table(["query", "rank", if keyed { "key" } else { "id" }, distance], &rows) + "\n"
 }
 
-fn neighbors(found: &[Neighbor]) -> Value {
-    found.iter().map(|neighbor| json!({"id": neighbor.id, "distance": neighbor.distance})).collect()
+fn neighbors(found: &[Named]) -> Value {
+    let value = |(neighbor, key): &Named| {
+        let mut value = json!({"id": neighbor.id, "distance": neighbor.distance});
+        match key.as_deref().map(|key| (std::str::from_utf8(key), key)) {
+            None => {}
+            Some((Ok(text), _)) => value["key"] = text.into(),
+            Some((Err(_), bytes)) => value["key_hex"] = hex(bytes).into(),
+        }
+        value
+    };
+    found.iter().map(value).collect()
 }
