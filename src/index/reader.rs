@@ -224,12 +224,9 @@ impl<'a> IndexReader<'a> {
         let k = k.min(self.len() as usize).max(1);
         let goal = match resolved.rerank {
             0 => Goal::TopK { k, limit },
-            rows => Goal::TopK { k: rows.min(self.len() as usize).max(1), limit: f32::INFINITY },
+            rows => Goal::Rerank { rows: rows.min(self.len() as usize).max(1), k, limit },
         };
-        let found = self.find(queries, goal, params, &resolved, |queries, hits| match resolved.rerank {
-            0 => Ok(hits),
-            _ => rerank::top_k(&*self.view, &self.model, queries, hits, k, limit),
-        })?;
+        let found = self.find(queries, goal, params, &resolved)?;
         Ok(self.neighbors(found))
     }
 
@@ -258,10 +255,7 @@ impl<'a> IndexReader<'a> {
         let radius = self.metric().flip(radius);
         let kept = self.model.spec.kept.map(|kept| kept.element());
         let goal = Goal::Radius { radius, kept };
-        let found = self.find(queries, goal, params, &resolved, |queries, hits| match resolved.rerank {
-            0 => Ok(hits),
-            _ => rerank::range(&*self.view, &self.model, queries, hits, radius),
-        })?;
+        let found = self.find(queries, goal, params, &resolved)?;
         Ok(self.neighbors(found))
     }
 
@@ -271,14 +265,13 @@ impl<'a> IndexReader<'a> {
         Ok(search(queries)?.pop().unwrap_or_default())
     }
 
-    /// Checks, prepares, searches, and lets `refine` have the hits of each query.
+    /// Checks, prepares and searches.
     fn find(
         &self,
         queries: Rows<'_>,
         goal: Goal,
         params: &SearchParams,
         resolved: &Resolved,
-        refine: impl Fn(&[f32], Vec<Hit>) -> Result<Vec<Hit>> + Sync,
     ) -> Result<Vec<Vec<Hit>>> {
         let prepared = self.model.prepare(queries)?;
         let queries = Rows::of(&prepared, self.dim());
@@ -290,10 +283,7 @@ impl<'a> IndexReader<'a> {
         let filter = Filter::new(&*self.view, params.selector.as_ref(), scanned)?;
         let request =
             Request { goal, nprobe: resolved.nprobe, max_codes: resolved.max_codes, filter: &filter };
-        self.in_pool(queries.len(), || {
-            let found = search::search(&*self.view, &self.model, queries, &request)?;
-            queries.iter().zip(found).map(|(query, hits)| refine(query, hits)).collect()
-        })
+        self.in_pool(queries.len(), || search::search(&*self.view, &self.model, queries, &request))
     }
 
     /// Runs a batch on the caller's pool, a single query where it is.

@@ -14,6 +14,7 @@
 
 use super::filter::Filter;
 use super::model::Model;
+use super::rerank;
 use super::view::{View, ViewIds};
 use crate::coarse::Probes;
 use crate::codec::{Codes, Probe, Scanner, Visit};
@@ -29,6 +30,8 @@ use zerocopy::little_endian::U32;
 pub(crate) enum Goal {
     /// The k best by (score, id), of scores up to `limit`.
     TopK { k: usize, limit: f32 },
+    /// The `rows` best by their codes, and of those the k best by their kept rows, of scores up to `limit`.
+    Rerank { rows: usize, k: usize, limit: f32 },
     /// All scores below a radius; where rows are kept, all that may score below it once they are scored as such.
     Radius { radius: f32, kept: Option<Element> },
 }
@@ -56,7 +59,9 @@ impl Request<'_> {
     /// Queries whose collectors fit into memory together.
     fn chunk(&self) -> usize {
         match self.goal {
-            Goal::TopK { k, .. } => (COLLECTOR_BYTES / k.saturating_mul(16)).clamp(1, CHUNK),
+            Goal::TopK { k, .. } | Goal::Rerank { rows: k, .. } => {
+                (COLLECTOR_BYTES / k.saturating_mul(16)).clamp(1, CHUNK)
+            }
             Goal::Radius { .. } => CHUNK,
         }
     }
@@ -116,7 +121,8 @@ fn search_chunk(
         }
         scan.list(group, &mut collectors)?;
     }
-    collectors.into_iter().map(Collect::finish).collect()
+    let finish = |(collector, query): (Collect<'_>, _)| collector.finish(view, model, query, request.goal);
+    collectors.into_iter().zip(queries.iter()).map(finish).collect()
 }
 
 fn scanner<'a>(model: &'a Model, queries: Rows<'a>, goal: Goal) -> Box<dyn Scanner + 'a> {
@@ -186,6 +192,7 @@ impl<'a> Collect<'a> {
     fn new(goal: Goal, ids: &'a ViewIds<'a>) -> Self {
         match goal {
             Goal::TopK { k, limit } => Collect::TopK(TopK::new(k, ids, limit)),
+            Goal::Rerank { rows, .. } => Collect::TopK(TopK::new(rows, ids, f32::INFINITY)),
             Goal::Radius { radius, .. } => Collect::Radius(Radius::new(radius, ids)),
         }
     }
@@ -205,10 +212,16 @@ impl<'a> Collect<'a> {
         }
     }
 
-    fn finish(self) -> Result<Vec<Hit>> {
-        match self {
-            Collect::TopK(topk) => topk.finish(),
-            Collect::Radius(radius) => radius.finish(),
+    fn finish(self, view: &dyn View, model: &Model, query: &[f32], goal: Goal) -> Result<Vec<Hit>> {
+        match (self, goal) {
+            (Collect::TopK(found), Goal::Rerank { k, limit, .. }) => {
+                rerank::top_k(view, model, query, &found.finish_entries()?, k, limit)
+            }
+            (Collect::TopK(found), _) => found.finish(),
+            (Collect::Radius(found), Goal::Radius { radius, kept: Some(_) }) => {
+                rerank::range(view, model, query, &found.finish_entries(), radius)
+            }
+            (Collect::Radius(found), _) => found.finish(),
         }
     }
 }

@@ -23,8 +23,8 @@ pub(crate) trait View: Send + Sync {
     fn visit(&self, list: u32, each: &mut dyn FnMut(BlockRef<'_>) -> Result<()>) -> Result<()>;
     fn peek(&self, list: u32, touch: &mut dyn FnMut(&[u8]));
     fn id(&self, row: u32) -> Result<u64>;
-    /// The kept vector of a row as stored; false if the index keeps none.
-    fn kept_row(&self, row: u32, out: &mut Vec<u8>) -> Result<bool>;
+    /// Calls `each(i, vector)` with the kept vector of `rows[i]`, as stored, in order; not at all if none are kept.
+    fn kept_rows(&self, rows: &[u32], each: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()>;
     fn row_of(&self, id: u64) -> Result<Option<u32>>;
     /// Calls `each(row, id)` for every row, ascending.
     fn for_each_id(&self, each: &mut dyn FnMut(u32, u64)) -> Result<()>;
@@ -102,8 +102,8 @@ impl View for Snapshot {
     fn id(&self, row: u32) -> Result<u64> {
         Snapshot::id(self, row)
     }
-    fn kept_row(&self, row: u32, out: &mut Vec<u8>) -> Result<bool> {
-        Snapshot::kept_row(self, row, out)
+    fn kept_rows(&self, rows: &[u32], each: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
+        Snapshot::kept_rows(self, rows, each)
     }
 }
 
@@ -132,14 +132,16 @@ impl View for WriterView<'_, '_> {
     fn id(&self, row: u32) -> Result<u64> {
         self.tables.id_of(row)
     }
-    fn kept_row(&self, row: u32, out: &mut Vec<u8>) -> Result<bool> {
-        let Some(column) = self.rows_column else { return Ok(false) };
-        out.clear();
-        out.resize(column.width, ABSENT);
+    fn kept_rows(&self, rows: &[u32], each: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
+        let Some(column) = self.rows_column else { return Ok(()) };
         let name = &self.tables.names.rows;
-        match column.get(&self.tables.rows, name, row, out)? {
-            true => Ok(true),
-            false => Err(Error::corrupt(name, row.into(), "the kept row is missing")),
+        let mut vector = vec![ABSENT; column.width];
+        for (i, &row) in rows.iter().enumerate() {
+            if !column.get(&self.tables.rows, name, row, &mut vector)? {
+                return Err(Error::corrupt(name, row.into(), "the kept row is missing"));
+            }
+            each(i, &vector)?;
         }
+        Ok(())
     }
 }

@@ -33,9 +33,9 @@ pub(crate) struct Hit {
 
 /// An entry whose id nobody has asked for yet.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
-    score: f32,
-    row: u32,
+pub(crate) struct Entry {
+    pub(crate) score: f32,
+    pub(crate) row: u32,
 }
 
 impl Entry {
@@ -68,13 +68,19 @@ impl<'a> TopK<'a> {
     }
 
     /// The hits, sorted by (score, id); the first error of the ids if there was one.
-    pub(crate) fn finish(mut self) -> Result<Vec<Hit>> {
+    pub(crate) fn finish(self) -> Result<Vec<Hit>> {
+        let ids = self.ids;
+        sorted_hits(&self.finish_entries()?, ids)
+    }
+
+    /// The same in no order and without ids.
+    pub(crate) fn finish_entries(mut self) -> Result<Vec<Entry>> {
         if self.entries.len() > self.k {
             self.compact();
         }
         match self.error {
             Some(error) => Err(error),
-            None => sorted_hits(&self.entries, self.ids),
+            None => Ok(self.entries),
         }
     }
 
@@ -141,6 +147,11 @@ impl<'a> Radius<'a> {
     /// The hits, sorted by (score, id).
     pub(crate) fn finish(self) -> Result<Vec<Hit>> {
         sorted_hits(&self.entries, self.ids)
+    }
+
+    /// The same in no order and without ids.
+    pub(crate) fn finish_entries(self) -> Vec<Entry> {
+        self.entries
     }
 }
 

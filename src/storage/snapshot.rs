@@ -22,8 +22,9 @@ use crate::{Error, Result};
 use parking_lot::{Mutex, RwLock};
 use redb::OwnedAccessGuard;
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long a pin may outlive the transaction it was read in, once commits have moved on.
@@ -56,7 +57,8 @@ type Guard = OwnedAccessGuard<&'static [u8]>;
 
 /// Checked values held in memory: the blocks of a list, or one column page.
 pub(crate) struct Pin {
-    guards: Vec<Guard>,
+    first: Option<Guard>,
+    rest: Vec<Guard>,
     bytes: usize,
     born: Instant,
     touched: AtomicBool,
@@ -64,12 +66,23 @@ pub(crate) struct Pin {
     budget: Option<Arc<Budget>>,
 }
 
+/// Bytes of the page run that redb holds a value of `bytes` in: the next power of two.
+fn page_run(bytes: usize) -> usize {
+    (bytes + 16).next_power_of_two().max(4096)
+}
+
 impl Pin {
-    fn new(guards: Vec<Guard>, born: Instant) -> Self {
-        // redb holds a value in a page run of the next power of two.
-        let page_run = |guard: &Guard| (guard.value().len() + 16).next_power_of_two().max(4096);
-        let bytes = guards.iter().map(page_run).sum();
-        Pin { guards, bytes, born, touched: AtomicBool::new(true), budget: None }
+    fn new(first: Option<Guard>, rest: Vec<Guard>, born: Instant) -> Self {
+        let bytes = first.iter().chain(&rest).map(|guard| page_run(guard.value().len())).sum();
+        Pin { first, rest, bytes, born, touched: AtomicBool::new(true), budget: None }
+    }
+
+    fn values(&self) -> impl Iterator<Item = &[u8]> {
+        self.first.iter().chain(&self.rest).map(|guard| guard.value())
+    }
+
+    fn first(&self) -> Option<&[u8]> {
+        self.first.as_ref().map(|guard| guard.value())
     }
 }
 
@@ -81,18 +94,112 @@ impl Drop for Pin {
     }
 }
 
+/// A pin in use.
+enum Held<'s> {
+    Resident(&'s Pin),
+    Shared(Arc<Pin>),
+}
+
+impl Deref for Held<'_> {
+    type Target = Pin;
+
+    fn deref(&self) -> &Pin {
+        match self {
+            Held::Resident(pin) => pin,
+            Held::Shared(pin) => pin,
+        }
+    }
+}
+
 /// Pins by number: lists first, then the pages of the `ids` column, then those of the `rows` column.
-struct PinTable {
+enum PinTable {
+    /// The whole index fits the budget: what is pinned stays, and is read without a lock and without counting
+    /// references, which two threads would pass back and forth.
+    Resident(Vec<OnceLock<Arc<Pin>>>),
+    Clocked(Clocked),
+}
+
+/// Pins that make room for each other.
+struct Clocked {
     pins: Vec<RwLock<Option<Arc<Pin>>>>,
     /// Numbers in the order in which the clock hand comes by.
     clock: Mutex<VecDeque<u32>>,
 }
 
 impl PinTable {
-    fn new(n: usize) -> Self {
-        PinTable { pins: (0..n).map(|_| RwLock::new(None)).collect(), clock: Mutex::default() }
+    fn new(n: usize, resident: bool) -> Self {
+        match resident {
+            true => PinTable::Resident((0..n).map(|_| OnceLock::new()).collect()),
+            false => PinTable::Clocked(Clocked {
+                pins: (0..n).map(|_| RwLock::new(None)).collect(),
+                clock: Mutex::default(),
+            }),
+        }
     }
 
+    fn get(&self, number: u32) -> Option<Held<'_>> {
+        match self {
+            PinTable::Resident(pins) => pins.get(number as usize)?.get().map(|pin| Held::Resident(pin)),
+            PinTable::Clocked(clocked) => clocked.get(number).map(Held::Shared),
+        }
+    }
+
+    /// Keeps `pin` if the budget has or makes room for it.
+    fn keep(&self, number: u32, mut pin: Pin, budget: &Arc<Budget>) -> Held<'_> {
+        match self {
+            PinTable::Resident(pins) => match pins.get(number as usize) {
+                Some(place) if budget.take(pin.bytes) => {
+                    pin.budget = Some(budget.clone());
+                    Held::Resident(place.get_or_init(|| Arc::new(pin)))
+                }
+                _ => Held::Shared(Arc::new(pin)),
+            },
+            PinTable::Clocked(clocked) => Held::Shared(clocked.keep(number, pin, budget)),
+        }
+    }
+
+    /// The pin of `number`, to be shared.
+    fn shared(&self, number: usize) -> Option<Arc<Pin>> {
+        match self {
+            PinTable::Resident(pins) => pins.get(number)?.get().cloned(),
+            PinTable::Clocked(clocked) => clocked.pins.get(number)?.read().clone(),
+        }
+    }
+
+    /// Bytes that all pins hold.
+    fn bytes(&self) -> usize {
+        let bytes = |pin: &Arc<Pin>| pin.bytes;
+        match self {
+            PinTable::Resident(pins) => pins.iter().filter_map(|pin| pin.get().map(bytes)).sum(),
+            PinTable::Clocked(clocked) => {
+                clocked.pins.iter().filter_map(|pin| pin.read().as_ref().map(bytes)).sum()
+            }
+        }
+    }
+
+    /// Takes over the pins of `other` for the numbers in `unchanged`, if they are young enough.
+    fn inherit(&mut self, other: &PinTable, now: Instant, unchanged: impl Iterator<Item = usize>) {
+        for number in unchanged {
+            let Some(pin) = other.shared(number).filter(|pin| now.duration_since(pin.born) < PIN_AGE_MAX)
+            else {
+                continue;
+            };
+            match self {
+                PinTable::Resident(pins) => {
+                    let _ = pins.get(number).map(|place| place.set(pin));
+                }
+                PinTable::Clocked(clocked) => {
+                    if let Some(place) = clocked.pins.get_mut(number) {
+                        *place.get_mut() = Some(pin);
+                        clocked.clock.get_mut().push_back(number as u32);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Clocked {
     fn get(&self, number: u32) -> Option<Arc<Pin>> {
         let pin = self.pins.get(number as usize)?.read().clone()?;
         if !pin.touched.load(Relaxed) {
@@ -101,7 +208,6 @@ impl PinTable {
         Some(pin)
     }
 
-    /// Keeps `pin` if the budget has or makes room for it.
     fn keep(&self, number: u32, mut pin: Pin, budget: &Arc<Budget>) -> Arc<Pin> {
         let Some(place) = self.pins.get(number as usize) else {
             return Arc::new(pin);
@@ -143,20 +249,6 @@ impl PinTable {
             _ => *place = None,
         }
     }
-
-    /// Takes over the pins of `other` for the numbers in `unchanged`, if they are young enough.
-    fn inherit(&mut self, other: &PinTable, now: Instant, unchanged: impl Iterator<Item = usize>) {
-        for number in unchanged {
-            let (Some(mine), Some(theirs)) = (self.pins.get_mut(number), other.pins.get(number)) else {
-                break;
-            };
-            let pin = theirs.read().clone().filter(|pin| now.duration_since(pin.born) < PIN_AGE_MAX);
-            if let Some(pin) = pin {
-                *mine.get_mut() = Some(pin);
-                self.clock.get_mut().push_back(number as u32);
-            }
-        }
-    }
 }
 
 /// A frozen state of one index. Cheap to share; holds its redb transaction until dropped.
@@ -168,6 +260,8 @@ pub(crate) struct Snapshot {
     /// Directory entries of lists `header.first_list ..`.
     pub(crate) entries: Vec<ListEntry>,
     pins: PinTable,
+    /// Bytes of all that can be pinned.
+    bytes: usize,
     /// The pin numbers of the first page of the `ids` and of the `rows` column.
     first_page: [u32; 2],
     budget: Arc<Budget>,
@@ -201,8 +295,17 @@ impl Snapshot {
         let ids_from = entries.len() as u32;
         let rows_from = ids_from.saturating_add(pages(ids_column()));
         let pins = rows_from.saturating_add(rows_column.map_or(0, pages));
+        let list_bytes = |entry: &ListEntry| -> usize {
+            let blocks = 0..geometry.blocks(entry.n);
+            blocks.map(|b| page_run(geometry.block_bytes(geometry.entries(entry.n, b) as usize))).sum()
+        };
+        let column_bytes = |column: Column| pages(column) as usize * (4096 << column.order);
+        let bytes = entries.iter().map(list_bytes).sum::<usize>()
+            + column_bytes(ids_column())
+            + rows_column.map_or(0, column_bytes);
         Ok(Snapshot {
-            pins: PinTable::new(pins as usize),
+            pins: PinTable::new(pins as usize, bytes <= budget.limit.saturating_sub(budget.used())),
+            bytes,
             first_page: [ids_from, rows_from],
             header,
             tables,
@@ -220,6 +323,11 @@ impl Snapshot {
         if older.header.uuid != self.header.uuid || older.header.first_list != self.header.first_list {
             return;
         }
+        // What the older one holds does not stand in the way: it will go.
+        let free = self.budget.limit.saturating_sub(self.budget.used()).saturating_add(older.pins.bytes());
+        if let (true, PinTable::Clocked(clocked)) = (self.bytes <= free, &self.pins) {
+            self.pins = PinTable::new(clocked.pins.len(), true);
+        }
         let version = |entry: &ListEntry| (entry.n, entry.seq, entry.nonce);
         let pairs = self.entries.iter().zip(&older.entries).enumerate();
         let same = pairs.filter(|(_, (mine, theirs))| version(mine) == version(theirs)).map(|(list, _)| list);
@@ -234,12 +342,12 @@ impl Snapshot {
     }
 
     /// The blocks of `list`, checked; pinned if the budget allows.
-    fn list(&self, list: u32, n: u32) -> Result<Arc<Pin>> {
+    fn list(&self, list: u32, n: u32) -> Result<Held<'_>> {
         let number = list - self.header.first_list;
         if let Some(pin) = self.pins.get(number) {
             return Ok(pin);
         }
-        let mut guards = Vec::with_capacity(self.geometry.blocks(n) as usize);
+        let (mut first, mut rest) = (None, Vec::new());
         let mut digest = 0;
         for block in 0..self.geometry.blocks(n) {
             let key = block_key(list, block);
@@ -247,10 +355,13 @@ impl Snapshot {
             let guard = read_value(table, name, key)?;
             let entries = self.geometry.entries(n, block) as usize;
             digest ^= BlockRef::open(name, key, guard.value(), &self.geometry, entries)?.crc;
-            guards.push(guard);
+            match first {
+                None => first = Some(guard),
+                Some(_) => rest.push(guard),
+            }
         }
         check_digest(&self.tables.names.blocks, list, &self.entry(list)?, digest)?;
-        Ok(self.pins.keep(number, Pin::new(guards, self.born), &self.budget))
+        Ok(self.pins.keep(number, Pin::new(first, rest, self.born), &self.budget))
     }
 
     /// Calls `each` for the blocks of `list`, in order.
@@ -260,12 +371,13 @@ impl Snapshot {
             return Ok(());
         }
         let pin = self.list(list, n)?;
-        for (block, guard) in pin.guards.iter().enumerate() {
-            if let Some(next) = pin.guards.get(block + 1) {
-                Kernels::get().prefetch(next.value());
+        let mut values = pin.values().enumerate().peekable();
+        while let Some((block, value)) = values.next() {
+            if let Some((_, next)) = values.peek() {
+                Kernels::get().prefetch(next);
             }
             let entries = self.geometry.entries(n, block as u32) as usize;
-            let block = BlockRef::reopen(guard.value(), &self.geometry, entries).ok_or_else(|| {
+            let block = BlockRef::reopen(value, &self.geometry, entries).ok_or_else(|| {
                 Error::corrupt(&self.tables.names.blocks, block_key(list, block as u32), "the block changed")
             })?;
             each(block)?;
@@ -275,10 +387,10 @@ impl Snapshot {
 
     /// Calls `touch` with the first bytes of `list`, if they are pinned: to have them in the cache soon.
     pub(crate) fn peek(&self, list: u32, touch: impl FnOnce(&[u8])) {
-        let number = list.wrapping_sub(self.header.first_list) as usize;
-        let Some(place) = self.pins.pins.get(number) else { return };
-        if let Some(guard) = place.read().as_ref().and_then(|pin| pin.guards.first()) {
-            touch(guard.value());
+        if let Some(pin) = self.pins.get(list.wrapping_sub(self.header.first_list))
+            && let Some(value) = pin.first()
+        {
+            touch(value);
         }
     }
 
@@ -291,16 +403,27 @@ impl Snapshot {
         id.ok_or_else(|| Error::corrupt(name, row.into(), "the row has no id"))
     }
 
-    /// Copies the kept vector of `row`, as stored, to `out`; false if the index keeps none.
-    pub(crate) fn kept_row(&self, row: u32, out: &mut Vec<u8>) -> Result<bool> {
-        let Some(column) = self.rows_column else { return Ok(false) };
+    /// Calls `each(i, vector)` with the kept vector of `rows[i]`, as stored, for all of them in order; they are on
+    /// their way from memory together.
+    pub(crate) fn kept_rows(
+        &self,
+        rows: &[u32],
+        each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let Some(column) = self.rows_column else { return Ok(()) };
         let name = &self.tables.names.rows;
-        let page = self.page(self.first_page[1], column, &self.tables.rows, name, row)?;
-        out.clear();
-        let entry = page.as_ref().and_then(|pin| pinned_entry(pin, column, row));
-        let missing = || Error::corrupt(name, row.into(), "the kept row is missing");
-        out.extend_from_slice(entry.ok_or_else(missing)?);
-        Ok(true)
+        let missing = |row: u32| Error::corrupt(name, row.into(), "the kept row is missing");
+        let mut pins = Vec::with_capacity(rows.len());
+        for &row in rows {
+            let page = self.page(self.first_page[1], column, &self.tables.rows, name, row)?;
+            let page = page.ok_or_else(|| missing(row))?;
+            Kernels::get().prefetch(pinned_entry(&page, column, row).unwrap_or_default());
+            pins.push(page);
+        }
+        for (i, (pin, &row)) in pins.iter().zip(rows).enumerate() {
+            each(i, pinned_entry(pin, column, row).ok_or_else(|| missing(row))?)?;
+        }
+        Ok(())
     }
 
     fn page(
@@ -310,19 +433,19 @@ impl Snapshot {
         table: &ReadBytes,
         name: &TableName,
         row: u32,
-    ) -> Result<Option<Arc<Pin>>> {
+    ) -> Result<Option<Held<'_>>> {
         let page = column.page_of(row);
         if let Some(pin) = self.pins.get(first + page) {
             return Ok(Some(pin));
         }
         let Some(guard) = fetch_owned(table, u64::from(page))? else { return Ok(None) };
         column.open_page(name, page, guard.value())?;
-        Ok(Some(self.pins.keep(first + page, Pin::new(vec![guard], self.born), &self.budget)))
+        Ok(Some(self.pins.keep(first + page, Pin::new(Some(guard), Vec::new(), self.born), &self.budget)))
     }
 }
 
 fn pinned_entry(pin: &Pin, column: Column, row: u32) -> Option<&[u8]> {
-    let page = column.reopen_page(pin.guards.first()?.value())?;
+    let page = column.reopen_page(pin.first()?)?;
     Some(column.entry(page, row))
 }
 
