@@ -9,7 +9,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::time::Duration;
-use vellum::bench_internals::{Table, smallest, train};
+use vellum::bench_internals::{Scratch, Table, smallest, train};
 use vellum::{ClusteringParams, Metric, Rows};
 
 /// Numbers in -0.5..0.5, the same for the same seed.
@@ -123,9 +123,39 @@ fn clustering(c: &mut Criterion) {
     }
 }
 
+/// ns per entry and query: divide the time by the elements. 64 sub-spaces are 2 bits of 128 components, 32 one bit.
+fn nibbles(c: &mut Criterion) {
+    for subspaces in [64, 32] {
+        let (bytes, entries) = Table::nibble_group(subspaces);
+        let groups = 12;
+        let codes: Vec<u8> = noise(groups * bytes, 1).iter().map(|v| (v * 200.0) as i8 as u8).collect();
+        let mut group = c.benchmark_group(format!("nibble-{subspaces}"));
+        for table in Table::all() {
+            for queries in [1, 4] {
+                let tables: Vec<Vec<i8>> = (0..queries)
+                    .map(|q| noise(16 * subspaces, 2 + q).iter().map(|v| (v * 250.0) as i8).collect())
+                    .collect();
+                let mut scratch = Scratch::default();
+                group.throughput(Throughput::Elements(groups as u64 * entries as u64 * queries));
+                group.bench_function(BenchmarkId::new(table.name(), queries), |b| {
+                    b.iter(|| {
+                        table.nibble_scan(
+                            subspaces,
+                            black_box(&codes),
+                            &tables,
+                            f32::NEG_INFINITY,
+                            &mut scratch,
+                        )
+                    });
+                });
+            }
+        }
+    }
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().measurement_time(Duration::from_secs(1)).warm_up_time(Duration::from_millis(200));
-    targets = scan, product, one_row, selection, clustering
+    targets = nibbles, scan, product, one_row, selection, clustering
 }
 criterion_main!(benches);

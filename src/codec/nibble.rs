@@ -300,6 +300,11 @@ impl Scanner for NibbleScanner<'_> {
                 [NibbleQuery { table: &[], factor: 0.0, coarse: 0.0, worst: 0.0, live: &[] }; 4];
             let queries = &mut queries[..end - start];
             (start..end).zip(&mut *queries).for_each(|(v, out)| *out = query(v));
+            // The next pass's tables come from beyond the second-level cache.
+            for v in end..worst.len().min(end + NIBBLE_QUERIES) {
+                let at = self.visits[first + v].query as usize;
+                kernels.prefetch_signed(&self.tables[at * width..(at + 1) * width]);
+            }
             kernels.nibble_scan(*subspaces, block.bytes, queries, &mut found[start..end]);
         }
     }

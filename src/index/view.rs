@@ -22,6 +22,9 @@ pub(crate) trait View: Send + Sync {
     fn list(&self, list: u32) -> Result<ListEntry>;
     fn visit(&self, list: u32, each: &mut dyn FnMut(BlockRef<'_>) -> Result<()>) -> Result<()>;
     fn peek(&self, list: u32, touch: &mut dyn FnMut(&[u8]));
+    /// A hint that `peek` will be asked for the list soon, and one that `id` will be asked for the row.
+    fn approach(&self, list: u32);
+    fn approach_id(&self, row: u32);
     fn id(&self, row: u32) -> Result<u64>;
     /// Calls `each(i, vector)` with the kept vector of `rows[i]`, as stored, in order; not at all if none are kept.
     fn kept_rows(&self, rows: &[u32], each: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()>;
@@ -43,6 +46,10 @@ pub(crate) trait View: Send + Sync {
 pub(crate) struct ViewIds<'a>(pub(crate) &'a dyn View);
 
 impl RowIds for ViewIds<'_> {
+    fn approach(&self, row: u32) {
+        self.0.approach_id(row);
+    }
+
     fn id(&self, row: u32) -> Result<u64> {
         self.0.id(row)
     }
@@ -99,6 +106,12 @@ impl View for Snapshot {
     fn peek(&self, list: u32, touch: &mut dyn FnMut(&[u8])) {
         Snapshot::peek(self, self.header.first_list + list, touch);
     }
+    fn approach(&self, list: u32) {
+        Snapshot::approach(self, self.header.first_list + list);
+    }
+    fn approach_id(&self, row: u32) {
+        Snapshot::approach_id(self, row);
+    }
     fn id(&self, row: u32) -> Result<u64> {
         Snapshot::id(self, row)
     }
@@ -129,6 +142,8 @@ impl View for WriterView<'_, '_> {
             .for_each_block(&self.geometry, self.header.first_list + list, &entry, |_, block| each(block))
     }
     fn peek(&self, _list: u32, _touch: &mut dyn FnMut(&[u8])) {}
+    fn approach(&self, _list: u32) {}
+    fn approach_id(&self, _row: u32) {}
     fn id(&self, row: u32) -> Result<u64> {
         self.tables.id_of(row)
     }

@@ -291,6 +291,18 @@ impl Kernels {
         unsafe { self.decode[element as usize](codes, out) }
     }
 
+    /// The same for signed bytes.
+    pub(crate) fn prefetch_signed(&self, bytes: &[i8]) {
+        self.prefetch(bytes.as_bytes());
+    }
+
+    /// The same for the bytes of `value` itself.
+    pub(crate) fn prefetch_value<T>(&self, value: &T) {
+        // SAFETY: these are the bytes that `value` occupies, and they are not read: see `prefetch`.
+        let bytes = unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) };
+        self.prefetch(bytes);
+    }
+
     /// Asks for `bytes` to be brought into the first-level cache.
     pub(crate) fn prefetch(&self, bytes: &[u8]) {
         // SAFETY: as for `scan`; a prefetch has no effect that a program can see.

@@ -5,7 +5,7 @@
 
 use super::linalg::Panels;
 use super::{kmeans, topk};
-use crate::kernel::{Element, Kernels};
+use crate::kernel::{Element, Found, GROUP, Kernels, NibbleQuery, group_bytes};
 use crate::{ClusteringParams, IterationStats, Metric, Observer, Result, Rows};
 
 /// The kernels of one instruction set.
@@ -45,10 +45,43 @@ impl Table {
         self.0.squared_norms(rows.as_slice(), rows.dim(), out);
     }
 
+    /// Scans whole groups of nibble codes for up to four tables; returns how many entries were found.
+    pub fn nibble_scan(
+        self,
+        subspaces: usize,
+        groups: &[u8],
+        tables: &[Vec<i8>],
+        worst: f32,
+        scratch: &mut Scratch,
+    ) -> usize {
+        scratch.live.resize(groups.len() / group_bytes(subspaces), u32::MAX);
+        let live = &scratch.live[..];
+        let query = |table| NibbleQuery { table, factor: -0.1, coarse: 0.0, worst, live };
+        let mut queries = [query(&[]); 4];
+        tables.iter().zip(&mut queries).for_each(|(table, out)| *out = query(table));
+        scratch.found.resize(4, Found::default());
+        scratch.found.iter_mut().for_each(Found::clear);
+        let found = &mut scratch.found[..tables.len()];
+        self.0.nibble_scan(subspaces, groups, &queries[..tables.len()], found);
+        found.iter().map(|found| found.iter().count()).sum()
+    }
+
+    /// Bytes of a group of nibble codes, and its entries.
+    pub fn nibble_group(subspaces: usize) -> (usize, usize) {
+        (group_bytes(subspaces), GROUP)
+    }
+
     /// Packs columns for a product.
     pub fn columns(self, columns: Rows<'_>) -> Columns {
         Columns(Panels::with_kernels(self.0, columns))
     }
+}
+
+/// What a scan needs room for.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    live: Vec<u32>,
+    found: Vec<Found>,
 }
 
 fn named(element: &str) -> Element {

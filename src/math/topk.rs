@@ -11,6 +11,9 @@ use std::cell::RefCell;
 
 /// From row numbers to ids.
 pub(crate) trait RowIds {
+    /// A hint that `id` will be asked for this row soon.
+    fn approach(&self, _row: u32) {}
+
     fn id(&self, row: u32) -> Result<u64>;
 }
 
@@ -47,7 +50,7 @@ impl Entry {
 
 /// The `k` smallest by (score, id), exactly.
 ///
-/// Entries go to a buffer of about `2k`. When it is full, selection by score finds the k-th and the rest
+/// Entries go to a buffer of about `3k`. When it is full, selection by score finds the k-th and the rest
 /// is dropped: that is a few operations per entry on average, where a heap pays a logarithm.
 pub(crate) struct TopK<'a> {
     ids: &'a dyn RowIds,
@@ -61,7 +64,7 @@ pub(crate) struct TopK<'a> {
 impl<'a> TopK<'a> {
     /// Keeps the `k` best of what scores at most `limit` (infinity for no limit).
     pub(crate) fn new(k: usize, ids: &'a dyn RowIds, limit: f32) -> Self {
-        let capacity = k.saturating_mul(2).max(k.saturating_add(32));
+        let capacity = k.saturating_mul(3).max(k.saturating_add(64));
         let threshold = if k == 0 { f32::NEG_INFINITY } else { limit };
         // Room grows with what is offered: k may be far larger than the index.
         TopK { ids, k, threshold, entries: Vec::with_capacity(capacity.min(1024)), capacity, error: None }
@@ -169,6 +172,7 @@ impl Collector for Radius<'_> {
 }
 
 fn sorted_hits(entries: &[Entry], ids: &dyn RowIds) -> Result<Vec<Hit>> {
+    entries.iter().for_each(|entry| ids.approach(entry.row));
     let hit = |entry: &Entry| Ok(Hit { score: entry.score, row: entry.row, id: ids.id(entry.row)? });
     let mut hits = entries.iter().map(hit).collect::<Result<Vec<Hit>>>()?;
     hits.sort_unstable_by(|a, b| a.score.total_cmp(&b.score).then(a.id.cmp(&b.id)));

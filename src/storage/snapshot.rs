@@ -144,6 +144,15 @@ impl PinTable {
         }
     }
 
+    /// Asks for the pin itself: what it holds is found through it.
+    fn prefetch(&self, number: u32) {
+        if let PinTable::Resident(pins) = self
+            && let Some(pin) = pins.get(number as usize).and_then(|place| place.get())
+        {
+            Kernels::get().prefetch_value(&**pin);
+        }
+    }
+
     /// Keeps `pin` if the budget has or makes room for it.
     fn keep(&self, number: u32, mut pin: Pin, budget: &Arc<Budget>) -> Held<'_> {
         match self {
@@ -385,6 +394,11 @@ impl Snapshot {
         Ok(())
     }
 
+    /// Will soon [`peek`](Self::peek) into `list`.
+    pub(crate) fn approach(&self, list: u32) {
+        self.pins.prefetch(list.wrapping_sub(self.header.first_list));
+    }
+
     /// Calls `touch` with the first bytes of `list`, if they are pinned: to have them in the cache soon.
     pub(crate) fn peek(&self, list: u32, touch: impl FnOnce(&[u8])) {
         if let Some(pin) = self.pins.get(list.wrapping_sub(self.header.first_list))
@@ -392,6 +406,11 @@ impl Snapshot {
         {
             touch(value);
         }
+    }
+
+    /// Will soon ask for the id of `row`.
+    pub(crate) fn approach_id(&self, row: u32) {
+        self.pins.prefetch(self.first_page[0] + ids_column().page_of(row));
     }
 
     /// The id of `row`.
@@ -413,6 +432,9 @@ impl Snapshot {
         let Some(column) = self.rows_column else { return Ok(()) };
         let name = &self.tables.names.rows;
         let missing = |row: u32| Error::corrupt(name, row.into(), "the kept row is missing");
+        for &row in rows {
+            self.pins.prefetch(self.first_page[1] + column.page_of(row));
+        }
         let mut pins = Vec::with_capacity(rows.len());
         for &row in rows {
             let page = self.page(self.first_page[1], column, &self.tables.rows, name, row)?;
