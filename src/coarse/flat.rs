@@ -35,24 +35,29 @@ const VIEWS_AT_ONCE: usize = 16;
 /// Fewer lists than this are scored exactly at once.
 const QUANTISED_MIN: usize = 256;
 
-/// A list scored by itself costs up to this many lists of a full scan.
+/// Where more than one list in this many is probed, scoring them one by one costs what scoring all does:
+/// at one in 8, a look took .6-.75 of a scan's time for one query, and about as long in a batch.
 const SHARE: usize = 8;
 
 impl FlatCoarse {
     pub(crate) fn new(centroids: Vec<f32>, dim: usize, similarity: Similarity) -> Self {
-        FlatCoarse::with_kernels(Kernels::get(), centroids, dim, similarity)
+        let kernels = Kernels::get();
+        let quantised_min = if kernels.bytes_pay() { QUANTISED_MIN } else { usize::MAX };
+        FlatCoarse::with_kernels(kernels, quantised_min, centroids, dim, similarity)
     }
 
-    fn with_kernels(
+    /// The same with these kernels, and quantised from so many lists.
+    pub(crate) fn with_kernels(
         kernels: &'static Kernels,
+        quantised_min: usize,
         centroids: Vec<f32>,
         dim: usize,
         similarity: Similarity,
     ) -> Self {
         let rows = Rows::of(&centroids, dim);
         let panels = Panels::with_kernels(kernels, rows);
-        let quantised =
-            if rows.len() < QUANTISED_MIN { None } else { Quantised::new(rows, similarity) };
+        let many = rows.len() >= quantised_min;
+        let quantised = if many { Quantised::new(rows, similarity) } else { None };
         FlatCoarse { kernels, dim, panels, quantised, centroids, similarity }
     }
 
@@ -86,7 +91,9 @@ impl FlatCoarse {
             let some = queries.slice(first..queries.len().min(first + VIEWS_AT_ONCE));
             let n = some.len();
             views.clear();
-            views.extend(some.iter().zip(codes.chunks_exact_mut(size)).map(|(q, codes)| quantised.view(q, codes)));
+            views.extend(
+                some.iter().zip(codes.chunks_exact_mut(size)).map(|(q, codes)| quantised.view(q, codes)),
+            );
             factors.iter_mut().zip(&views).for_each(|(factor, view)| *factor = View::factor(view.as_ref()));
             let approximate = &mut approximate[..n * columns];
             quantised.scores(self.kernels, &codes[..n * size], &factors[..n], approximate);
@@ -112,7 +119,7 @@ impl FlatCoarse {
     ) -> bool {
         let k = probes.nprobe;
         let picked = self.panels.picked(self.similarity, query, self.centroids());
-        let near = kth_bound(approximate, k);
+        let near = kth_bound(approximate, k, 2 * k);
         list.keys.clear();
         self.kernels.select_at_most(approximate, near, &mut list.picks);
         if list.picks.len() < k || list.picks.len() > approximate.len() / 2 {

@@ -88,27 +88,28 @@ impl Quantised {
             mean: Vec::new(),
         };
         let panels = quantised.panels.as_mut_bytes();
+        let mut codes = vec![0u8; dim];
         for (c, row) in centroids.iter().enumerate() {
             let first = c / BYTE_PANEL * BYTE_PANEL * padded + c % BYTE_PANEL * 4;
-            let at = |d: usize| first + d / 4 * 4 * BYTE_PANEL + d % 4;
-            (0..dim).for_each(|d| panels[at(d)] = code(centred(row, d)));
-            let decoded = |d: usize| low + step * f64::from(panels[at(d)]);
-            let error = sum(dim, |d| square(centred(row, d) - decoded(d)));
+            for (d, to) in codes.iter_mut().enumerate() {
+                *to = code(centred(row, d));
+                panels[first + d / 4 * 4 * BYTE_PANEL + d % 4] = *to;
+            }
+            let total = |term: fn(f64, f64, f64) -> f64| sum(row, &mean, &codes, term);
             let bias = match similarity {
-                Similarity::L2 => sum(dim, |d| square(decoded(d))),
+                Similarity::L2 => sum(row, &mean, &codes, |_, _, code| square(low + step * code)),
                 Similarity::Dot => 0.0,
             };
+            let error = sum(row, &mean, &codes, |x, mean, code| square(x - mean - (low + step * code)));
             quantised.bias[c] = bias as f32;
             quantised.bias_max = quantised.bias_max.max(bias);
-            quantised.length_max = quantised.length_max.max(sum(dim, |d| square(row[d].into())).sqrt());
-            quantised.centred_max = quantised.centred_max.max(sum(dim, |d| square(centred(row, d))).sqrt());
+            quantised.length_max = quantised.length_max.max(total(|x, _, _| square(x)).sqrt());
+            quantised.centred_max = quantised.centred_max.max(total(|x, mean, _| square(x - mean)).sqrt());
             quantised.error_max = quantised.error_max.max(error.sqrt());
         }
         let fits = |square: f64| square < SQUARE_MAX;
-        (fits(square(quantised.length_max)) && fits(quantised.bias_max)).then_some(Quantised {
-            mean,
-            ..quantised
-        })
+        (fits(square(quantised.length_max)) && fits(quantised.bias_max))
+            .then_some(Quantised { mean, ..quantised })
     }
 
     /// Components of a query's codes.
@@ -143,10 +144,10 @@ impl Quantised {
     fn measure(&self, query: &[f32], shift: f64, scale: f64, codes: &[i8]) -> Option<View> {
         let dim = query.len();
         let (mean, codes) = (&self.mean[..dim], &codes[..dim]);
-        let centred = |d: usize| f64::from(query[d]) - shift * f64::from(mean[d]);
-        let length = sum(dim, |d| square(query[d].into())).sqrt();
-        let error = sum(dim, |d| square(centred(d) - scale * f64::from(codes[d]))).sqrt();
-        let whole = |term: fn(i32) -> i32| f64::from(codes.iter().map(|&code| term(code.into())).sum::<i32>());
+        let length = sum(query, mean, codes, |x, _, _| square(x)).sqrt();
+        let error = sum(query, mean, codes, |x, mean, code| square(x - shift * mean - scale * code)).sqrt();
+        let whole =
+            |term: fn(i32) -> i32| f64::from(codes.iter().map(|&code| term(code.into())).sum::<i32>());
         let (total, total_size) = (whole(|code| code), whole(i32::abs));
         let decoded = scale * whole(|code| code * code).sqrt();
         let size = length + self.length_max;
@@ -156,11 +157,15 @@ impl Quantised {
         }
         let low = scale * self.low * total;
         let (factor, constant, distance_slack, score_slack, terms) = match self.similarity {
-            Similarity::L2 => {
-                (-2.0 * scale * self.step, square(decoded) - 2.0 * low, error + self.error_max, 0.0, square(size))
-            }
+            Similarity::L2 => (
+                -2.0 * scale * self.step,
+                square(decoded) - 2.0 * low,
+                error + self.error_max,
+                0.0,
+                square(size),
+            ),
             Similarity::Dot => {
-                let along_mean = sum(dim, |d| f64::from(query[d]) * f64::from(mean[d]));
+                let along_mean = sum(query, mean, codes, |x, mean, _| x * mean);
                 let slack = decoded * self.error_max + error * self.centred_max;
                 (-scale * self.step, -along_mean - low, 0.0, slack, length * self.length_max)
             }
@@ -221,16 +226,24 @@ fn square(x: f64) -> f64 {
     x * x
 }
 
-/// The sum of `term(d)`, in lanes, which compilers vectorise.
+/// The sum of `term` over the components of a row, of the mean and of codes, in lanes, which compilers
+/// vectorise.
 #[inline(always)]
-fn sum(dim: usize, term: impl Fn(usize) -> f64) -> f64 {
+fn sum<C: Copy + Into<f64>>(
+    row: &[f32],
+    mean: &[f32],
+    codes: &[C],
+    term: impl Fn(f64, f64, f64) -> f64,
+) -> f64 {
+    let ((rows, row), (means, mean)) = (row.as_chunks::<8>(), mean.as_chunks::<8>());
+    let (eights, codes) = codes.as_chunks::<8>();
     let mut lanes = [0.0; 8];
-    let whole = dim / 8 * 8;
-    for first in (0..whole).step_by(8) {
-        for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += term(first + lane);
+    for ((row, mean), codes) in rows.iter().zip(means).zip(eights) {
+        for lane in 0..8 {
+            lanes[lane] += term(row[lane].into(), mean[lane].into(), codes[lane].into());
         }
     }
-    let rest = (whole..dim).map(term).sum::<f64>();
+    let rest = row.iter().zip(mean).zip(codes);
+    let rest: f64 = rest.map(|((&x, &mean), &code)| term(x.into(), mean.into(), code.into())).sum();
     lanes.iter().sum::<f64>() + rest
 }

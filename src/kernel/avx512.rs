@@ -25,7 +25,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     scores,
     nearest,
     byte_scores: dot8::avx512,
-    picked_scores: picked::avx512,
+    picked_scores: picked::avx2,
     norms,
     select,
     encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>],

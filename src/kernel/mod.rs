@@ -269,6 +269,12 @@ impl Kernels {
         unsafe { (self.byte_scores)(product, out) }
     }
 
+    /// True where [`Kernels::byte_scores`] are faster than [`Kernels::scores`]: where an instruction
+    /// multiplies bytes. The portable loops take half as long again.
+    pub(crate) fn bytes_pay(&self) -> bool {
+        self.name != portable::KERNELS.name
+    }
+
     /// The scores of the picked columns, with the bits that [`Kernels::scores`] gives.
     pub(crate) fn picked_scores(&self, picked: &Picked<'_>, picks: &[u32], out: &mut [f32]) {
         picked.check();

@@ -71,7 +71,12 @@ impl Panels {
     }
 
     /// What scores `row` with a few of the columns, which are given as they were packed.
-    pub(crate) fn picked<'a>(&'a self, similarity: Similarity, row: &'a [f32], columns: Rows<'a>) -> Picked<'a> {
+    pub(crate) fn picked<'a>(
+        &'a self,
+        similarity: Similarity,
+        row: &'a [f32],
+        columns: Rows<'a>,
+    ) -> Picked<'a> {
         assert!(row.len() == self.dim && columns.dim() == self.dim && columns.len() == self.len);
         let mut norm = [0.0];
         let (bias, factor, floor) = self.terms(similarity);

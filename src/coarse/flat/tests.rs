@@ -68,7 +68,13 @@ fn vectors(kind: Kind, random: &mut Random, count: usize, dim: usize, scale: f32
             *x = match kind {
                 Kind::Plain => *x,
                 Kind::Whole => (*x * 2.0).round(),
-                Kind::Constant => if d % 4 == 0 { *x } else { 0.7 },
+                Kind::Constant => {
+                    if d % 4 == 0 {
+                        *x
+                    } else {
+                        0.7
+                    }
+                }
                 Kind::Equal => 0.3 + d as f32,
                 Kind::Uneven => *x * own,
                 Kind::Far => *x + 1000.0,
@@ -117,7 +123,7 @@ proptest! {
         for (similarity, kernels) in
             SIMILARITIES.into_iter().flat_map(|s| Kernels::all().into_iter().map(move |k| (s, k)))
         {
-            let coarse = FlatCoarse::with_kernels(kernels, centroids.clone(), dim, similarity);
+            let coarse = FlatCoarse::with_kernels(kernels, QUANTISED_MIN, centroids.clone(), dim, similarity);
             prop_assert_eq!(nearest(&coarse, queries, nprobe), oracle(&coarse, queries, nprobe));
         }
     }
