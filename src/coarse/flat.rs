@@ -35,9 +35,14 @@ const VIEWS_AT_ONCE: usize = 16;
 /// Fewer lists than this are scored exactly at once.
 const QUANTISED_MIN: usize = 256;
 
-/// Where more than one list in this many is probed, scoring them one by one costs what scoring all does:
-/// at one in 8, a look took .6-.75 of a scan's time for one query, and about as long in a batch.
-const SHARE: usize = 8;
+/// Where more than one list in this many is probed, scoring them one by one costs what scoring all does,
+/// for a few queries and for a batch, whose scan is cheaper. Just within these shares a look takes .6-.8 and
+/// .85-1.1 of a scan's time (2,048 x 128 and 1,024 x 384).
+const SHARE_OF_FEW: usize = 8;
+const SHARE_OF_BATCH: usize = 16;
+
+/// The smallest batch.
+const BATCH: usize = 8;
 
 impl FlatCoarse {
     pub(crate) fn new(centroids: Vec<f32>, dim: usize, similarity: Similarity) -> Self {
@@ -187,8 +192,9 @@ impl CoarseQuantizer for FlatCoarse {
         probes.nprobe = nprobe.min(nlist);
         probes.lists.clear();
         probes.scores.clear();
+        let share = if queries.len() < BATCH { SHARE_OF_FEW } else { SHARE_OF_BATCH };
         match &self.quantised {
-            Some(quantised) if nprobe > 0 && nprobe <= nlist / SHARE => self.look(quantised, queries, probes),
+            Some(quantised) if nprobe > 0 && nprobe <= nlist / share => self.look(quantised, queries, probes),
             _ => self.scan(queries, probes),
         }
     }

