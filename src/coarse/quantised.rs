@@ -66,8 +66,10 @@ pub(super) struct View {
 }
 
 impl Quantised {
-    /// Nothing if a centroid is so long that its products may overflow.
+    /// Nothing if a centroid is not finite or so long that its products may overflow.
     pub(super) fn new(centroids: Rows<'_>, similarity: Similarity) -> Option<Self> {
+        // The maxima below would pass over NaN.
+        centroids.check_finite().ok()?;
         let dim = centroids.dim();
         let mean = mean(centroids);
         let centred = |row: &[f32], d: usize| f64::from(row[d]) - f64::from(mean[d]);
@@ -180,7 +182,9 @@ impl Quantised {
             distance_slack,
             score_slack,
             exact_rounding: (dim + 8.0) * (epsilon * terms + UNDERFLOW),
-            rounding: 8.0 * epsilon * (self.bias_max + factor.abs() * CODE_MAX * total_size) + UNDERFLOW,
+            // A factor below the normal numbers is itself off by an absolute amount, times the product.
+            rounding: 8.0 * epsilon * (self.bias_max + factor.abs() * CODE_MAX * total_size)
+                + UNDERFLOW * (1.0 + CODE_MAX * total_size),
         })
     }
 

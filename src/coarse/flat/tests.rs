@@ -168,10 +168,33 @@ fn numbers_too_large_for_bounds_are_scanned() {
             assert_eq!(nearest(&coarse, queries, 5), oracle(&coarse, queries, 5), "{value}");
         }
     }
-    centroids[77] = 1e30;
-    for similarity in SIMILARITIES {
+    for (value, similarity) in
+        [1e30, f32::INFINITY, f32::NAN].into_iter().zip(SIMILARITIES.into_iter().cycle())
+    {
+        centroids[77] = value;
         let coarse = FlatCoarse::new(centroids.clone(), dim, similarity);
         assert!(coarse.quantised.is_none());
+    }
+}
+
+/// The factor of approximate scores was rounded to 0 where products of queries and centroids underflow, and
+/// the bound knew only of the rounding of normal numbers.
+#[test]
+fn a_factor_that_underflows_loses_no_list() {
+    let mut random = Random::new(5);
+    let (nlist, dim) = (400, 32);
+    for power in -46..-36 {
+        // Inner products near the smallest floats: small queries, ordinary centroids.
+        let queries: Vec<f32> = floats(&mut random, 4 * dim).iter().map(|x| x * 10f32.powi(power)).collect();
+        let coarse = FlatCoarse::with_kernels(
+            Kernels::get(),
+            QUANTISED_MIN,
+            floats(&mut random, nlist * dim),
+            dim,
+            Similarity::Dot,
+        );
+        let queries = Rows::new(&queries, dim).unwrap();
+        assert_eq!(nearest(&coarse, queries, 9), oracle(&coarse, queries, 9), "1e{power}");
     }
 }
 
