@@ -32,7 +32,8 @@ const CODE_MAX: f64 = 127.0;
 /// Squared lengths below this overflow in no sum of a score.
 const SQUARE_MAX: f64 = 1e36;
 
-/// What underflow can take from a sum, per component, with room to spare.
+/// What underflow can take from a sum, per component, with room to spare: 2⁻¹⁵⁰ (7e-46) from a product of
+/// components, and 127 · 128 times that from a product of codes whose factor was rounded by as much.
 const UNDERFLOW: f64 = 1e-40;
 
 pub(super) struct Quantised {
@@ -182,9 +183,7 @@ impl Quantised {
             distance_slack,
             score_slack,
             exact_rounding: (dim + 8.0) * (epsilon * terms + UNDERFLOW),
-            // A factor below the normal numbers is itself off by an absolute amount, times the product.
-            rounding: 8.0 * epsilon * (self.bias_max + factor.abs() * CODE_MAX * total_size)
-                + UNDERFLOW * (1.0 + CODE_MAX * total_size),
+            rounding: 8.0 * epsilon * (self.bias_max + factor.abs() * CODE_MAX * total_size),
         })
     }
 

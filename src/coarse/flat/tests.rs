@@ -177,10 +177,9 @@ fn numbers_too_large_for_bounds_are_scanned() {
     }
 }
 
-/// The factor of approximate scores was rounded to 0 where products of queries and centroids underflow, and
-/// the bound knew only of the rounding of normal numbers.
+/// Where products underflow, rounding is no share of them.
 #[test]
-fn a_factor_that_underflows_loses_no_list() {
+fn products_that_underflow_lose_no_list() {
     let mut random = Random::new(5);
     let (nlist, dim) = (400, 32);
     for power in -46..-36 {
