@@ -1,6 +1,7 @@
 //! Coarse quantizers: which list a vector belongs to, and which lists a query should probe.
 
 mod flat;
+mod quantised;
 
 pub(crate) use flat::FlatCoarse;
 

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2};
-use super::{Best, Kernels, PANEL, Product, nibble, portable};
+use super::{Best, Kernels, PANEL, Product, dot8, nibble, picked, portable};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -23,6 +23,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     ],
     scores,
     nearest,
+    byte_scores: dot8::avx2,
+    picked_scores: picked::avx2,
     norms,
     select,
     encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>],

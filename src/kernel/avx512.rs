@@ -12,7 +12,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2};
-use super::{Best, Kernels, PANEL, Product, avx2, nibble, portable};
+use super::{Best, Kernels, PANEL, Product, avx2, dot8, nibble, picked, portable};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -24,6 +24,8 @@ const TABLE: Kernels = Kernels {
     ],
     scores,
     nearest,
+    byte_scores: dot8::avx512,
+    picked_scores: picked::avx2,
     norms,
     select,
     encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>],

@@ -20,13 +20,17 @@ mod aligned;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod dot8;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod nibble;
+mod picked;
 mod portable;
 
 pub(crate) use aligned::AlignedVec;
+pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
 pub(crate) use nibble::{Book, CHOOSE, Found, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
+pub(crate) use picked::Picked;
 use std::sync::OnceLock;
 use zerocopy::IntoBytes;
 
@@ -145,6 +149,8 @@ mod tag {
 type Scan = unsafe fn(queries: &[&[f32]], codes: &[u8], scores: &mut [f32]);
 type Scores = unsafe fn(product: &Product<'_>, out: &mut [f32], stride: usize);
 type Nearest = unsafe fn(product: &Product<'_>, best: &mut [Best]);
+type ByteScores = unsafe fn(product: &ByteProduct<'_>, out: &mut [f32]);
+type PickedScores = unsafe fn(picked: &Picked<'_>, picks: &[u32], out: &mut [f32]);
 type Norms = unsafe fn(rows: &[f32], dim: usize, out: &mut [f32]);
 type Select = unsafe fn(scores: &[f32], threshold: f32, out: &mut Vec<u32>);
 type Encode = unsafe fn(rows: &[f32], out: &mut [u8]);
@@ -159,6 +165,8 @@ pub(crate) struct Kernels {
     scan: [[Scan; 3]; 2],
     scores: Scores,
     nearest: Nearest,
+    byte_scores: ByteScores,
+    picked_scores: PickedScores,
     norms: Norms,
     select: Select,
     /// By element.
@@ -259,6 +267,28 @@ impl Kernels {
         for ((column, score), best) in columns.iter_mut().zip(scores).zip(&best) {
             (*column, *score) = best.fold();
         }
+    }
+
+    /// The scores of `product`, `out[q * bias.len() + c]`: the same bits in every table.
+    pub(crate) fn byte_scores(&self, product: &ByteProduct<'_>, out: &mut [f32]) {
+        product.check();
+        assert_eq!(out.len(), product.factors.len() * product.bias.len());
+        // SAFETY: as for `scan`.
+        unsafe { (self.byte_scores)(product, out) }
+    }
+
+    /// True where [`Kernels::byte_scores`] are faster than [`Kernels::scores`]: where an instruction
+    /// multiplies bytes. The portable loops take half as long again.
+    pub(crate) fn bytes_pay(&self) -> bool {
+        self.name != portable::KERNELS.name
+    }
+
+    /// The scores of the picked columns, with the bits that [`Kernels::scores`] gives.
+    pub(crate) fn picked_scores(&self, picked: &Picked<'_>, picks: &[u32], out: &mut [f32]) {
+        picked.check();
+        assert_eq!(picks.len(), out.len());
+        // SAFETY: as for `scan`; a pick beyond the columns panics there.
+        unsafe { (self.picked_scores)(picked, picks, out) }
     }
 
     /// The squared norm of each row, summed in the order in which `scores` and `nearest` sum products,

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2};
-use super::{Best, Kernels, PANEL, Product, nibble, portable};
+use super::{Best, Kernels, PANEL, Product, dot8, nibble, picked, portable};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
@@ -24,6 +24,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     ],
     scores,
     nearest,
+    byte_scores: dot8::neon,
+    picked_scores: picked::neon,
     norms,
     select: portable::select,
     encode: [portable::encode::<F32>, portable::encode::<F16>, portable::encode::<BF16>],

@@ -4,7 +4,7 @@
 //! from the others' in the last bits, by the roundings that a fused multiply-add saves.
 
 use super::tag::{BF16, DOT, F16, F32, L2};
-use super::{Best, Kernels, PANEL, Product, nibble};
+use super::{Best, Kernels, PANEL, Product, dot8, nibble, picked};
 use half::{bf16, f16};
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -15,6 +15,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     ],
     scores,
     nearest,
+    byte_scores: dot8::portable,
+    picked_scores: picked::portable,
     norms,
     select,
     encode: [encode::<F32>, encode::<F16>, encode::<BF16>],

@@ -455,3 +455,67 @@ fn hadamard_is_its_matrix_and_its_own_inverse() {
         }
     }
 }
+
+// ---- bytes, and picked columns ----
+
+/// Breaks if a pair of products saturates, a tile forgets its rest, or a table rounds a score once where
+/// another rounds twice. Codes and components take their extremes often.
+#[test]
+fn byte_scores_equal_the_oracle_in_every_bit() {
+    let mut random = Random::new(8);
+    for (dim, panels, queries) in (1..=11)
+        .flat_map(|panels| (0..=9).map(move |q| (4 * (1 + (panels * 7 + q) % 13), panels, q)))
+        .chain([(128, 5, 5), (384, 2, 6), (4096, 1, 4)])
+    {
+        let columns = panels * BYTE_PANEL;
+        let extreme = |random: &mut Random, most: i32, least: i32| match random.below(4) {
+            0 => least,
+            1 => most,
+            _ => least + random.below((most - least + 1) as usize) as i32,
+        };
+        let codes: Vec<u8> = (0..columns * dim).map(|_| extreme(&mut random, 127, 0) as u8).collect();
+        let query: Vec<i8> = (0..queries * dim).map(|_| extreme(&mut random, 127, -128) as i8).collect();
+        let (bias, factors) = (floats(&mut random, columns), floats(&mut random, queries));
+        let product = ByteProduct { dim, queries: &query, factors: &factors, panels: &codes, bias: &bias };
+        let exact = |at: usize| {
+            let (q, c) = (at / columns, at % columns);
+            let code = |d: usize| codes[c / 16 * 16 * dim + d / 4 * 64 + c % 16 * 4 + d % 4];
+            let dot: i64 = (0..dim).map(|d| i64::from(query[q * dim + d]) * i64::from(code(d))).sum();
+            bias[c] + factors[q] * dot as f32
+        };
+        let expected: Vec<f32> = (0..queries * columns).map(exact).collect();
+        for kernels in Kernels::all() {
+            let mut scores = vec![f32::NAN; queries * columns];
+            kernels.byte_scores(&product, &mut scores);
+            assert_eq!(bits(&scores), bits(&expected), "{} {dim} {panels} {queries}", kernels.name);
+        }
+    }
+}
+
+#[test]
+fn picked_scores_have_the_bits_of_all_scores() {
+    let mut random = Random::new(9);
+    for (dim, kernels) in dims().flat_map(|dim| Kernels::all().into_iter().map(move |k| (dim, k))) {
+        let (n, m) = (1 + dim * 5 % 90, dim * 3 % 70);
+        let (row, columns) = (floats(&mut random, dim), floats(&mut random, n * dim));
+        let matrices = Matrices::new(kernels, dim, row.clone(), columns.clone());
+        let picks: Vec<u32> = (0..m).map(|_| random.below(n) as u32).collect();
+        for similarity in SIMILARITIES {
+            let product = matrices.product(similarity, 0..1, &[0.0]);
+            let mut all = vec![f32::NAN; n];
+            kernels.scores(&product, &mut all, n);
+            let picked = Picked {
+                row: &row,
+                norm: product.norms[0],
+                columns: &columns,
+                bias: product.bias,
+                factor: product.factor,
+                floor: product.floor,
+            };
+            let mut scores = vec![f32::NAN; m];
+            kernels.picked_scores(&picked, &picks, &mut scores);
+            let expected: Vec<f32> = picks.iter().map(|&pick| all[pick as usize]).collect();
+            assert_eq!(bits(&scores), bits(&expected), "{} {dim} {m}", kernels.name);
+        }
+    }
+}

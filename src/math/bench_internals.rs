@@ -5,7 +5,8 @@
 
 use super::linalg::Panels;
 use super::{kmeans, topk};
-use crate::kernel::{Element, Found, GROUP, Kernels, NibbleQuery, group_bytes};
+use crate::coarse::{CoarseQuantizer, FlatCoarse, Probes};
+use crate::kernel::{ByteProduct, Element, Found, GROUP, Kernels, NibbleQuery, group_bytes};
 use crate::{ClusteringParams, IterationStats, Metric, Observer, Result, Rows};
 
 /// The kernels of one instruction set.
@@ -71,6 +72,19 @@ impl Table {
         (group_bytes(subspaces), GROUP)
     }
 
+    /// One factor a query, one bias a column, as many components as both say.
+    pub fn byte_scores(self, queries: &[i8], factors: &[f32], panels: &[u8], bias: &[f32], out: &mut [f32]) {
+        let dim = panels.len() / bias.len();
+        self.0.byte_scores(&ByteProduct { dim, queries, factors, panels, bias }, out);
+    }
+
+    /// A coarse quantizer; with fewer lists than `quantised_min` it scans all.
+    pub fn coarse(self, centroids: Rows<'_>, metric: Metric, quantised_min: usize) -> Coarse {
+        let (data, dim) = (centroids.as_slice().to_vec(), centroids.dim());
+        let coarse = FlatCoarse::with_kernels(self.0, quantised_min, data, dim, metric.similarity());
+        Coarse(coarse, Probes::default())
+    }
+
     /// Packs columns for a product.
     pub fn columns(self, columns: Rows<'_>) -> Columns {
         Columns(Panels::with_kernels(self.0, columns))
@@ -89,6 +103,16 @@ fn named(element: &str) -> Element {
         "f32" => Element::F32,
         "f16" => Element::F16,
         _ => Element::BF16,
+    }
+}
+
+/// A coarse quantizer and what it found last.
+#[allow(missing_debug_implementations)]
+pub struct Coarse(FlatCoarse, Probes);
+
+impl Coarse {
+    pub fn nearest(&mut self, queries: Rows<'_>, nprobe: usize) {
+        self.0.nearest(queries, nprobe, &mut self.1);
     }
 }
 
