@@ -142,10 +142,11 @@ class Vellum:
     def grid(self):
         from peers import PROBES
 
-        nlist = int(self.settings.removeprefix("IVF").split(",")[0].split("_")[0])
-        reranks = RERANKS if ",R" in self.settings else (None,)
+        # The index is asked, since its specification may leave lists and kept rows to the defaults.
+        index = json.loads(run([self.binary, "info", self.folder / "index.vellum", "i", "--json"], None, 1))["indexes"][0]
+        keeps_rows = any(part.startswith("R") for part in index["spec"].split(",")[1:])
         return [{"nprobe": nprobe} | ({"rerank": rerank} if rerank else {})
-                for nprobe in PROBES if nprobe <= nlist for rerank in reranks]  # fmt: skip
+                for nprobe in PROBES if nprobe <= index["lists"] for rerank in (RERANKS if keeps_rows else (None,))]  # fmt: skip
 
     def turn(self, points, mode, cores, seconds):
         """`bench` crosses its lists of parameters: points with the same reranks go into one call."""
@@ -244,7 +245,7 @@ def measure(competitors, cores, args):
 def choose(competitor, mode, cores):
     from report import worth_measuring
 
-    say(f"looking for the front, {mode}: {competitor.name}")
+    say(f"looking for the front of {competitor.name}, {mode}")
     found = list(competitor.turn(competitor.grid(), mode, cores, 0))
     return [point["params"] for point in worth_measuring(found)]
 
@@ -302,9 +303,7 @@ def self_check(work):
         result = compare(args)
         write(result, Path(folder) / "results")
         check_result(result, Path(folder) / "results", args.threads)
-        again = compare(argparse.Namespace(**vars(args) | {"systems": "vellum"}))
-        first = {built["build_s"] for builds in result["builds"].values() for built in builds}
-        assert all(b["build_s"] in first for builds in again["builds"].values() for b in builds), "built twice"
+        check_kept(args, result)
     say("self-check passed")
 
 
@@ -331,8 +330,18 @@ def check_result(result, folder, threads):
             for count in range(1, threads + 1):
                 drawing = xml.parse(folder / f"{data}-{mode}-{count}.svg")
                 curves = [e for e in drawing.iter() if e.get("class", "").startswith("curve")]
-                assert len(curves) == len(builds), (data, mode, count)
+                # On so few rows a system may be beyond the plot with its worst setting.
+                assert 2 <= len(curves) <= len(builds), (data, mode, count)
     assert "vellum / best peer" in (folder / "table.md").read_text()
+
+
+def check_kept(args, result):
+    """What is built is not built again; what is built from something else is."""
+    prefix, _, spec = args.data[-1].partition("=")
+    name = Path(prefix).name
+    find = lambda spec: [c.built for c in indexes(prefix, spec, build_vellum(), args.work / "index" / name, "vellum")]
+    assert find(spec) == result["builds"][name][:1]
+    assert find("IVF8,Flat") != result["builds"][name][:1]
 
 
 if __name__ == "__main__":

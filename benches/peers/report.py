@@ -139,15 +139,15 @@ def row(cells):
 # The plot: QPS, logarithmic, over recall, on a scale on which .9, .99 and .999 are as far apart.
 
 WIDTH, HEIGHT = 640, 380
-LEFT, RIGHT, TOP, BOTTOM = 62, 452, 40, 332
+LEFT, RIGHT, TOP, BOTTOM = 62, 452, 52, 332
 TICKS = (0.8, 0.9, 0.95, 0.98, 0.99, 0.995)
 LAST = 0.997
 # Told apart on white and on black, and by those who see no red or no green.
-COLOURS = ("#d9480f", "#1c7ed6", "#748ffc", "#2b8a3e", "#9c36b5", "#74b816", "#868e96")
+COLOURS = ("#d9480f", "#1c7ed6", "#748ffc", "#15aabf", "#2b8a3e", "#9c36b5", "#74b816")
 
-# The text follows the reader's scheme; the curves suit both.
+# One grey for white and for black: a page's scheme need not be the one that the picture is told of.
 STYLE = """
-text { font: 12px system-ui, sans-serif; fill: #343a40 }
+text { font: 12px system-ui, sans-serif; fill: #6e7781 }
 .title { font-size: 14px; font-weight: 600 }
 .ours { font-weight: 700 }
 .grid { stroke: #868e96; stroke-opacity: .25 }
@@ -155,7 +155,6 @@ text { font: 12px system-ui, sans-serif; fill: #343a40 }
 .curve { fill: none; stroke-width: 1.8; stroke-linejoin: round }
 .thick { stroke-width: 3 }
 .leader { stroke-width: 1; stroke-dasharray: 2 2; stroke-opacity: .7 }
-@media (prefers-color-scheme: dark) { text { fill: #dee2e6 } }
 """
 
 
@@ -165,7 +164,7 @@ def x_of(recall):
 
 
 class Scale:
-    """Where a QPS lies between the decades' halves below and above all of them."""
+    """Where a QPS lies between the round numbers below and above all of them."""
 
     def __init__(self, values):
         steps = [base * 10**power for power in range(8) for base in (1, 2, 5)]
@@ -178,23 +177,28 @@ class Scale:
         return BOTTOM - (BOTTOM - TOP) * (math.log(qps) - self.low) / self.span
 
 
+def inside(line):
+    return [(p["recall"], p["qps"]) for p in line if TICKS[0] <= p["recall"] <= LAST]
+
+
 def clipped(line):
-    """The front inside the plot; a segment that leaves it ends at the edge."""
-    inside = [(p["recall"], p["qps"]) for p in line if TICKS[0] <= p["recall"] <= LAST]
+    """The front inside the plot; a segment that leaves it ends at the edge, where nothing was measured."""
+    path = inside(line)
     if line[0]["recall"] < TICKS[0] <= line[-1]["recall"]:
-        inside.insert(0, (TICKS[0], qps_at(line, TICKS[0])))
+        path.insert(0, (TICKS[0], qps_at(line, TICKS[0])))
     if line[0]["recall"] <= LAST < line[-1]["recall"]:
-        inside.append((LAST, qps_at(line, LAST)))
-    return inside
+        path.append((LAST, qps_at(line, LAST)))
+    return path
 
 
 def svg(points, title):
-    lines = {name: clipped(front(of(points, system=name))) for name in systems(points)}
-    lines = {name: line for name, line in lines.items() if line}
-    scale = Scale([qps for line in lines.values() for _, qps in line] or [1.0])
+    fronts = {name: front(of(points, system=name)) for name in systems(points)}
+    fronts = {name: line for name, line in fronts.items() if clipped(line)}
+    paths = {name: clipped(line) for name, line in fronts.items()}
+    scale = Scale([qps for path in paths.values() for _, qps in path] or [1.0])
     parts = [axes(scale, title)]
-    labels = spread({name: scale.y(line[-1][1]) for name, line in lines.items()})
-    for colour, (name, line) in zip(COLOURS, lines.items()):
+    labels = spread({name: scale.y(path[-1][1]) for name, path in paths.items()})
+    for colour, (name, line) in zip(COLOURS, fronts.items()):
         parts.append(curve(name, line, colour, scale, labels[name]))
     size = f'viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}"'
     body = "\n".join(parts)
@@ -202,7 +206,7 @@ def svg(points, title):
 
 
 def axes(scale, title):
-    parts = [text(LEFT, 20, title, "title"), f'<path class="frame" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>']
+    parts = [text(6, 18, title, "title"), f'<path class="frame" d="M{LEFT} {TOP}V{BOTTOM}H{RIGHT}"/>']
     for recall in TICKS:
         x = x_of(recall)
         parts.append(f'<path class="grid" d="M{x:.1f} {TOP}V{BOTTOM}"/>')
@@ -212,7 +216,7 @@ def axes(scale, title):
         parts.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{RIGHT}"/>')
         parts.append(text(LEFT - 8, y + 4, f"{qps // 1000}k" if qps >= 1000 else str(qps), "tick", "end"))
     parts.append(text((LEFT + RIGHT) / 2, BOTTOM + 38, "recall@10", "axis", "middle"))
-    parts.append(text(LEFT - 8, TOP - 8, "queries/s", "axis", "end"))
+    parts.append(text(6, TOP - 12, "queries/s", "axis"))
     return "\n".join(parts)
 
 
@@ -230,11 +234,12 @@ def spread(wanted, gap=17):
 
 
 def curve(name, line, colour, scale, label_y):
-    places = [(x_of(recall), scale.y(qps)) for recall, qps in line]
+    place = lambda found: [(x_of(recall), scale.y(qps)) for recall, qps in found]
+    places, measured = place(clipped(line)), place(inside(line))
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     width = "curve thick" if name == OURS else "curve"
     (x, y), style = places[-1], "ours" if name == OURS else "peer"
-    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in places)
+    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in measured)
     return (
         f'<g fill="{colour}"><path class="{width}" stroke="{colour}" d="{path}"/>{dots}'
         f'<path class="leader" stroke="{colour}" d="M{x:.1f} {y:.1f}L{RIGHT + 12} {label_y - 4:.1f}"/>'
