@@ -186,7 +186,13 @@ mod tests {
                     scanner.enter(Probe { centroid: None, visits: &visits });
                     let mut passes = |worst: f32| {
                         let mut found = [Found::default()];
-                        scanner.scan(Codes { bytes: &bytes(code), n: 1 }, 0, &[worst], &[&[1]], &mut found);
+                        scanner.scan(
+                            Codes { bytes: &bytes(code), n: 1, ahead: &[] },
+                            0,
+                            &[worst],
+                            &[&[1]],
+                            &mut found,
+                        );
                         found[0].iter().next().is_some()
                     };
                     assert!(passes(exact[0]), "{code:?} {kept:?} {similarity:?} {row:?} {query:?}");

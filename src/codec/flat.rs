@@ -104,6 +104,7 @@ impl Scanner for FlatScanner<'_> {
 
     fn scan(&mut self, block: Codes<'_>, first: usize, worst: &[f32], live: &[&[u32]], found: &mut [Found]) {
         let Flat { similarity, element, kernels, .. } = *self.codec;
+        kernels.prefetch(block.ahead);
         let visits = &self.visits[first..first + worst.len()];
         self.scores.resize(QUERIES_A_PASS * block.n, 0.0);
         for (pass, visits) in visits.chunks(QUERIES_A_PASS).enumerate() {

@@ -94,4 +94,6 @@ pub(crate) struct Codes<'a> {
     pub(crate) bytes: &'a [u8],
     /// Entries.
     pub(crate) n: usize,
+    /// What will be read after this block: worth a prefetch.
+    pub(crate) ahead: &'a [u8],
 }

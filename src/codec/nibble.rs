@@ -77,30 +77,6 @@ impl Nibble {
             rotated
         })
     }
-
-    /// The query's table, and what turns its whole numbers into products.
-    fn table(&self, query: &[f32], scratch: &mut Scratch, table: &mut [i8]) -> f32 {
-        let components = self.book.components;
-        let mut most = 0.0f32;
-        let fours = scratch.table.as_chunks_mut::<POINTS>().0;
-        for (part, out) in query.chunks_exact(components).zip(fours) {
-            *out = [0.0; POINTS];
-            for (p, &value) in part.iter().enumerate() {
-                for k in 0..POINTS {
-                    out[k] += value * self.book.points[p][k];
-                }
-            }
-            most = out.iter().fold(most, |most, v| most.max(v.abs()));
-        }
-        // A query of zeros, or one so short that its steps underflow, has a table of zeros.
-        let step = most / 127.0;
-        let inverse = if step >= f32::MIN_POSITIVE { 1.0 / step } else { 0.0 };
-        for (value, out) in scratch.table.iter().zip(table) {
-            // Added to 1.5·2^23 a number is rounded to the nearest whole one, ties to even, in its lowest bits.
-            *out = (value * inverse + 12_582_912.0).to_bits() as u8 as i8;
-        }
-        if inverse == 0.0 { 0.0 } else { step }
-    }
 }
 
 /// Buffers for one row or query at a time.
@@ -233,7 +209,7 @@ impl Codec for Nibble {
         for (query, table) in queries.iter().zip(tables.chunks_exact_mut(width)) {
             let mut rotated = std::mem::take(&mut scratch.rotated);
             self.rotation.apply(query, &mut rotated);
-            steps.push(self.table(&rotated, &mut scratch, table));
+            steps.push(self.kernels.nibble_table(&self.book, &rotated, &mut scratch.table, table));
             scratch.rotated = rotated;
         }
         Box::new(NibbleScanner {
@@ -305,7 +281,8 @@ impl Scanner for NibbleScanner<'_> {
                 let at = self.visits[first + v].query as usize;
                 kernels.prefetch_signed(&self.tables[at * width..(at + 1) * width]);
             }
-            kernels.nibble_scan(*subspaces, block.bytes, queries, &mut found[start..end]);
+            let ahead = if start == 0 { block.ahead } else { &[] };
+            kernels.nibble_scan(*subspaces, block.bytes, ahead, queries, &mut found[start..end]);
         }
     }
 }

@@ -21,10 +21,13 @@ pub(crate) trait View: Send + Sync {
     /// The directory entry of a list, by its number within the model.
     fn list(&self, list: u32) -> Result<ListEntry>;
     fn visit(&self, list: u32, each: &mut dyn FnMut(BlockRef<'_>) -> Result<()>) -> Result<()>;
-    fn peek(&self, list: u32, touch: &mut dyn FnMut(&[u8]));
+    /// The first bytes of a list, if they stay in memory: to have them in the cache soon.
+    fn peek(&self, list: u32) -> Option<&[u8]>;
     /// A hint that `peek` will be asked for the list soon, and one that `id` will be asked for the row.
     fn approach(&self, list: u32);
     fn approach_id(&self, row: u32);
+    /// The same, where the next thing will be to ask.
+    fn touch_id(&self, row: u32);
     fn id(&self, row: u32) -> Result<u64>;
     /// Calls `each(i, vector)` with the kept vector of `rows[i]`, as stored, in order; not at all if none are kept.
     fn kept_rows(&self, rows: &[u32], each: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()>;
@@ -46,8 +49,10 @@ pub(crate) trait View: Send + Sync {
 pub(crate) struct ViewIds<'a>(pub(crate) &'a dyn View);
 
 impl RowIds for ViewIds<'_> {
-    fn approach(&self, row: u32) {
-        self.0.approach_id(row);
+    fn approach(&self, rows: &mut dyn Iterator<Item = u32>) {
+        let rows: Vec<u32> = rows.collect();
+        rows.iter().for_each(|row| self.0.approach_id(*row));
+        rows.iter().for_each(|row| self.0.touch_id(*row));
     }
 
     fn id(&self, row: u32) -> Result<u64> {
@@ -103,14 +108,17 @@ impl View for Snapshot {
     fn visit(&self, list: u32, each: &mut dyn FnMut(BlockRef<'_>) -> Result<()>) -> Result<()> {
         Snapshot::visit(self, self.header.first_list + list, each)
     }
-    fn peek(&self, list: u32, touch: &mut dyn FnMut(&[u8])) {
-        Snapshot::peek(self, self.header.first_list + list, touch);
+    fn peek(&self, list: u32) -> Option<&[u8]> {
+        Snapshot::peek(self, self.header.first_list + list)
     }
     fn approach(&self, list: u32) {
         Snapshot::approach(self, self.header.first_list + list);
     }
     fn approach_id(&self, row: u32) {
         Snapshot::approach_id(self, row);
+    }
+    fn touch_id(&self, row: u32) {
+        Snapshot::touch_id(self, row);
     }
     fn id(&self, row: u32) -> Result<u64> {
         Snapshot::id(self, row)
@@ -141,9 +149,12 @@ impl View for WriterView<'_, '_> {
         self.tables
             .for_each_block(&self.geometry, self.header.first_list + list, &entry, |_, block| each(block))
     }
-    fn peek(&self, _list: u32, _touch: &mut dyn FnMut(&[u8])) {}
+    fn peek(&self, _list: u32) -> Option<&[u8]> {
+        None
+    }
     fn approach(&self, _list: u32) {}
     fn approach_id(&self, _row: u32) {}
+    fn touch_id(&self, _row: u32) {}
     fn id(&self, row: u32) -> Result<u64> {
         self.tables.id_of(row)
     }

@@ -32,6 +32,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     prefetch,
     nibble_scan: nibble::avx2::scan,
     nibble_choose: nibble::avx2::choose,
+    nibble_table: nibble::avx2::table,
     hadamard: nibble::avx2::hadamard,
 };
 

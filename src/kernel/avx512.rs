@@ -33,6 +33,7 @@ const TABLE: Kernels = Kernels {
     prefetch: avx2::prefetch,
     nibble_scan: nibble::avx2::scan,
     nibble_choose: nibble::avx512::choose,
+    nibble_table: nibble::avx512::table,
     hadamard: nibble::avx512::hadamard,
 };
 

@@ -175,6 +175,7 @@ pub(crate) struct Kernels {
     prefetch: Prefetch,
     nibble_scan: nibble::NibbleScan,
     nibble_choose: nibble::NibbleChoose,
+    nibble_table: nibble::NibbleTable,
     hadamard: nibble::Hadamard,
 }
 

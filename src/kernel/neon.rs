@@ -33,6 +33,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     prefetch,
     nibble_scan: nibble::neon::scan,
     nibble_choose: nibble::portable::choose,
+    nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
 };
 

@@ -24,6 +24,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     prefetch,
     nibble_scan: nibble::portable::scan,
     nibble_choose: nibble::portable::choose,
+    nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
 };
 

@@ -359,12 +359,12 @@ fn nibble_scans_are_bit_equal_in_all_tables() {
         };
         let queries: Vec<NibbleQuery<'_>> = (0..4).map(query).collect();
         let mut expected = vec![Found::default(); 4];
-        portable::KERNELS.nibble_scan(subspaces, &bytes[1..], &queries, &mut expected);
+        portable::KERNELS.nibble_scan(subspaces, &bytes[1..], &bytes, &queries, &mut expected);
         assert!(expected[0].iter().count() > 0 && expected[0].iter().all(|(_, score)| !score.is_nan()));
         for kernels in Kernels::all() {
             for count in 1..=4 {
                 let mut found = vec![Found::default(); count];
-                kernels.nibble_scan(subspaces, &bytes[1..], &queries[..count], &mut found);
+                kernels.nibble_scan(subspaces, &bytes[1..], &bytes, &queries[..count], &mut found);
                 for (found, expected) in found.iter().zip(&expected) {
                     assert_eq!(found.entries, expected.entries, "{} {subspaces}", kernels.name);
                     assert_eq!(bits(&found.scores), bits(&expected.scores), "{} {subspaces}", kernels.name);
@@ -384,7 +384,7 @@ fn the_portable_nibble_scan_is_the_formula() {
     let live = vec![u32::MAX; n];
     let query = NibbleQuery { table: &table, factor: 0.5, coarse: 3.0, worst: 1e9, live: &live };
     let mut found = [Found::default()];
-    portable::KERNELS.nibble_scan(subspaces, &bytes[1..], &[query], &mut found);
+    portable::KERNELS.nibble_scan(subspaces, &bytes[1..], &bytes, &[query], &mut found);
     let mut expected = Vec::new();
     for entry in 0..n * GROUP {
         let (group, e) = (&bytes[1..][entry / GROUP * group_bytes(subspaces)..], entry % GROUP);
@@ -430,6 +430,33 @@ fn code_points_are_the_nearest_and_equal_in_all_tables() {
             let mut codes = vec![0; m];
             kernels.nibble_choose(&book, &planes, &mut codes);
             assert_eq!(codes, expected, "{}", kernels.name);
+        }
+    }
+}
+
+/// Each entry is within half a step of the product it stands for, the largest is 127 steps, and all tables agree.
+#[test]
+fn nibble_tables_are_the_products_in_steps() {
+    let mut random = Random::new(11);
+    let mut book = Book { components: 2, points: [[0.0; POINTS]; 4], half_norms: [0.0; POINTS] };
+    book.points[..2].iter_mut().flatten().for_each(|p| *p = (random.unit() * 4.0 - 2.0) as f32);
+    for scale in [0.0, 1e-44, 1e-30, 1.0, 1e18] {
+        let query: Vec<f32> = floats(&mut random, 40).iter().map(|v| v * scale).collect();
+        let run = |kernels: &Kernels| {
+            let (mut products, mut table) = (vec![0.0; 320], vec![0; 320]);
+            let step = kernels.nibble_table(&book, &query, &mut products, &mut table);
+            (step, table)
+        };
+        let (step, table) = run(&portable::KERNELS);
+        let most = table.iter().map(|v| i32::from(v.unsigned_abs())).max();
+        assert_eq!(most, Some(if scale < 1e-40 { 0 } else { 127 }));
+        for (at, &value) in table.iter().enumerate().filter(|_| step > 0.0) {
+            let (j, k) = (at / 16, at % 16);
+            let product = query[2 * j] * book.points[0][k] + query[2 * j + 1] * book.points[1][k];
+            assert!((product / step - f32::from(value)).abs() < 0.51, "{at}");
+        }
+        for kernels in Kernels::all() {
+            assert_eq!(run(kernels), (step, table.clone()), "{}", kernels.name);
         }
     }
 }

@@ -63,7 +63,7 @@ impl Table {
         scratch.found.resize(4, Found::default());
         scratch.found.iter_mut().for_each(Found::clear);
         let found = &mut scratch.found[..tables.len()];
-        self.0.nibble_scan(subspaces, groups, &queries[..tables.len()], found);
+        self.0.nibble_scan(subspaces, groups, &[], &queries[..tables.len()], found);
         found.iter().map(|found| found.iter().count()).sum()
     }
 

@@ -11,8 +11,8 @@ use std::cell::RefCell;
 
 /// From row numbers to ids.
 pub(crate) trait RowIds {
-    /// A hint that `id` will be asked for this row soon.
-    fn approach(&self, _row: u32) {}
+    /// A hint that `id` will be asked for these rows next.
+    fn approach(&self, _rows: &mut dyn Iterator<Item = u32>) {}
 
     fn id(&self, row: u32) -> Result<u64>;
 }
@@ -172,7 +172,7 @@ impl Collector for Radius<'_> {
 }
 
 fn sorted_hits(entries: &[Entry], ids: &dyn RowIds) -> Result<Vec<Hit>> {
-    entries.iter().for_each(|entry| ids.approach(entry.row));
+    ids.approach(&mut entries.iter().map(|entry| entry.row));
     let hit = |entry: &Entry| Ok(Hit { score: entry.score, row: entry.row, id: ids.id(entry.row)? });
     let mut hits = entries.iter().map(hit).collect::<Result<Vec<Hit>>>()?;
     hits.sort_unstable_by(|a, b| a.score.total_cmp(&b.score).then(a.id.cmp(&b.id)));

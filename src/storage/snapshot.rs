@@ -144,12 +144,17 @@ impl PinTable {
         }
     }
 
+    fn resident(&self, number: u32) -> Option<&Pin> {
+        match self {
+            PinTable::Resident(pins) => pins.get(number as usize)?.get().map(|pin| &**pin),
+            PinTable::Clocked(_) => None,
+        }
+    }
+
     /// Asks for the pin itself: what it holds is found through it.
     fn prefetch(&self, number: u32) {
-        if let PinTable::Resident(pins) = self
-            && let Some(pin) = pins.get(number as usize).and_then(|place| place.get())
-        {
-            Kernels::get().prefetch_value(&**pin);
+        if let Some(pin) = self.resident(number) {
+            Kernels::get().prefetch_value(pin);
         }
     }
 
@@ -399,18 +404,23 @@ impl Snapshot {
         self.pins.prefetch(list.wrapping_sub(self.header.first_list));
     }
 
-    /// Calls `touch` with the first bytes of `list`, if they are pinned: to have them in the cache soon.
-    pub(crate) fn peek(&self, list: u32, touch: impl FnOnce(&[u8])) {
-        if let Some(pin) = self.pins.get(list.wrapping_sub(self.header.first_list))
-            && let Some(value) = pin.first()
-        {
-            touch(value);
-        }
+    /// The first bytes of `list`, if they are pinned for good: to have them in the cache soon.
+    pub(crate) fn peek(&self, list: u32) -> Option<&[u8]> {
+        self.pins.resident(list.wrapping_sub(self.header.first_list))?.first()
     }
 
     /// Will soon ask for the id of `row`.
     pub(crate) fn approach_id(&self, row: u32) {
         self.pins.prefetch(self.first_page[0] + ids_column().page_of(row));
+    }
+
+    /// Will ask for it at once, and for others.
+    pub(crate) fn touch_id(&self, row: u32) {
+        let column = ids_column();
+        let pin = self.pins.resident(self.first_page[0] + column.page_of(row));
+        if let Some(entry) = pin.and_then(|pin| pinned_entry(pin, column, row)) {
+            Kernels::get().prefetch(entry);
+        }
     }
 
     /// The id of `row`.

@@ -200,7 +200,7 @@ fn products_that_underflow_lose_no_list() {
 #[test]
 fn no_probes_and_no_queries_are_no_work() {
     let coarse = FlatCoarse::new(vec![1.0; 300 * 2], 2, Similarity::L2);
-    assert_eq!(nearest(&coarse, Rows::of(&[1.0, 2.0], 2), 0).0, []);
-    assert_eq!(nearest(&coarse, Rows::of(&[], 2), 3).0, []);
+    assert_eq!(nearest(&coarse, Rows::of(&[1.0, 2.0], 2), 0).0, [0u32; 0]);
+    assert_eq!(nearest(&coarse, Rows::of(&[], 2), 3).0, [0u32; 0]);
     assert_eq!(nearest(&coarse, Rows::of(&[1.0, 2.0], 2), 3).0, [0, 1, 2]);
 }
