@@ -31,7 +31,8 @@ fn scan(c: &mut Criterion) {
     let n = 225;
     for dim in [128, 384] {
         let mut group = c.benchmark_group(format!("scan-{dim}"));
-        for (table, element) in Table::all().into_iter().flat_map(|t| ["f32", "f16", "bf16"].map(|e| (t, e)))
+        for (table, element) in
+            Table::all().into_iter().flat_map(|t| ["f32", "f16", "bf16", "u8"].map(|e| (t, e)))
         {
             let codes = table.encode(element, &noise(n * dim, 1));
             let mut bytes = vec![0; codes.len() + 128];

@@ -1,12 +1,12 @@
 //! Reranking: what the codes found, scored again with the kept rows.
 
-use super::model::Model;
+use super::model::{KeptColumn, Model};
 use super::view::View;
 use crate::Result;
-use crate::kernel::Kernels;
 use crate::math::topk::Hit;
 
-/// The best `k` of `hits` by exact score, of scores up to `limit`.
+/// The best `k` of `hits` by the scores of their most exact rows, of scores up to `limit`. Where coarser rows are kept
+/// beside exact ones, those tell which hits the exact ones are asked about.
 pub(crate) fn top_k(
     view: &dyn View,
     model: &Model,
@@ -15,7 +15,13 @@ pub(crate) fn top_k(
     k: usize,
     limit: f32,
 ) -> Result<Vec<Hit>> {
-    let mut hits = rescore(view, model, query, hits)?;
+    let mut hits = hits;
+    for (at, kept) in model.kept.iter().enumerate() {
+        if at > 0 {
+            hits.truncate(second_stage(k));
+        }
+        hits = rescore(view, model, kept, query, hits)?;
+    }
     hits.retain(|hit| hit.score <= limit);
     hits.truncate(k);
     Ok(hits)
@@ -29,29 +35,40 @@ pub(crate) fn range(
     hits: Vec<Hit>,
     radius: f32,
 ) -> Result<Vec<Hit>> {
-    let mut hits = rescore(view, model, query, hits)?;
+    let Some(judge) = model.judge() else { return Ok(hits) };
+    let mut hits = rescore(view, model, judge, query, hits)?;
     hits.retain(|hit| hit.score < radius);
     Ok(hits)
 }
 
-fn rescore(view: &dyn View, model: &Model, query: &[f32], mut hits: Vec<Hit>) -> Result<Vec<Hit>> {
-    let Some(kept) = model.spec.kept else { return Ok(hits) };
+/// Rows that are scored exactly to find `k`, after 8 bits a component told which: those misplace a neighbour by a few
+/// ranks, whatever k is.
+fn second_stage(k: usize) -> usize {
+    k.saturating_mul(2).max(k.saturating_add(8))
+}
+
+fn rescore(
+    view: &dyn View,
+    model: &Model,
+    kept: &KeptColumn,
+    query: &[f32],
+    mut hits: Vec<Hit>,
+) -> Result<Vec<Hit>> {
+    let similarity = model.metric().similarity();
     let mut row = Vec::new();
     for hit in &mut hits {
-        view.kept_row(hit.row, &mut row)?;
-        let mut score = [0.0];
-        Kernels::get().scan(model.metric().similarity(), kept.element(), &[query], &row, &mut score);
-        hit.score = score[0];
+        view.kept_row(kept.stage, hit.row, &mut row)?;
+        hit.score = kept.form.score(similarity, query, &row);
     }
     hits.sort_by(|a, b| a.score.total_cmp(&b.score).then(a.id.cmp(&b.id)));
     Ok(hits)
 }
 
-/// The kept vector of `row`, if the index keeps rows.
+/// The kept vector of `row`, if one is kept that is at least as exact as its code.
 pub(crate) fn kept_vector(view: &dyn View, model: &Model, row: u32) -> Result<Option<Vec<f32>>> {
-    let Some(kept) = model.spec.kept else { return Ok(None) };
+    let Some(kept) = model.judge() else { return Ok(None) };
     let (mut bytes, mut vector) = (Vec::new(), vec![0.0; model.spec.dim]);
-    view.kept_row(row, &mut bytes)?;
-    Kernels::get().decode(kept.element(), &bytes, &mut vector);
+    view.kept_row(kept.stage, row, &mut bytes)?;
+    kept.form.decode(&bytes, &mut vector);
     Ok(Some(vector))
 }

@@ -16,8 +16,8 @@ use super::filter::Filter;
 use super::model::Model;
 use super::view::{View, ViewIds};
 use crate::coarse::Probes;
-use crate::codec::{Codes, Probe, Scanner, Visit};
-use crate::kernel::{Element, Found, Kernels};
+use crate::codec::{Codes, KeptForm, Probe, Scanner, Visit};
+use crate::kernel::{Found, Kernels};
 use crate::math::topk::{Collector, Hit, Radius, TopK};
 use crate::storage::block::BlockRef;
 use crate::{Result, Rows};
@@ -30,7 +30,7 @@ pub(crate) enum Goal {
     /// The k best by (score, id), of scores up to `limit`.
     TopK { k: usize, limit: f32 },
     /// All scores below a radius; where rows are kept, all that may score below it once they are scored as such.
-    Radius { radius: f32, kept: Option<Element> },
+    Radius { radius: f32, kept: Option<KeptForm> },
 }
 
 /// A checked request; parameters are resolved.

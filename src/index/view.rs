@@ -7,13 +7,13 @@
 
 use super::stats::{self, PartStats};
 use crate::math::topk::RowIds;
-use crate::storage::WriteTables;
 use crate::storage::block::{BlockRef, Geometry};
 use crate::storage::column::{ABSENT, Column};
 use crate::storage::format::{Header, ListEntry};
 use crate::storage::ids::Slot;
 use crate::storage::sections::Section;
 use crate::storage::snapshot::Snapshot;
+use crate::storage::{Stage, WriteTables};
 use crate::{Error, Result};
 
 pub(crate) trait View: Send + Sync {
@@ -23,8 +23,8 @@ pub(crate) trait View: Send + Sync {
     fn visit(&self, list: u32, each: &mut dyn FnMut(BlockRef<'_>) -> Result<()>) -> Result<()>;
     fn peek(&self, list: u32, touch: &mut dyn FnMut(&[u8]));
     fn id(&self, row: u32) -> Result<u64>;
-    /// The kept vector of a row as stored; false if the index keeps none.
-    fn kept_row(&self, row: u32, out: &mut Vec<u8>) -> Result<bool>;
+    /// The kept vector of a row as stored; false if the index keeps none at that stage.
+    fn kept_row(&self, stage: Stage, row: u32, out: &mut Vec<u8>) -> Result<bool>;
     fn row_of(&self, id: u64) -> Result<Option<u32>>;
     /// Calls `each(row, id)` for every row, ascending.
     fn for_each_id(&self, each: &mut dyn FnMut(u32, u64)) -> Result<()>;
@@ -102,8 +102,8 @@ impl View for Snapshot {
     fn id(&self, row: u32) -> Result<u64> {
         Snapshot::id(self, row)
     }
-    fn kept_row(&self, row: u32, out: &mut Vec<u8>) -> Result<bool> {
-        Snapshot::kept_row(self, row, out)
+    fn kept_row(&self, stage: Stage, row: u32, out: &mut Vec<u8>) -> Result<bool> {
+        Snapshot::kept_row(self, stage, row, out)
     }
 }
 
@@ -112,7 +112,8 @@ pub(crate) struct WriterView<'w, 't> {
     pub(crate) tables: &'w WriteTables<'t>,
     pub(crate) header: &'w Header,
     pub(crate) geometry: Geometry,
-    pub(crate) rows_column: Option<Column>,
+    /// By [`Stage`].
+    pub(crate) kept_columns: [Option<Column>; 2],
 }
 
 impl View for WriterView<'_, '_> {
@@ -132,12 +133,12 @@ impl View for WriterView<'_, '_> {
     fn id(&self, row: u32) -> Result<u64> {
         self.tables.id_of(row)
     }
-    fn kept_row(&self, row: u32, out: &mut Vec<u8>) -> Result<bool> {
-        let Some(column) = self.rows_column else { return Ok(false) };
+    fn kept_row(&self, stage: Stage, row: u32, out: &mut Vec<u8>) -> Result<bool> {
+        let Some(column) = self.kept_columns[stage as usize] else { return Ok(false) };
         out.clear();
         out.resize(column.width, ABSENT);
-        let name = &self.tables.names.rows;
-        match column.get(&self.tables.rows, name, row, out)? {
+        let (table, name) = self.tables.kept(stage);
+        match column.get(table, name, row, out)? {
             true => Ok(true),
             false => Err(Error::corrupt(name, row.into(), "the kept row is missing")),
         }

@@ -55,6 +55,7 @@ fn named(element: &str) -> Element {
     match element {
         "f32" => Element::F32,
         "f16" => Element::F16,
+        "u8" => Element::U8,
         _ => Element::BF16,
     }
 }

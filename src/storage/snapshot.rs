@@ -15,7 +15,7 @@ use super::column::Column;
 use super::format::{Header, ListEntry, TableName};
 use super::ids::{decode_id, ids_column};
 use super::lists::{block_key, check_digest};
-use super::{ReadBytes, ReadTables};
+use super::{ReadBytes, ReadTables, Stage};
 use crate::guard::{Quiet, guarded};
 use crate::kernel::Kernels;
 use crate::{Error, Result};
@@ -81,7 +81,7 @@ impl Drop for Pin {
     }
 }
 
-/// Pins by number: lists first, then the pages of the `ids` column, then those of the `rows` column.
+/// Pins by number: lists first, then the pages of the `ids` column, then those of the columns of kept rows.
 struct PinTable {
     pins: Vec<RwLock<Option<Arc<Pin>>>>,
     /// Numbers in the order in which the clock hand comes by.
@@ -164,12 +164,13 @@ pub(crate) struct Snapshot {
     pub(crate) header: Header,
     pub(crate) tables: Quiet<ReadTables>,
     pub(crate) geometry: Geometry,
-    pub(crate) rows_column: Option<Column>,
+    /// By [`Stage`].
+    pub(crate) kept_columns: [Option<Column>; 2],
     /// Directory entries of lists `header.first_list ..`.
     pub(crate) entries: Vec<ListEntry>,
     pins: PinTable,
-    /// The pin numbers of the first page of the `ids` and of the `rows` column.
-    first_page: [u32; 2],
+    /// The pin numbers of the first page of the `ids` column and of the columns of kept rows.
+    first_page: [u32; 3],
     budget: Arc<Budget>,
     pub(crate) born: Instant,
 }
@@ -179,7 +180,7 @@ impl Snapshot {
         header: Header,
         tables: Quiet<ReadTables>,
         geometry: Geometry,
-        rows_column: Option<Column>,
+        kept_columns: [Option<Column>; 2],
         budget: Arc<Budget>,
         born: Instant,
     ) -> Result<Self> {
@@ -200,14 +201,15 @@ impl Snapshot {
         let pages = |column: Column| header.next_row.div_ceil(column.per_page());
         let ids_from = entries.len() as u32;
         let rows_from = ids_from.saturating_add(pages(ids_column()));
-        let pins = rows_from.saturating_add(rows_column.map_or(0, pages));
+        let exact_from = rows_from.saturating_add(kept_columns[Stage::Rows as usize].map_or(0, pages));
+        let pins = exact_from.saturating_add(kept_columns[Stage::Exact as usize].map_or(0, pages));
         Ok(Snapshot {
             pins: PinTable::new(pins as usize),
-            first_page: [ids_from, rows_from],
+            first_page: [ids_from, rows_from, exact_from],
             header,
             tables,
             geometry,
-            rows_column,
+            kept_columns,
             entries,
             budget,
             born,
@@ -291,11 +293,11 @@ impl Snapshot {
         id.ok_or_else(|| Error::corrupt(name, row.into(), "the row has no id"))
     }
 
-    /// Copies the kept vector of `row`, as stored, to `out`; false if the index keeps none.
-    pub(crate) fn kept_row(&self, row: u32, out: &mut Vec<u8>) -> Result<bool> {
-        let Some(column) = self.rows_column else { return Ok(false) };
-        let name = &self.tables.names.rows;
-        let page = self.page(self.first_page[1], column, &self.tables.rows, name, row)?;
+    /// Copies the kept vector of `row`, as stored, to `out`; false if the index keeps none at that stage.
+    pub(crate) fn kept_row(&self, stage: Stage, row: u32, out: &mut Vec<u8>) -> Result<bool> {
+        let Some(column) = self.kept_columns[stage as usize] else { return Ok(false) };
+        let (table, name) = self.tables.kept(stage);
+        let page = self.page(self.first_page[1 + stage as usize], column, table, name, row)?;
         out.clear();
         let entry = page.as_ref().and_then(|pin| pinned_entry(pin, column, row));
         let missing = || Error::corrupt(name, row.into(), "the kept row is missing");
