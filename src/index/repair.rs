@@ -383,8 +383,8 @@ impl<'w, 't> Repair<'w, 't> {
     }
 
     /// The surviving rows whose kept rows are to be made anew, ascending, and what of. An exact row is believed if it
-    /// agrees with its code or with the coarser row: of those that disagree the one that is alone is the one that went
-    /// back to an earlier state.
+    /// agrees with its code or with the coarser row: the one that is alone is the one that went back to an earlier state.
+    /// Otherwise the coarser row is, which is nearer to the vector than an estimate.
     fn lost_rows<'m>(&self, model: &'m Model) -> Result<Vec<(u32, Source<'m>)>> {
         let Some((exact, coarser)) = model.kept.split_last() else { return Ok(Vec::new()) };
         let rows: Vec<u32> = self.alive.keys().copied().collect();
@@ -421,7 +421,7 @@ impl<'w, 't> Repair<'w, 't> {
                 (!agrees).then_some((*row, Source::Kept(exact)))
             }
             (Some((true, _)), _) => Some((*row, Source::Kept(exact))),
-            (None, [coarser]) if sums.contains_key(row) => Some((*row, Source::Kept(coarser))),
+            (_, [coarser]) if sums.contains_key(row) => Some((*row, Source::Kept(coarser))),
             _ => Some((*row, Source::Code)),
         };
         Ok(rows.iter().filter_map(source).collect())
