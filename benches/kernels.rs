@@ -55,6 +55,38 @@ fn scan(c: &mut Criterion) {
     }
 }
 
+/// Rows scored one at a time, as a reranking does: f32, bytes, and 8-bit steps.
+fn kept(c: &mut Criterion) {
+    let n = 225;
+    for dim in [128, 384] {
+        let mut group = c.benchmark_group(format!("kept-{dim}"));
+        group.throughput(Throughput::Elements(n as u64));
+        let query = noise(dim, 2);
+        for table in Table::all() {
+            for element in ["f32", "u8"] {
+                let codes = table.encode(element, &noise(n * dim, 1));
+                let mut score = [0.0];
+                group.bench_function(BenchmarkId::new(table.name(), element), |b| {
+                    b.iter(|| {
+                        for row in codes.chunks_exact(codes.len() / n) {
+                            table.scan(Metric::L2, element, &[black_box(&query)], row, &mut score);
+                            black_box(score);
+                        }
+                    });
+                });
+            }
+            let codes: Vec<u8> = (0..n * dim).map(|i| (i * 31 % 251) as u8).collect();
+            group.bench_function(BenchmarkId::new(table.name(), "steps"), |b| {
+                b.iter(|| {
+                    for row in codes.chunks_exact(dim) {
+                        black_box(table.steps_score(Metric::L2, black_box(&query), row));
+                    }
+                });
+            });
+        }
+    }
+}
+
 /// 960 rows: ten blocks, short enough for a shared machine to leave some samples alone.
 const ROWS: usize = 960;
 const COLUMNS: usize = 2048;
@@ -127,6 +159,6 @@ fn clustering(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().measurement_time(Duration::from_secs(1)).warm_up_time(Duration::from_millis(200));
-    targets = scan, product, one_row, selection, clustering
+    targets = scan, kept, product, one_row, selection, clustering
 }
 criterion_main!(benches);

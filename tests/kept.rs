@@ -186,7 +186,7 @@ fn the_brightest_rows_are_there() {
         let store = memory();
         create(&store, "i", &spec(text, 8, Metric::L2));
         let white = vec![255.0; 40 * 8];
-        change(&store, "i", |writer| drop(writer.add(rows(&white, 8)).unwrap()));
+        change(&store, "i", |writer| writer.add(rows(&white, 8)).unwrap());
         assert_sound(&store, "i");
         assert_eq!(reader(&store, "i").reconstruct(39).unwrap(), [255.0; 8]);
         change(&store, "i", |writer| {
@@ -214,7 +214,7 @@ fn what_is_no_byte_is_refused_at_the_door() {
         assert!(writer.is_empty() && !writer.is_poisoned());
     }
     // A query may have any components.
-    change(&store, "i", |writer| drop(writer.add(rows(&[1.0, 2.0, 3.0, 4.0], 4)).unwrap()));
+    change(&store, "i", |writer| writer.add(rows(&[1.0, 2.0, 3.0, 4.0], 4)).unwrap());
     let found = reader(&store, "i").search(&[0.5, 0.0, -1.0, 0.0], 1, &everywhere()).unwrap();
     assert_eq!(found[0].distance, -2.5);
 }
@@ -251,7 +251,7 @@ fn rows_of_steps_wait_for_the_training() {
             create(&store, "i", &spec(text, dim, metric));
             create(&flat, "i", &spec("Flat", dim, metric));
             for store in [&store, &flat] {
-                change(store, "i", |writer| drop(writer.add(rows(&data, dim)).unwrap()));
+                change(store, "i", |writer| writer.add(rows(&data, dim)).unwrap());
                 assert_sound(store, "i");
             }
             let (untrained, flat) = (reader(&store, "i"), reader(&flat, "i"));

@@ -86,9 +86,7 @@ impl Nibble {
         for (part, out) in query.chunks_exact(components).zip(fours) {
             *out = [0.0; POINTS];
             for (p, &value) in part.iter().enumerate() {
-                for k in 0..POINTS {
-                    out[k] += value * self.book.points[p][k];
-                }
+                out.iter_mut().zip(&self.book.points[p]).for_each(|(out, point)| *out += value * point);
             }
             most = out.iter().fold(most, |most, v| most.max(v.abs()));
         }

@@ -492,17 +492,16 @@ impl Check<'_> {
                 report.note(name, row.into(), "the kept row is missing, or a component of it not finite");
                 return Ok(());
             }
+            // Without sums there is nothing to compare with.
             let Some(sum) = self.sums.get_mut(row as usize) else { return Ok(()) };
-            match &mut self.kept {
+            let (is, other) = match &mut self.kept {
                 Some(kept) if most_exact => {
-                    if kept.of_kept(slot.list - self.header.first_list, bytes) != *sum {
-                        report.note(name, row.into(), "the kept row is another vector than its code");
-                    }
+                    (kept.of_kept(slot.list - self.header.first_list, bytes), "its code")
                 }
-                _ if crc32fast::hash(bytes) != *sum => {
-                    report.note(name, row.into(), "the kept row is another vector than the exact one");
-                }
-                _ => {}
+                _ => (crc32fast::hash(bytes), "the exact one"),
+            };
+            if is != *sum {
+                report.note(name, row.into(), format!("the kept row is another vector than {other}"));
             }
             if let Some(coarser) = coarser {
                 bytes_of_coarser.clear();

@@ -169,8 +169,8 @@ pub(super) fn encode<const E: u8>(rows: &[f32], out: &mut [u8]) {
         rows.iter().zip(out.as_chunks_mut().0).for_each(|(&x, code)| *code = f16::from_f32(x).to_le_bytes());
     } else if E == U8 {
         // Added to 2^23 a number below 256 is rounded to the nearest whole one, in its lowest bits.
-        let byte = |x: f32| (x.max(0.0).min(255.0) + 8_388_608.0).to_bits() as u8;
-        rows.iter().zip(out).for_each(|(&x, code)| *code = byte(x));
+        let held = |x: f32| if x > 0.0 { x.min(255.0) } else { 0.0 };
+        rows.iter().zip(out).for_each(|(&x, code)| *code = (held(x) + 8_388_608.0).to_bits() as u8);
     } else {
         rows.iter().zip(out.as_chunks_mut().0).for_each(|(&x, code)| *code = bf16::from_f32(x).to_le_bytes());
     }

@@ -490,7 +490,7 @@ fn hadamard_is_its_matrix_and_its_own_inverse() {
         let mut expected = values.clone();
         portable::KERNELS.hadamard(&mut expected);
         for (i, &out) in expected.iter().enumerate().take(40) {
-            let sign = |j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+            let sign = |j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
             assert_eq!(out, values.iter().enumerate().map(|(j, v)| sign(j) * v).sum::<f32>(), "{i} of {n}");
         }
         for kernels in Kernels::all() {
