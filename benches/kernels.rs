@@ -31,7 +31,8 @@ fn scan(c: &mut Criterion) {
     let n = 225;
     for dim in [128, 384] {
         let mut group = c.benchmark_group(format!("scan-{dim}"));
-        for (table, element) in Table::all().into_iter().flat_map(|t| ["f32", "f16", "bf16"].map(|e| (t, e)))
+        for (table, element) in
+            Table::all().into_iter().flat_map(|t| ["f32", "f16", "bf16", "u8"].map(|e| (t, e)))
         {
             let codes = table.encode(element, &noise(n * dim, 1));
             let mut bytes = vec![0; codes.len() + 128];
@@ -50,6 +51,38 @@ fn scan(c: &mut Criterion) {
                     b.iter(|| table.scan(metric, element, black_box(&queries), codes, &mut scores));
                 });
             }
+        }
+    }
+}
+
+/// Rows scored one at a time, as a reranking does: f32, bytes, and 8-bit steps.
+fn kept(c: &mut Criterion) {
+    let n = 225;
+    for dim in [128, 384] {
+        let mut group = c.benchmark_group(format!("kept-{dim}"));
+        group.throughput(Throughput::Elements(n as u64));
+        let query = noise(dim, 2);
+        for table in Table::all() {
+            for element in ["f32", "u8"] {
+                let codes = table.encode(element, &noise(n * dim, 1));
+                let mut score = [0.0];
+                group.bench_function(BenchmarkId::new(table.name(), element), |b| {
+                    b.iter(|| {
+                        for row in codes.chunks_exact(codes.len() / n) {
+                            table.scan(Metric::L2, element, &[black_box(&query)], row, &mut score);
+                            black_box(score);
+                        }
+                    });
+                });
+            }
+            let codes: Vec<u8> = (0..n * dim).map(|i| (i * 31 % 251) as u8).collect();
+            group.bench_function(BenchmarkId::new(table.name(), "steps"), |b| {
+                b.iter(|| {
+                    for row in codes.chunks_exact(dim) {
+                        black_box(table.steps_score(Metric::L2, black_box(&query), row));
+                    }
+                });
+            });
         }
     }
 }
@@ -205,6 +238,6 @@ fn nibbles(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().measurement_time(Duration::from_secs(1)).warm_up_time(Duration::from_millis(200));
-    targets = nibbles, scan, product, one_row, bytes, coarse, selection, clustering
+    targets = nibbles, scan, kept, product, one_row, bytes, coarse, selection, clustering
 }
 criterion_main!(benches);

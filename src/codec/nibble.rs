@@ -18,8 +18,8 @@
 //!
 //! The stored form is drawn in `kernel/nibble`. Points, signs of the rotation, and this page are the format.
 
-use super::{Assigned, Codec, Codes, Probe, Scanner, Visit};
-use crate::kernel::{Book, CHOOSE, Element, Found, Kernels, NIBBLE_QUERIES, NibbleQuery, POINTS, Similarity};
+use super::{Assigned, Codec, Codes, KeptForm, Probe, Scanner, Visit};
+use crate::kernel::{Book, CHOOSE, Found, Kernels, NIBBLE_QUERIES, NibbleQuery, POINTS, Similarity};
 use crate::layout::Layout;
 use crate::math::rotation::Rotation;
 use crate::{Result, Rows};
@@ -222,7 +222,7 @@ impl Codec for Nibble {
         })
     }
 
-    fn bounds<'a>(&'a self, _queries: Rows<'a>, _kept: Element) -> Option<Box<dyn Scanner + 'a>> {
+    fn bounds<'a>(&'a self, _queries: Rows<'a>, _kept: KeptForm) -> Option<Box<dyn Scanner + 'a>> {
         None
     }
 }

@@ -56,7 +56,7 @@ impl IndexReader<'static> {
         let model = Arc::new(Model::load(&*tables, &header)?);
         let budget = Budget::new(LONE_READER_BYTES);
         let snapshot =
-            Snapshot::new(header, tables, model.geometry, model.rows_column, budget, Instant::now())?;
+            Snapshot::new(header, tables, model.geometry, model.kept_columns(), budget, Instant::now())?;
         Ok(IndexReader { view: Arc::new(snapshot), model, pool: None, _database: None })
     }
 }
@@ -180,6 +180,8 @@ impl<'a> IndexReader<'a> {
             (None, Some(_)) => k.saturating_mul(RERANK_FACTOR),
             (None, None) => 0,
         };
+        // Where the codes are more exact than the rows, nothing is scored again.
+        let rerank = if self.model.judge().is_some() { rerank } else { 0 };
         Ok(Resolved { nprobe, max_codes, rerank })
     }
 
@@ -253,7 +255,7 @@ impl<'a> IndexReader<'a> {
         }
         let resolved = self.resolve(params, None)?;
         let radius = self.metric().flip(radius);
-        let kept = self.model.spec.kept.map(|kept| kept.element());
+        let kept = self.model.judge().map(|kept| kept.form);
         let goal = Goal::Radius { radius, kept };
         let found = self.find(queries, goal, params, &resolved)?;
         Ok(self.neighbors(found))
@@ -320,7 +322,7 @@ impl<'a> IndexReader<'a> {
         self.view.id_of_key(key)
     }
 
-    /// The vector of `id`, as exact as the index keeps it: the kept row, or else the decoded code. Under
+    /// The vector of `id`, as exact as the index keeps it: the most exact of kept rows and decoded code. Under
     /// cosine it has length 1.
     ///
     /// # Errors

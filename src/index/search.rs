@@ -17,8 +17,8 @@ use super::model::Model;
 use super::rerank;
 use super::view::{View, ViewIds};
 use crate::coarse::Probes;
-use crate::codec::{Codes, Probe, Scanner, Visit};
-use crate::kernel::{Element, Found};
+use crate::codec::{Codes, KeptForm, Probe, Scanner, Visit};
+use crate::kernel::Found;
 use crate::math::topk::{Collector, Hit, Radius, TopK};
 use crate::storage::block::BlockRef;
 use crate::{Result, Rows};
@@ -33,7 +33,7 @@ pub(crate) enum Goal {
     /// The `rows` best by their codes, and of those the k best by their kept rows, of scores up to `limit`.
     Rerank { rows: usize, k: usize, limit: f32 },
     /// All scores below a radius; where rows are kept, all that may score below it once they are scored as such.
-    Radius { radius: f32, kept: Option<Element> },
+    Radius { radius: f32, kept: Option<KeptForm> },
 }
 
 /// A checked request; parameters are resolved.

@@ -15,7 +15,7 @@ pub struct IndexStats {
     pub rows: u64,
     /// Bytes of one code.
     pub code_bytes: usize,
-    /// Bytes of one kept row; 0 if none are kept.
+    /// Bytes of one kept row, in both forms if there are two; 0 if none are kept.
     pub row_bytes: usize,
     /// Lists in use, and whether training has made them.
     pub lists: usize,
@@ -76,7 +76,7 @@ impl IndexReader<'_> {
             spec: self.spec().clone(),
             rows: self.len(),
             code_bytes: self.model.codec.layout().code_bytes(),
-            row_bytes: self.model.rows_column.map_or(0, |column| column.width),
+            row_bytes: self.model.kept.iter().map(|kept| kept.form.width()).sum(),
             lists: self.nlist(),
             trained: self.is_trained(),
             shortest_list: sizes.iter().copied().min().unwrap_or(0),
@@ -105,7 +105,7 @@ where
     F: ReadableTable<u64, ()>,
     K: ReadableTable<&'static [u8], u64>,
 {
-    let bytes: [(&'static str, &B); 9] = [
+    let bytes: [(&'static str, &B); 10] = [
         ("meta", &tables.meta),
         ("model", &tables.model),
         ("lists", &tables.lists),
@@ -114,6 +114,7 @@ where
         ("slots", &tables.slots),
         ("ids", &tables.ids),
         ("rows", &tables.rows),
+        ("exact", &tables.exact),
         ("keys", &tables.keys),
     ];
     guarded(|| {

@@ -8,7 +8,7 @@
 //! search defaults, a metric of the same kind, a `next_id` or a change number that is too high.
 
 use super::kept::KeptCheck;
-use super::model::Model;
+use super::model::{KeptColumn, Model};
 use super::train::decode_params;
 use crate::guard::guarded;
 use crate::storage::block::Geometry;
@@ -17,7 +17,7 @@ use crate::storage::format::{Header, ListEntry, State};
 use crate::storage::ids::{KEY_BYTES_MAX, Slot, decode_id, ids_column, slots_column};
 use crate::storage::lists::{check_digest, directory};
 use crate::storage::sections::{Section, chunks};
-use crate::storage::{self, ReadBytes, ReadTables};
+use crate::storage::{self, ReadBytes, ReadTables, Stage};
 use crate::{Error, Observer, Result};
 use redb::{ReadableTable, ReadableTableMetadata};
 use std::ops::Range;
@@ -162,12 +162,12 @@ struct Check<'a> {
     tables: &'a ReadTables,
     header: &'a Header,
     model: &'a Model,
-    kept: Option<KeptCheck>,
+    kept: Option<KeptCheck<'a>>,
     /// The header's, if there are pages for so many rows.
     next_row: u32,
     /// Where the lists say each row is.
     slots: Vec<Option<Slot>>,
-    /// What each row's code comes to, if kept rows can be compared with codes.
+    /// What each row's code comes to, if kept rows can be compared with codes; then what the coarser kept row should.
     sums: Vec<u32>,
 }
 
@@ -338,7 +338,7 @@ impl Check<'_> {
                     Some(free) => *free = Some(slot),
                 }
                 if let (Some(kept), Some(sum)) = (&mut self.kept, self.sums.get_mut(row as usize)) {
-                    *sum = kept.of_decoded(&row_vector);
+                    *sum = kept.of_code(code, &row_vector);
                 }
             }
         })?;
@@ -461,27 +461,52 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// The most exact rows are compared with the codes, coarser ones with those.
     fn kept_rows(&mut self, report: &mut VerifyReport) -> Result<()> {
-        let (table, name) = (&self.tables.rows, &self.tables.names.rows);
-        let (Some(column), Some(kept)) = (self.model.rows_column, self.model.spec.kept) else {
-            return pages(report, table, name, 0..0);
-        };
-        pages(report, table, name, 0..self.next_row.div_ceil(column.per_page()))?;
+        for (stage, column) in [Stage::Rows, Stage::Exact].into_iter().zip(self.model.kept_columns()) {
+            let (table, name) = self.tables.kept(stage);
+            let rows = column.map_or(0, |column| self.next_row.div_ceil(column.per_page()));
+            pages(report, table, name, 0..rows)?;
+        }
+        for at in (0..self.model.kept.len()).rev() {
+            report.step(|report| self.kept_column(report, at))?;
+        }
+        Ok(())
+    }
+
+    fn kept_column(&mut self, report: &mut VerifyReport, at: usize) -> Result<()> {
+        let KeptColumn { stage, form, column } = self.model.kept[at];
+        let (table, name) = self.tables.kept(stage);
+        let coarser = at.checked_sub(1).map(|at| self.model.kept[at].form);
+        let most_exact = at + 1 == self.model.kept.len();
         let mut vector = vec![0.0; self.model.spec.dim];
+        let mut bytes_of_coarser = Vec::new();
         column.for_each(table, name, 0..self.next_row, |row, bytes| {
-            if self.slots[row as usize].is_none() {
+            let Some(slot) = self.slots[row as usize] else {
                 if bytes.iter().any(|byte| *byte != ABSENT) {
                     report.note(name, row.into(), "a free row still holds a vector");
                 }
                 return Ok(());
+            };
+            if !form.is_row(bytes, &mut vector) {
+                report.note(name, row.into(), "the kept row is missing, or a component of it not finite");
+                return Ok(());
             }
-            crate::kernel::Kernels::get().decode(kept.element(), bytes, &mut vector);
-            if vector.iter().any(|component| !component.is_finite()) {
-                report.note(name, row.into(), "a component of the kept row is not finite");
-            } else if let Some(kept) = &mut self.kept
-                && kept.of_kept(bytes) != self.sums[row as usize]
-            {
-                report.note(name, row.into(), "the kept row is another vector than its code");
+            // Without sums there is nothing to compare with.
+            let Some(sum) = self.sums.get_mut(row as usize) else { return Ok(()) };
+            let (is, other) = match &mut self.kept {
+                Some(kept) if most_exact => {
+                    (kept.of_kept(slot.list - self.header.first_list, bytes), "its code")
+                }
+                _ => (crc32fast::hash(bytes), "the exact one"),
+            };
+            if is != *sum {
+                report.note(name, row.into(), format!("the kept row is another vector than {other}"));
+            }
+            if let Some(coarser) = coarser {
+                bytes_of_coarser.clear();
+                coarser.encode(&vector, &mut bytes_of_coarser);
+                *sum = crc32fast::hash(&bytes_of_coarser);
             }
             Ok(())
         })

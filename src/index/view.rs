@@ -7,13 +7,13 @@
 
 use super::stats::{self, PartStats};
 use crate::math::topk::RowIds;
-use crate::storage::WriteTables;
 use crate::storage::block::{BlockRef, Geometry};
 use crate::storage::column::{ABSENT, Column};
 use crate::storage::format::{Header, ListEntry};
 use crate::storage::ids::Slot;
 use crate::storage::sections::Section;
 use crate::storage::snapshot::Snapshot;
+use crate::storage::{Stage, WriteTables};
 use crate::{Error, Result};
 
 pub(crate) trait View: Send + Sync {
@@ -29,8 +29,14 @@ pub(crate) trait View: Send + Sync {
     /// The same, where the next thing will be to ask.
     fn touch_id(&self, row: u32);
     fn id(&self, row: u32) -> Result<u64>;
-    /// Calls `each(i, vector)` with the kept vector of `rows[i]`, as stored, in order; not at all if none are kept.
-    fn kept_rows(&self, rows: &[u32], each: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()>;
+    /// Calls `each(i, vector)` with the kept vector of `rows[i]`, as stored, in order; not at all if none are kept at
+    /// that stage.
+    fn kept_rows(
+        &self,
+        stage: Stage,
+        rows: &[u32],
+        each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
+    ) -> Result<()>;
     fn row_of(&self, id: u64) -> Result<Option<u32>>;
     /// Calls `each(row, id)` for every row, ascending.
     fn for_each_id(&self, each: &mut dyn FnMut(u32, u64)) -> Result<()>;
@@ -123,8 +129,13 @@ impl View for Snapshot {
     fn id(&self, row: u32) -> Result<u64> {
         Snapshot::id(self, row)
     }
-    fn kept_rows(&self, rows: &[u32], each: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
-        Snapshot::kept_rows(self, rows, each)
+    fn kept_rows(
+        &self,
+        stage: Stage,
+        rows: &[u32],
+        each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        Snapshot::kept_rows(self, stage, rows, each)
     }
 }
 
@@ -133,7 +144,8 @@ pub(crate) struct WriterView<'w, 't> {
     pub(crate) tables: &'w WriteTables<'t>,
     pub(crate) header: &'w Header,
     pub(crate) geometry: Geometry,
-    pub(crate) rows_column: Option<Column>,
+    /// By [`Stage`].
+    pub(crate) kept_columns: [Option<Column>; 2],
 }
 
 impl View for WriterView<'_, '_> {
@@ -158,12 +170,17 @@ impl View for WriterView<'_, '_> {
     fn id(&self, row: u32) -> Result<u64> {
         self.tables.id_of(row)
     }
-    fn kept_rows(&self, rows: &[u32], each: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
-        let Some(column) = self.rows_column else { return Ok(()) };
-        let name = &self.tables.names.rows;
+    fn kept_rows(
+        &self,
+        stage: Stage,
+        rows: &[u32],
+        each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let Some(column) = self.kept_columns[stage as usize] else { return Ok(()) };
+        let (table, name) = self.tables.kept(stage);
         let mut vector = vec![ABSENT; column.width];
         for (i, &row) in rows.iter().enumerate() {
-            if !column.get(&self.tables.rows, name, row, &mut vector)? {
+            if !column.get(table, name, row, &mut vector)? {
                 return Err(Error::corrupt(name, row.into(), "the kept row is missing"));
             }
             each(i, &vector)?;

@@ -26,6 +26,7 @@ mod neon;
 mod nibble;
 mod picked;
 mod portable;
+mod steps;
 
 pub(crate) use aligned::AlignedVec;
 pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
@@ -52,6 +53,8 @@ pub(crate) enum Element {
     F16,
     /// The upper half of an `f32`: 7 bits of mantissa, the same range.
     BF16,
+    /// A whole number, 0 to 255.
+    U8,
 }
 
 impl Element {
@@ -60,6 +63,7 @@ impl Element {
         match self {
             Element::F32 => 4,
             Element::F16 | Element::BF16 => 2,
+            Element::U8 => 1,
         }
     }
 }
@@ -144,6 +148,16 @@ mod tag {
     pub(super) const F32: u8 = super::Element::F32 as u8;
     pub(super) const F16: u8 = super::Element::F16 as u8;
     pub(super) const BF16: u8 = super::Element::BF16 as u8;
+    pub(super) const U8: u8 = super::Element::U8 as u8;
+
+    /// Bytes of a component.
+    pub(super) const fn size_of_element<const E: u8>() -> usize {
+        match E {
+            F32 => 4,
+            U8 => 1,
+            _ => 2,
+        }
+    }
 }
 
 type Scan = unsafe fn(queries: &[&[f32]], codes: &[u8], scores: &mut [f32]);
@@ -162,7 +176,7 @@ pub(crate) struct Kernels {
     /// `portable`, `avx2`, `avx512`, `avx512vbmi` or `neon`.
     pub(crate) name: &'static str,
     /// By similarity, then by element.
-    scan: [[Scan; 3]; 2],
+    scan: [[Scan; 4]; 2],
     scores: Scores,
     nearest: Nearest,
     byte_scores: ByteScores,
@@ -170,8 +184,11 @@ pub(crate) struct Kernels {
     norms: Norms,
     select: Select,
     /// By element.
-    encode: [Encode; 3],
-    decode: [Decode; 3],
+    encode: [Encode; 4],
+    decode: [Decode; 4],
+    /// By similarity.
+    steps_score: [steps::Score; 2],
+    steps_decode: steps::Decode,
     prefetch: Prefetch,
     nibble_scan: nibble::NibbleScan,
     nibble_choose: nibble::NibbleChoose,
@@ -308,7 +325,8 @@ impl Kernels {
         unsafe { (self.select)(scores, threshold, out) }
     }
 
-    /// Components as stored bytes, rounded to nearest, ties to even.
+    /// Components as stored bytes, rounded to nearest, ties to even; as bytes what is below 0 or NaN becomes 0, and
+    /// what is above 255 becomes that.
     pub(crate) fn encode(&self, element: Element, rows: &[f32], out: &mut [u8]) {
         assert_eq!(out.len(), rows.len() * element.size());
         // SAFETY: as for `scan`.

@@ -9,7 +9,7 @@ use crate::math::random::Random;
 use std::ops::Range;
 
 const SIMILARITIES: [Similarity; 2] = [Similarity::L2, Similarity::Dot];
-const ELEMENTS: [Element; 3] = [Element::F32, Element::F16, Element::BF16];
+const ELEMENTS: [Element; 4] = [Element::F32, Element::F16, Element::BF16, Element::U8];
 
 fn dims() -> impl Iterator<Item = usize> {
     (1..=70).chain([96, 100, 128, 384, 768, 1000])
@@ -67,9 +67,15 @@ fn scans_equal_the_oracle_and_do_not_depend_on_company() {
     for dim in dims() {
         let queries = floats(&mut random, 9 * dim);
         let queries: Vec<&[f32]> = queries.chunks(dim).collect();
-        for (element, offset) in ELEMENTS.into_iter().zip([dim % 4, (dim + 1) % 4, (dim + 2) % 4]) {
+        for (element, offset) in
+            ELEMENTS.into_iter().zip([dim % 4, (dim + 1) % 4, (dim + 2) % 4, (dim + 3) % 4])
+        {
             let counts = if dim < 24 { 0..=40 } else { dim % 40..=dim % 40 };
-            let codes = Codes::new(element, &floats(&mut random, 40 * dim), offset);
+            let rows = match element {
+                Element::U8 => (0..40 * dim).map(|_| random.below(256) as f32).collect(),
+                _ => floats(&mut random, 40 * dim),
+            };
+            let codes = Codes::new(element, &rows, offset);
             for (similarity, kernels) in
                 SIMILARITIES.into_iter().flat_map(|s| Kernels::all().into_iter().map(move |k| (s, k)))
             {
@@ -304,6 +310,47 @@ fn conversions_are_those_of_the_portable_table_bit_for_bit() {
     }
 }
 
+/// Whole numbers keep themselves, and what no byte can hold becomes the nearest that one can.
+#[test]
+fn bytes_are_rounded_and_saturate() {
+    let odd = [-0.0, 0.4, 0.5, 1.5, 2.5, 254.5, 255.0, 255.4, 256.0, 1e9, -3.0, f32::NAN, f32::INFINITY];
+    let expected = [0, 0, 0, 2, 2, 254, 255, 255, 255, 255, 0, 0, 255];
+    for kernels in Kernels::all() {
+        let mut bytes = vec![9; odd.len()];
+        kernels.encode(Element::U8, &odd, &mut bytes);
+        assert_eq!(bytes, expected, "{}", kernels.name);
+        let all: Vec<u8> = (0..=255).collect();
+        let (mut xs, mut back) = (vec![0.0; 256], vec![0; 256]);
+        kernels.decode(Element::U8, &all, &mut xs);
+        kernels.encode(Element::U8, &xs, &mut back);
+        assert!(back == all && xs.iter().enumerate().all(|(i, x)| *x == i as f32), "{}", kernels.name);
+    }
+}
+
+/// Steps are scored as the rows that they decode to, with the same bits in all tables.
+#[test]
+fn steps_are_scored_as_what_they_decode_to() {
+    let mut random = Random::new(9);
+    for dim in dims() {
+        let query = floats(&mut random, dim);
+        let codes: Vec<u8> = (0..dim).map(|_| random.below(256) as u8).collect();
+        let (low, step) = (random.unit() as f32 - 0.5, random.unit() as f32 / 64.0);
+        let row: Vec<f32> = codes.iter().map(|u| low + step * f32::from(*u)).collect();
+        for similarity in SIMILARITIES {
+            let expected = portable::KERNELS.steps_score(similarity, &query, low, step, &codes);
+            let (exact, size) = oracle(similarity, &query, &row);
+            assert!((f64::from(expected) - exact).abs() <= 1e-5 * size, "{dim}");
+            for kernels in Kernels::all() {
+                let score = kernels.steps_score(similarity, &query, low, step, &codes);
+                assert_eq!(score.to_bits(), expected.to_bits(), "{} {dim}", kernels.name);
+                let mut decoded = vec![f32::NAN; dim];
+                kernels.steps_decode(low, step, &codes, &mut decoded);
+                assert_eq!(bits(&decoded), bits(&row), "{} {dim}", kernels.name);
+            }
+        }
+    }
+}
+
 #[test]
 fn the_best_table_is_chosen_unless_a_name_lowers_it() {
     let best = Kernels::all()[0].name;
@@ -470,7 +517,7 @@ fn hadamard_is_its_matrix_and_its_own_inverse() {
         let mut expected = values.clone();
         portable::KERNELS.hadamard(&mut expected);
         for (i, &out) in expected.iter().enumerate().take(40) {
-            let sign = |j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+            let sign = |j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
             assert_eq!(out, values.iter().enumerate().map(|(j, v)| sign(j) * v).sum::<f32>(), "{i} of {n}");
         }
         for kernels in Kernels::all() {

@@ -23,7 +23,7 @@ impl Table {
         self.0.name
     }
 
-    /// `element` is `f32`, `f16`, or else bf16.
+    /// `element` is `f32`, `f16`, `u8`, or else bf16.
     pub fn scan(self, metric: Metric, element: &str, queries: &[&[f32]], codes: &[u8], scores: &mut [f32]) {
         self.0.scan(metric.similarity(), named(element), queries, codes, scores);
     }
@@ -32,6 +32,11 @@ impl Table {
         let mut codes = vec![0; rows.len() * named(element).size()];
         self.0.encode(named(element), rows, &mut codes);
         codes
+    }
+
+    /// One row of 8-bit steps, 128 in the middle.
+    pub fn steps_score(self, metric: Metric, query: &[f32], codes: &[u8]) -> f32 {
+        self.0.steps_score(metric.similarity(), query, -0.5, 1.0 / 256.0, codes)
     }
 
     pub fn select_at_most(self, scores: &[f32], threshold: f32, out: &mut Vec<u32>) {
@@ -102,6 +107,7 @@ fn named(element: &str) -> Element {
     match element {
         "f32" => Element::F32,
         "f16" => Element::F16,
+        "u8" => Element::U8,
         _ => Element::BF16,
     }
 }

@@ -15,7 +15,7 @@ use super::column::Column;
 use super::format::{Header, ListEntry, TableName};
 use super::ids::{decode_id, ids_column};
 use super::lists::{block_key, check_digest};
-use super::{ReadBytes, ReadTables};
+use super::{ReadBytes, ReadTables, Stage};
 use crate::guard::{Quiet, guarded};
 use crate::kernel::Kernels;
 use crate::{Error, Result};
@@ -111,7 +111,7 @@ impl Deref for Held<'_> {
     }
 }
 
-/// Pins by number: lists first, then the pages of the `ids` column, then those of the `rows` column.
+/// Pins by number: lists first, then the pages of the `ids` column, then those of the columns of kept rows.
 enum PinTable {
     /// The whole index fits the budget: what is pinned stays, and is read without a lock and without counting
     /// references, which two threads would pass back and forth.
@@ -270,14 +270,15 @@ pub(crate) struct Snapshot {
     pub(crate) header: Header,
     pub(crate) tables: Quiet<ReadTables>,
     pub(crate) geometry: Geometry,
-    pub(crate) rows_column: Option<Column>,
+    /// By [`Stage`].
+    pub(crate) kept_columns: [Option<Column>; 2],
     /// Directory entries of lists `header.first_list ..`.
     pub(crate) entries: Vec<ListEntry>,
     pins: PinTable,
     /// Bytes of all that can be pinned.
     bytes: usize,
-    /// The pin numbers of the first page of the `ids` and of the `rows` column.
-    first_page: [u32; 2],
+    /// The pin numbers of the first page of the `ids` column and of the columns of kept rows.
+    first_page: [u32; 3],
     budget: Arc<Budget>,
     pub(crate) born: Instant,
 }
@@ -287,7 +288,7 @@ impl Snapshot {
         header: Header,
         tables: Quiet<ReadTables>,
         geometry: Geometry,
-        rows_column: Option<Column>,
+        kept_columns: [Option<Column>; 2],
         budget: Arc<Budget>,
         born: Instant,
     ) -> Result<Self> {
@@ -308,7 +309,8 @@ impl Snapshot {
         let pages = |column: Column| header.next_row.div_ceil(column.per_page());
         let ids_from = entries.len() as u32;
         let rows_from = ids_from.saturating_add(pages(ids_column()));
-        let pins = rows_from.saturating_add(rows_column.map_or(0, pages));
+        let exact_from = rows_from.saturating_add(kept_columns[Stage::Rows as usize].map_or(0, pages));
+        let pins = exact_from.saturating_add(kept_columns[Stage::Exact as usize].map_or(0, pages));
         let list_bytes = |entry: &ListEntry| -> usize {
             let blocks = 0..geometry.blocks(entry.n);
             blocks.map(|b| page_run(geometry.block_bytes(geometry.entries(entry.n, b) as usize))).sum()
@@ -316,15 +318,15 @@ impl Snapshot {
         let column_bytes = |column: Column| pages(column) as usize * (4096 << column.order);
         let bytes = entries.iter().map(list_bytes).sum::<usize>()
             + column_bytes(ids_column())
-            + rows_column.map_or(0, column_bytes);
+            + kept_columns.into_iter().flatten().map(column_bytes).sum::<usize>();
         Ok(Snapshot {
             pins: PinTable::new(pins as usize, bytes <= budget.limit.saturating_sub(budget.used())),
             bytes,
-            first_page: [ids_from, rows_from],
+            first_page: [ids_from, rows_from, exact_from],
             header,
             tables,
             geometry,
-            rows_column,
+            kept_columns,
             entries,
             budget,
             born,
@@ -436,18 +438,20 @@ impl Snapshot {
     /// their way from memory together.
     pub(crate) fn kept_rows(
         &self,
+        stage: Stage,
         rows: &[u32],
         each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let Some(column) = self.rows_column else { return Ok(()) };
-        let name = &self.tables.names.rows;
+        let Some(column) = self.kept_columns[stage as usize] else { return Ok(()) };
+        let (table, name) = self.tables.kept(stage);
+        let first_page = self.first_page[1 + stage as usize];
         let missing = |row: u32| Error::corrupt(name, row.into(), "the kept row is missing");
         for &row in rows {
-            self.pins.prefetch(self.first_page[1] + column.page_of(row));
+            self.pins.prefetch(first_page + column.page_of(row));
         }
         let mut pins = Vec::with_capacity(rows.len());
         for &row in rows {
-            let page = self.page(self.first_page[1], column, &self.tables.rows, name, row)?;
+            let page = self.page(first_page, column, table, name, row)?;
             let page = page.ok_or_else(|| missing(row))?;
             Kernels::get().prefetch(pinned_entry(&page, column, row).unwrap_or_default());
             pins.push(page);

@@ -336,7 +336,7 @@ impl Inner {
         let model = self.model(&*tables, &header, Some(began.commits))?;
         let budget = self.budget.clone();
         let mut snapshot =
-            Snapshot::new(header, tables, model.geometry, model.rows_column, budget, began.at)?;
+            Snapshot::new(header, tables, model.geometry, model.kept_columns(), budget, began.at)?;
         if let Some(older) = &older {
             snapshot.inherit(older);
         }
