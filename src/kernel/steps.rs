@@ -35,7 +35,7 @@ impl Kernels {
     }
 }
 
-/// Running sums: two AVX-512 registers, so that an addition need not wait for the one before.
+/// Running sums: four AVX2 registers, so that an addition need not wait for the one before.
 const LANES: usize = 32;
 
 #[inline(always)]
@@ -77,21 +77,6 @@ pub(super) mod avx2 {
     }
 
     #[target_feature(enable = "avx2")]
-    pub(in crate::kernel) fn decode(low: f32, step: f32, codes: &[u8], out: &mut [f32]) {
-        decode_body(low, step, codes, out);
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-pub(super) mod avx512 {
-    use super::{decode_body, score_body};
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-    pub(in crate::kernel) fn score<const S: u8>(query: &[f32], low: f32, step: f32, codes: &[u8]) -> f32 {
-        score_body::<S>(query, low, step, codes)
-    }
-
-    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
     pub(in crate::kernel) fn decode(low: f32, step: f32, codes: &[u8], out: &mut [f32]) {
         decode_body(low, step, codes, out);
     }
