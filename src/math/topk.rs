@@ -5,7 +5,7 @@
 //! of lists nor on how the work was cut. Ids live in a column that costs a look-up: [`TopK`] reads one
 //! only for the winners and for candidates whose scores tie at the last place.
 
-use crate::kernel::Kernels;
+use crate::kernel::{Found, Kernels};
 use crate::{Error, Result};
 use std::cell::RefCell;
 
@@ -24,6 +24,12 @@ pub(crate) trait Collector {
 
     /// Takes an entry; one beyond the threshold, or NaN, is ignored.
     fn offer(&mut self, row: u32, score: f32);
+
+    /// Where a scan may put (row, score) pairs within the threshold by itself, if it lets [`check`](Self::check) know.
+    fn found(&mut self) -> &mut Found;
+
+    /// Something was put there.
+    fn check(&mut self);
 }
 
 /// One result.
@@ -41,22 +47,16 @@ pub(crate) struct Entry {
     pub(crate) row: u32,
 }
 
-impl Entry {
-    /// Adding 0 turns -0 into 0, so that `==` and `total_cmp` mean the same ties.
-    fn new(row: u32, score: f32) -> Self {
-        Entry { score: score + 0.0, row }
-    }
-}
-
 /// The `k` smallest by (score, id), exactly.
 ///
-/// Entries go to a buffer of about `3k`. When it is full, selection by score finds the k-th and the rest
-/// is dropped: that is a few operations per entry on average, where a heap pays a logarithm.
+/// Entries go to a buffer. When it is full, a score is sought by bisection that at least `k` entries and not many
+/// more do not exceed, and the others are dropped: two passes over a few hundred floats, where a heap pays a logarithm
+/// for each. Which k of them it is, is settled at the end.
 pub(crate) struct TopK<'a> {
     ids: &'a dyn RowIds,
     k: usize,
     threshold: f32,
-    entries: Vec<Entry>,
+    found: Found,
     capacity: usize,
     error: Option<Error>,
 }
@@ -64,10 +64,9 @@ pub(crate) struct TopK<'a> {
 impl<'a> TopK<'a> {
     /// Keeps the `k` best of what scores at most `limit` (infinity for no limit).
     pub(crate) fn new(k: usize, ids: &'a dyn RowIds, limit: f32) -> Self {
-        let capacity = k.saturating_mul(3).max(k.saturating_add(64));
+        let capacity = k.saturating_mul(2).max(k.saturating_add(64));
         let threshold = if k == 0 { f32::NEG_INFINITY } else { limit };
-        // Room grows with what is offered: k may be far larger than the index.
-        TopK { ids, k, threshold, entries: Vec::with_capacity(capacity.min(1024)), capacity, error: None }
+        TopK { ids, k, threshold, found: Found::default(), capacity, error: None }
     }
 
     /// The hits, sorted by (score, id); the first error of the ids if there was one.
@@ -78,36 +77,54 @@ impl<'a> TopK<'a> {
 
     /// The same in no order and without ids.
     pub(crate) fn finish_entries(mut self) -> Result<Vec<Entry>> {
-        if self.entries.len() > self.k {
-            self.compact();
+        if self.found.len() > self.k {
+            self.settle();
         }
         match self.error {
             Some(error) => Err(error),
-            None => Ok(self.entries),
+            None => Ok(entries(&self.found)),
+        }
+    }
+
+    /// Drops what cannot be among the k best.
+    fn compact(&mut self) {
+        if self.k == 0 {
+            return self.found.clear();
+        }
+        let kernels = Kernels::get();
+        let bound = kernels.bound(&self.found.scores, self.k, self.k + self.k / 8 + 8);
+        kernels.keep_at_most(&mut self.found, bound);
+        self.threshold = bound.min(self.threshold);
+        // Where many tie, no bound tells them apart.
+        if self.found.len() >= self.capacity {
+            self.settle();
         }
     }
 
     /// Keeps the k best. Ids are read only if entries that tie at the k-th score do not all fit.
-    fn compact(&mut self) {
+    fn settle(&mut self) {
+        let mut entries = entries(&self.found);
+        self.found.clear();
         if self.k == 0 {
-            return self.entries.clear();
+            return;
         }
         let by_score = |a: &Entry, b: &Entry| a.score.total_cmp(&b.score);
-        let kth = self.entries.select_nth_unstable_by(self.k - 1, by_score).1.score;
-        if self.entries[self.k..].iter().any(|entry| entry.score == kth) {
-            self.settle_ties(kth);
+        let kth = entries.select_nth_unstable_by(self.k - 1, by_score).1.score;
+        if entries[self.k..].iter().any(|entry| entry.score == kth) {
+            self.settle_ties(&mut entries, kth);
         }
-        self.entries.truncate(self.k);
+        entries.truncate(self.k);
+        entries.iter().for_each(|entry| self.found.push(entry.row, entry.score));
         self.threshold = kth;
     }
 
     /// Moves the entries below `kth` to the front, and behind them those at `kth` with the lowest ids.
-    fn settle_ties(&mut self, kth: f32) {
-        self.entries.retain(|entry| entry.score <= kth);
-        self.entries.sort_unstable_by(|a, b| a.score.total_cmp(&b.score));
-        let below = self.entries.partition_point(|entry| entry.score < kth);
+    fn settle_ties(&mut self, entries: &mut Vec<Entry>, kth: f32) {
+        entries.retain(|entry| entry.score <= kth);
+        entries.sort_unstable_by(|a, b| a.score.total_cmp(&b.score));
+        let below = entries.partition_point(|entry| entry.score < kth);
         let error = RefCell::new(None);
-        self.entries[below..].sort_by_cached_key(|entry| {
+        entries[below..].sort_by_cached_key(|entry| {
             self.ids.id(entry.row).unwrap_or_else(|e| {
                 error.borrow_mut().get_or_insert(e);
                 u64::MAX
@@ -119,6 +136,11 @@ impl<'a> TopK<'a> {
     }
 }
 
+/// Adding 0 turns -0 into 0, so that `==` and `total_cmp` mean the same ties.
+fn entries(found: &Found) -> Vec<Entry> {
+    found.iter().map(|(row, score)| Entry { score: score + 0.0, row }).collect()
+}
+
 impl Collector for TopK<'_> {
     fn threshold(&self) -> f32 {
         self.threshold
@@ -126,10 +148,18 @@ impl Collector for TopK<'_> {
 
     fn offer(&mut self, row: u32, score: f32) {
         if score <= self.threshold && self.k > 0 {
-            self.entries.push(Entry::new(row, score));
-            if self.entries.len() >= self.capacity {
-                self.compact();
-            }
+            self.found.push(row, score);
+            self.check();
+        }
+    }
+
+    fn found(&mut self) -> &mut Found {
+        &mut self.found
+    }
+
+    fn check(&mut self) {
+        if self.found.len() >= self.capacity {
+            self.compact();
         }
     }
 }
@@ -138,23 +168,23 @@ impl Collector for TopK<'_> {
 pub(crate) struct Radius<'a> {
     ids: &'a dyn RowIds,
     radius: f32,
-    entries: Vec<Entry>,
+    found: Found,
 }
 
 impl<'a> Radius<'a> {
     /// Keeps what scores below `radius`.
     pub(crate) fn new(radius: f32, ids: &'a dyn RowIds) -> Self {
-        Radius { ids, radius, entries: Vec::new() }
+        Radius { ids, radius, found: Found::default() }
     }
 
     /// The hits, sorted by (score, id).
     pub(crate) fn finish(self) -> Result<Vec<Hit>> {
-        sorted_hits(&self.entries, self.ids)
+        sorted_hits(&entries(&self.found), self.ids)
     }
 
     /// The same in no order and without ids.
     pub(crate) fn finish_entries(self) -> Vec<Entry> {
-        self.entries
+        entries(&self.found)
     }
 }
 
@@ -166,9 +196,15 @@ impl Collector for Radius<'_> {
 
     fn offer(&mut self, row: u32, score: f32) {
         if score < self.radius {
-            self.entries.push(Entry::new(row, score));
+            self.found.push(row, score);
         }
     }
+
+    fn found(&mut self) -> &mut Found {
+        &mut self.found
+    }
+
+    fn check(&mut self) {}
 }
 
 fn sorted_hits(entries: &[Entry], ids: &dyn RowIds) -> Result<Vec<Hit>> {
