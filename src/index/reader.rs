@@ -85,9 +85,6 @@ fn default_nprobe(nlist: usize) -> usize {
     (nlist / 32).clamp(8, 64).min(nlist)
 }
 
-/// Rows reranked when nobody says how many: half precision rarely misplaces a row by more than a few ranks.
-const RERANK_FACTOR: usize = 4;
-
 impl<'a> IndexReader<'a> {
     fn header(&self) -> &Header {
         self.view.header()
@@ -177,7 +174,7 @@ impl<'a> IndexReader<'a> {
             }
             (Some(rows), Some(_)) => rows,
             (None, Some(_)) if defaults.rerank > 0 => defaults.rerank.max(k),
-            (None, Some(_)) => k.saturating_mul(RERANK_FACTOR),
+            (None, Some(_)) => k.saturating_mul(self.model.spec.encoding.rerank_factor()),
             (None, None) => 0,
         };
         // Where the codes are more exact than the rows, nothing is scored again.

@@ -87,9 +87,7 @@ pub(crate) fn search(
     let n = queries.len();
     let chunk = match request.counts_while_scanning() {
         true => 1,
-        false => n
-            .div_ceil(rayon::current_num_threads())
-            .clamp(1, request.chunk().min(std::env::var("VCHUNK").map_or(4096, |v| v.parse().unwrap()))),
+        false => n.div_ceil(rayon::current_num_threads()).clamp(1, request.chunk()),
     };
     let one = |first: usize| search_chunk(view, model, queries.slice(first..n.min(first + chunk)), request);
     if n <= chunk {
