@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use super::{
-    Book, Found, GROUP, Group, NibbleQuery, bound_body, choose_body, group_bytes, hadamard_body, keep_body,
-    piece, portable, table_body,
+    Book, Found, GROUP, Group, NibbleQuery, bound_body, butterflies, choose_body, group_bytes, hadamard_body,
+    keep_body, piece, portable, table_body,
 };
 use crate::kernel::avx2::prefetch;
 use std::arch::x86_64::*;
@@ -111,7 +111,27 @@ pub(in crate::kernel) fn choose(book: &Book, planes: &[f32], codes: &mut [u8]) {
 
 #[target_feature(enable = "avx2")]
 pub(in crate::kernel) fn hadamard(values: &mut [f32]) {
-    hadamard_body(values);
+    if values.len() < 8 {
+        return hadamard_body(values);
+    }
+    for eight in values.as_chunks_mut::<8>().0 {
+        // SAFETY: 32 bytes are read from and written to an array of 32.
+        unsafe {
+            let v = _mm256_loadu_ps(eight.as_ptr());
+            let v = butterfly::<0xaa>(v, _mm256_shuffle_ps::<0xb1>(v, v));
+            let v = butterfly::<0xcc>(v, _mm256_shuffle_ps::<0x4e>(v, v));
+            let v = butterfly::<0xf0>(v, _mm256_permute2f128_ps::<0x01>(v, v));
+            _mm256_storeu_ps(eight.as_mut_ptr(), v);
+        }
+    }
+    butterflies(values, 8);
+}
+
+/// `other ± v`: minus in the lanes of `ODD`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn butterfly<const ODD: i32>(v: __m256, other: __m256) -> __m256 {
+    _mm256_blend_ps::<ODD>(_mm256_add_ps(other, v), _mm256_sub_ps(other, v))
 }
 
 #[target_feature(enable = "avx2")]

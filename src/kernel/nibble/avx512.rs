@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use super::{
-    Book, Found, GROUP, Group, NibbleQuery, bound_body, choose_body, group_bytes, hadamard_body, piece,
-    table_body,
+    Book, Found, GROUP, Group, NibbleQuery, bound_body, butterflies, choose_body, group_bytes, hadamard_body,
+    piece, table_body,
 };
 use crate::kernel::avx2::prefetch;
 use std::arch::x86_64::*;
@@ -148,7 +148,28 @@ pub(in crate::kernel) fn choose(book: &Book, planes: &[f32], codes: &mut [u8]) {
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(in crate::kernel) fn hadamard(values: &mut [f32]) {
-    hadamard_body(values);
+    if values.len() < 16 {
+        return hadamard_body(values);
+    }
+    for sixteen in values.as_chunks_mut::<16>().0 {
+        // SAFETY: 64 bytes are read from and written to an array of 64.
+        unsafe {
+            let v = _mm512_loadu_ps(sixteen.as_ptr());
+            let v = butterfly(v, _mm512_shuffle_ps::<0xb1>(v, v), 0xaaaa);
+            let v = butterfly(v, _mm512_shuffle_ps::<0x4e>(v, v), 0xcccc);
+            let v = butterfly(v, _mm512_shuffle_f32x4::<0xb1>(v, v), 0xf0f0);
+            let v = butterfly(v, _mm512_shuffle_f32x4::<0x4e>(v, v), 0xff00);
+            _mm512_storeu_ps(sixteen.as_mut_ptr(), v);
+        }
+    }
+    butterflies(values, 16);
+}
+
+/// `other ± v`: minus in the lanes of `odd`.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn butterfly(v: __m512, other: __m512, odd: __mmask16) -> __m512 {
+    _mm512_mask_sub_ps(_mm512_add_ps(other, v), odd, other, v)
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]

@@ -327,8 +327,14 @@ fn hadamard_body(values: &mut [f32]) {
         }
         *eight = v;
     }
-    let mut half = 8;
-    while half < n {
+    butterflies(values, 8);
+}
+
+/// The butterflies of `first` and wider, which go eights by eights.
+#[inline(always)]
+fn butterflies(values: &mut [f32], first: usize) {
+    let mut half = first;
+    while half < values.len() {
         for pair in values.chunks_exact_mut(2 * half) {
             let (low, high) = pair.split_at_mut(half);
             for (low, high) in low.as_chunks_mut::<8>().0.iter_mut().zip(high.as_chunks_mut::<8>().0) {
