@@ -6,6 +6,7 @@ use crate::codec::{Codec, Flat, Nibble, NibbleBits, check_range};
 use crate::storage::block::Geometry;
 use crate::storage::column::Column;
 use crate::storage::format::{Header, Kind, MAX_ORDER};
+use crate::storage::ids::slots_column;
 use crate::storage::sections::Section;
 use crate::storage::{BytesTable, Tables};
 use crate::{Encoding, Error, IndexSpec, Metric, Result, Rows, metric};
@@ -17,6 +18,7 @@ pub(crate) struct Model {
     pub(crate) codec: Box<dyn Codec>,
     pub(crate) geometry: Geometry,
     pub(crate) rows_column: Option<Column>,
+    pub(crate) slots_column: Column,
     pub(crate) coarse: Option<Box<dyn CoarseQuantizer>>,
     pub(crate) version: u64,
 }
@@ -45,7 +47,8 @@ impl Model {
                 })?)
             }
         };
-        Ok(Model { spec: spec.clone(), codec, geometry, rows_column, coarse: None, version: 0 })
+        let slots_column = slots_column(spec.spill);
+        Ok(Model { spec: spec.clone(), codec, geometry, rows_column, slots_column, coarse: None, version: 0 })
     }
 
     /// The same with lists.
@@ -79,6 +82,16 @@ impl Model {
 
     pub(crate) fn metric(&self) -> Metric {
         self.spec.metric
+    }
+
+    /// True if each row stands in two lists: not before training, when there is one.
+    pub(crate) fn spills(&self) -> bool {
+        self.spec.spill && self.coarse.is_some()
+    }
+
+    /// Lists that each row stands in.
+    pub(crate) fn places(&self) -> usize {
+        if self.spills() { 2 } else { 1 }
     }
 
     /// Lists of this model.
@@ -124,11 +137,15 @@ impl Model {
         self.spec.kept.map_or(Ok(()), |kept| check_range(rows, kept.element()))
     }
 
-    /// The list of each (prepared) row.
+    /// The list of each (prepared) row; with spilling the second list of each behind them.
     pub(crate) fn assign(&self, rows: Rows<'_>) -> Vec<u32> {
-        let mut lists = vec![0; rows.len()];
+        let mut lists = vec![0; self.places() * rows.len()];
         if let Some(coarse) = &self.coarse {
-            coarse.assign(rows, &mut lists, &mut vec![0.0; rows.len()]);
+            let (first, second) = lists.split_at_mut(rows.len());
+            coarse.assign(rows, first, &mut vec![0.0; rows.len()]);
+            if self.spills() {
+                coarse.spill(rows, first, second);
+            }
         }
         lists
     }

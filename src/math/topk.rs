@@ -58,6 +58,8 @@ pub(crate) struct TopK<'a> {
     threshold: f32,
     entries: Vec<Entry>,
     capacity: usize,
+    /// A row may be offered several times.
+    repeats: bool,
     error: Option<Error>,
 }
 
@@ -67,7 +69,14 @@ impl<'a> TopK<'a> {
         let capacity = k.saturating_mul(3).max(k.saturating_add(64));
         let threshold = if k == 0 { f32::NEG_INFINITY } else { limit };
         // Room grows with what is offered: k may be far larger than the index.
-        TopK { ids, k, threshold, entries: Vec::with_capacity(capacity.min(1024)), capacity, error: None }
+        let entries = Vec::with_capacity(capacity.min(1024));
+        TopK { ids, k, threshold, entries, capacity, repeats: false, error: None }
+    }
+
+    /// The same where a row may be offered several times: the `k` best rows, each by the best score it was offered
+    /// with. A row that was dropped had k others before it, and their scores only fall: so dropping never errs.
+    pub(crate) fn of_repeats(k: usize, ids: &'a dyn RowIds, limit: f32) -> Self {
+        TopK { repeats: true, ..TopK::new(k, ids, limit) }
     }
 
     /// The hits, sorted by (score, id); the first error of the ids if there was one.
@@ -78,7 +87,7 @@ impl<'a> TopK<'a> {
 
     /// The same in no order and without ids.
     pub(crate) fn finish_entries(mut self) -> Result<Vec<Entry>> {
-        if self.entries.len() > self.k {
+        if self.repeats || self.entries.len() > self.k {
             self.compact();
         }
         match self.error {
@@ -91,6 +100,13 @@ impl<'a> TopK<'a> {
     fn compact(&mut self) {
         if self.k == 0 {
             return self.entries.clear();
+        }
+        if self.repeats {
+            keep_best_of_each_row(&mut self.entries);
+            // The threshold is the score of a k-th row, and there is none yet.
+            if self.entries.len() <= self.k {
+                return;
+            }
         }
         let by_score = |a: &Entry, b: &Entry| a.score.total_cmp(&b.score);
         let kth = self.entries.select_nth_unstable_by(self.k - 1, by_score).1.score;
@@ -139,21 +155,31 @@ pub(crate) struct Radius<'a> {
     ids: &'a dyn RowIds,
     radius: f32,
     entries: Vec<Entry>,
+    repeats: bool,
 }
 
 impl<'a> Radius<'a> {
     /// Keeps what scores below `radius`.
     pub(crate) fn new(radius: f32, ids: &'a dyn RowIds) -> Self {
-        Radius { ids, radius, entries: Vec::new() }
+        Radius { ids, radius, entries: Vec::new(), repeats: false }
+    }
+
+    /// The same where a row may be offered several times: its best score counts.
+    pub(crate) fn of_repeats(radius: f32, ids: &'a dyn RowIds) -> Self {
+        Radius { repeats: true, ..Radius::new(radius, ids) }
     }
 
     /// The hits, sorted by (score, id).
     pub(crate) fn finish(self) -> Result<Vec<Hit>> {
-        sorted_hits(&self.entries, self.ids)
+        let ids = self.ids;
+        sorted_hits(&self.finish_entries(), ids)
     }
 
     /// The same in no order and without ids.
-    pub(crate) fn finish_entries(self) -> Vec<Entry> {
+    pub(crate) fn finish_entries(mut self) -> Vec<Entry> {
+        if self.repeats {
+            keep_best_of_each_row(&mut self.entries);
+        }
         self.entries
     }
 }
@@ -169,6 +195,11 @@ impl Collector for Radius<'_> {
             self.entries.push(Entry::new(row, score));
         }
     }
+}
+
+fn keep_best_of_each_row(entries: &mut Vec<Entry>) {
+    entries.sort_unstable_by(|a, b| a.row.cmp(&b.row).then(a.score.total_cmp(&b.score)));
+    entries.dedup_by_key(|entry| entry.row);
 }
 
 fn sorted_hits(entries: &[Entry], ids: &dyn RowIds) -> Result<Vec<Hit>> {
@@ -291,6 +322,29 @@ mod tests {
                 offer_all(&mut within, &scores);
                 prop_assert_eq!(pairs(within.finish().unwrap()), oracle(&scores, |s| s < radius, usize::MAX));
             }
+        }
+
+        /// Each row twice, the second time with another score and in another order: the oracle takes the better one.
+        #[test]
+        fn of_a_row_offered_twice_the_better_score_counts(
+            scores in scores(), turn in 0usize..400, k in 0usize..90, limit in -6f32..12.0,
+        ) {
+            let n = scores.len();
+            let again: Vec<f32> = (0..n).map(|row| scores[(row + turn) % n]).collect();
+            let best: Vec<f32> = scores.iter().zip(&again).map(|(a, b)| a.min(*b)).collect();
+            let ids = Falling;
+            let mut tops = [limit, f32::INFINITY].map(|limit| (limit, TopK::of_repeats(k, &ids, limit)));
+            let mut within = Radius::of_repeats(limit, &ids);
+            for collector in tops.iter_mut().map(|(_, top)| top as &mut dyn Collector).chain([&mut within as _]) {
+                // A part of the rows has both scores before the others have one.
+                offer_all(collector, &scores[..n / 3]);
+                (0..n).rev().for_each(|row| collector.offer(row as u32, again[row]));
+                (n / 3..n).for_each(|row| collector.offer(row as u32, scores[row]));
+            }
+            for (limit, top) in tops {
+                prop_assert_eq!(pairs(top.finish().unwrap()), oracle(&best, |s| s <= limit, k));
+            }
+            prop_assert_eq!(pairs(within.finish().unwrap()), oracle(&best, |s| s < limit, usize::MAX));
         }
 
         #[test]
