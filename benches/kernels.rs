@@ -31,7 +31,8 @@ fn scan(c: &mut Criterion) {
     let n = 225;
     for dim in [128, 384] {
         let mut group = c.benchmark_group(format!("scan-{dim}"));
-        for (table, element) in Table::all().into_iter().flat_map(|t| ["f32", "f16", "bf16"].map(|e| (t, e)))
+        for (table, element) in
+            Table::all().into_iter().flat_map(|t| ["f32", "f16", "bf16", "u8"].map(|e| (t, e)))
         {
             let codes = table.encode(element, &noise(n * dim, 1));
             let mut bytes = vec![0; codes.len() + 128];
@@ -50,6 +51,38 @@ fn scan(c: &mut Criterion) {
                     b.iter(|| table.scan(metric, element, black_box(&queries), codes, &mut scores));
                 });
             }
+        }
+    }
+}
+
+/// Rows scored one at a time, as a reranking does: f32, bytes, and 8-bit steps.
+fn kept(c: &mut Criterion) {
+    let n = 225;
+    for dim in [128, 384] {
+        let mut group = c.benchmark_group(format!("kept-{dim}"));
+        group.throughput(Throughput::Elements(n as u64));
+        let query = noise(dim, 2);
+        for table in Table::all() {
+            for element in ["f32", "u8"] {
+                let codes = table.encode(element, &noise(n * dim, 1));
+                let mut score = [0.0];
+                group.bench_function(BenchmarkId::new(table.name(), element), |b| {
+                    b.iter(|| {
+                        for row in codes.chunks_exact(codes.len() / n) {
+                            table.scan(Metric::L2, element, &[black_box(&query)], row, &mut score);
+                            black_box(score);
+                        }
+                    });
+                });
+            }
+            let codes: Vec<u8> = (0..n * dim).map(|i| (i * 31 % 251) as u8).collect();
+            group.bench_function(BenchmarkId::new(table.name(), "steps"), |b| {
+                b.iter(|| {
+                    for row in codes.chunks_exact(dim) {
+                        black_box(table.steps_score(Metric::L2, black_box(&query), row));
+                    }
+                });
+            });
         }
     }
 }
@@ -89,6 +122,55 @@ fn one_row(c: &mut Criterion) {
             group.bench_function(BenchmarkId::new(table.name(), format!("{n}x{dim}")), |b| {
                 b.iter(|| packed.scores(Metric::L2, rows(black_box(&x), dim), &mut scores));
             });
+        }
+    }
+}
+
+/// Scores of bytes: 2,048 columns of 128 dimensions are 256 KiB.
+fn bytes(c: &mut Criterion) {
+    let (n, dim) = (2048, 128);
+    let bytes = |count, seed| noise(count, seed).iter().map(|x| (x * 127.0) as i8).collect::<Vec<i8>>();
+    let panels: Vec<u8> = bytes(n * dim, 1).iter().map(|x| (x + 63) as u8).collect();
+    let bias = noise(n, 2);
+    let mut group = c.benchmark_group(format!("bytes-{n}x{dim}"));
+    for (table, count) in Table::all().into_iter().flat_map(|table| [1, 4, 16].map(|count| (table, count))) {
+        let (queries, factors) = (bytes(count * dim, 3), noise(count, 4));
+        let mut scores = vec![0.0; count * n];
+        group.throughput(Throughput::Elements((count * n * dim) as u64));
+        group.bench_function(BenchmarkId::new(table.name(), count), |b| {
+            b.iter(|| table.byte_scores(black_box(&queries), &factors, &panels, &bias, &mut scores));
+        });
+    }
+}
+
+/// The probes of one query and of a batch, by looking at quantised centroids first and by scanning all.
+/// Vectors lie about a subspace of 12 dimensions, as real ones more or less do: noise alone would have
+/// neighbours at almost one distance.
+fn coarse(c: &mut Criterion) {
+    let (nlist, dim, rank) = (2048, 128, 12);
+    let basis = noise(rank * dim, 1);
+    let vectors = |count, seed| {
+        let (weights, mut data) = (noise(count * rank, seed), noise(count * dim, seed + 1));
+        for (row, weights) in data.chunks_mut(dim).zip(weights.chunks(rank)) {
+            for (d, x) in row.iter_mut().enumerate() {
+                *x = 0.2 * *x + weights.iter().enumerate().map(|(w, v)| v * basis[w * dim + d]).sum::<f32>();
+            }
+        }
+        data
+    };
+    let (centroids, queries) = (vectors(nlist, 2), vectors(500, 4));
+    let mut group = c.benchmark_group(format!("nearest-of-{nlist}x{dim}"));
+    for table in Table::all() {
+        for (how, quantised_min) in [("look", 0), ("scan", usize::MAX)] {
+            let mut coarse = table.coarse(rows(&centroids, dim), Metric::L2, quantised_min);
+            for (count, nprobe) in [1, 500].into_iter().flat_map(|count| [8, 62].map(|n| (count, n))) {
+                group.throughput(Throughput::Elements(count as u64));
+                let id =
+                    BenchmarkId::new(format!("{}-{how}", table.name()), format!("{count}-nprobe-{nprobe}"));
+                group.bench_function(id, |b| {
+                    b.iter(|| coarse.nearest(rows(black_box(&queries[..count * dim]), dim), nprobe));
+                });
+            }
         }
     }
 }
@@ -156,6 +238,6 @@ fn nibbles(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().measurement_time(Duration::from_secs(1)).warm_up_time(Duration::from_millis(200));
-    targets = nibbles, scan, product, one_row, selection, clustering
+    targets = nibbles, scan, kept, product, one_row, bytes, coarse, selection, clustering
 }
 criterion_main!(benches);

@@ -26,7 +26,8 @@ pub enum Encoding {
     Nibble2,
     /// 1 bit a component and 6 bytes more (`Nibble1`).
     Nibble1,
-    /// `Nibble2` below 256 components, `Nibble1` from there on, decided when the index is created (`Nibble`).
+    /// `Nibble2` below 256 components, `Nibble1` from there on, decided when the index is created (`Nibble`). Unless the
+    /// specification says which rows to keep, it keeps [`KeptRows::SQ8Flat`].
     Nibble,
 }
 
@@ -82,20 +83,34 @@ pub enum KeptRows {
     F32,
     /// f16, 2·dim bytes a row (`RF16`).
     F16,
+    /// Whole numbers from 0 to 255, exactly, dim + 1 bytes a row (`RU8`). Vectors with other components are refused;
+    /// so is cosine, under which a vector is scaled to length 1.
+    U8,
+    /// 8 bits a component between the vector's least and greatest, dim + 8 bytes a row (`RSQ8`). Only beside nibble
+    /// codes: others are more exact.
+    SQ8,
+    /// Both that and f32, 5·dim + 8 bytes a row (`RSQ8+Flat`): what the codes found is scored on 8 bits a component, and
+    /// the best of it on the vectors themselves. Only beside nibble codes.
+    SQ8Flat,
 }
 
+/// What all of them are, for the parser.
+const KEPT_ROWS: [KeptRows; 5] =
+    [KeptRows::F32, KeptRows::F16, KeptRows::U8, KeptRows::SQ8, KeptRows::SQ8Flat];
+
 impl KeptRows {
-    pub(crate) fn element(self) -> Element {
-        match self {
-            KeptRows::F32 => Element::F32,
-            KeptRows::F16 => Element::F16,
-        }
+    /// True if the rows that are scored first are coarser than any code but an estimate.
+    pub(crate) fn is_scalar(self) -> bool {
+        matches!(self, KeptRows::SQ8 | KeptRows::SQ8Flat)
     }
 
     fn name(self) -> &'static str {
         match self {
             KeptRows::F32 => "RFlat",
             KeptRows::F16 => "RF16",
+            KeptRows::U8 => "RU8",
+            KeptRows::SQ8 => "RSQ8",
+            KeptRows::SQ8Flat => "RSQ8+Flat",
         }
     }
 }
@@ -236,7 +251,26 @@ impl IndexSpec {
 
     /// The same with nothing left to be decided: what an index is created as.
     pub(crate) fn resolved(&self) -> Self {
-        IndexSpec { encoding: self.encoding.resolved(self.dim), ..self.clone() }
+        let kept = match self.encoding {
+            Encoding::Nibble => self.kept.or(Some(KeptRows::SQ8Flat)),
+            _ => self.kept,
+        };
+        IndexSpec { encoding: self.encoding.resolved(self.dim), kept, ..self.clone() }
+    }
+
+    /// Why the parts do not fit together, if they do not.
+    fn misfit(&self) -> Option<String> {
+        match self.kept {
+            Some(kept) if kept.is_scalar() && self.encoding.element().is_some() => Some(format!(
+                "{} codes are more exact than the 8 bits of {}, which goes with Nibble, Nibble2 or Nibble1",
+                self.encoding.name(),
+                kept.name()
+            )),
+            Some(KeptRows::U8) if self.metric == Metric::Cosine => {
+                Some("RU8 keeps whole numbers, and cosine scales vectors to length 1".into())
+            }
+            _ => None,
+        }
     }
 
     /// Refuses what cannot be created.
@@ -248,15 +282,13 @@ impl IndexSpec {
         if self.block_order > MAX_ORDER {
             return bad(format!("block order {}, allowed are 0 to {MAX_ORDER}", self.block_order));
         }
-        match self.nlist {
-            Some(nlist) if nlist == 0 || nlist > NLIST_MAX => {
-                bad(format!("{nlist} lists, allowed are 1 to {NLIST_MAX}"))
-            }
-            nlist if self.spill && nlist.unwrap_or(1) < 2 => {
-                bad(format!("spilling takes 2 lists or more, here {}", nlist.unwrap_or(1)))
-            }
-            _ => Ok(()),
+        if let Some(nlist) = self.nlist.filter(|nlist| *nlist == 0 || *nlist > NLIST_MAX) {
+            return bad(format!("{nlist} lists, allowed are 1 to {NLIST_MAX}"));
         }
+        if self.spill && self.nlist.unwrap_or(1) < 2 {
+            return bad(format!("spilling takes 2 lists or more, here {}", self.nlist.unwrap_or(1)));
+        }
+        self.misfit().map_or(Ok(()), bad)
     }
 }
 
@@ -290,11 +322,12 @@ impl FromStr for IndexSpec {
             bad(format!("`{encoding}` is no encoding: Flat, SQfp16, SQbf16, Nibble, Nibble2 or Nibble1"))
         })?;
         if let Some(kept) = parts.next() {
-            let known = [KeptRows::F32, KeptRows::F16].into_iter().find(|k| k.name() == kept);
-            spec.kept = Some(known.ok_or_else(|| bad(format!("`{kept}` keeps no rows: RFlat or RF16")))?);
+            let known = KEPT_ROWS.into_iter().find(|k| k.name() == kept);
+            let unknown = || bad(format!("`{kept}` keeps no rows: RFlat, RF16, RU8, RSQ8 or RSQ8+Flat"));
+            spec.kept = Some(known.ok_or_else(unknown)?);
         }
         match parts.next() {
-            None => Ok(spec),
+            None => spec.misfit().map_or(Ok(spec), |what| Err(bad(what))),
             Some(rest) => Err(bad(format!("`{rest}` is one part too many"))),
         }
     }
@@ -371,6 +404,10 @@ mod tests {
             "IVF4,Nibble2,RF16",
             "IVF2_SOAR,Flat",
             "IVF1024_SOAR,Nibble1,RFlat",
+            "IVF4,Flat,RU8",
+            "SQbf16,RU8",
+            "IVF4,Nibble1,RSQ8",
+            "IVF1024,Nibble,RSQ8+Flat",
         ] {
             assert_eq!(text.parse::<IndexSpec>().unwrap().to_string(), text);
         }
@@ -394,8 +431,33 @@ mod tests {
             "IVF4_soar,Flat",
             "IVF4_SOAR_SOAR,Flat",
             "Flat_SOAR",
+            "IVF4,Flat,R8",
+            "IVF4,Flat,RSQ8",
+            "SQbf16,RSQ8+Flat",
+            "IVF4,Nibble2,RSQ8+F16",
         ] {
             assert!(matches!(text.parse::<IndexSpec>(), Err(Error::Spec { .. })), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_left_open_is_decided() {
+        for (text, dim, resolved) in [
+            ("IVF9,Nibble", 128, "IVF9,Nibble2,RSQ8+Flat"),
+            ("IVF9,Nibble", 256, "IVF9,Nibble1,RSQ8+Flat"),
+            ("Nibble,RU8", 128, "Nibble2,RU8"),
+            ("Nibble2", 256, "Nibble2"),
+            ("IVF9,SQfp16", 128, "IVF9,SQfp16"),
+        ] {
+            let spec = text.parse::<IndexSpec>().unwrap().with_dim(dim);
+            assert_eq!(spec.resolved().to_string(), resolved);
+        }
+    }
+
+    #[test]
+    fn bytes_do_not_go_with_cosine() {
+        let spec = "IVF9,Flat,RU8".parse::<IndexSpec>().unwrap().with_dim(3);
+        assert!(spec.check().is_ok());
+        assert!(matches!(spec.with_metric(Metric::Cosine).check(), Err(Error::Spec { .. })));
     }
 }

@@ -176,6 +176,28 @@ fn bench_with_rerank_has_a_point_for_each_pair() {
     assert!(points[0]["recall"].as_f64() <= points[1]["recall"].as_f64());
 }
 
+/// A file of bytes is kept as bytes where the specification leaves it open and the metric leaves the bytes alone.
+#[test]
+fn bytes_are_kept_as_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let bytes = sample("sift-10k.base.npy");
+    write_f32(&path("floats.npy"), &vectors(&bytes).0[..128 * 500], 128);
+    for (index, spec, metric, data, kept) in [
+        ("a", "IVF20,Nibble", "l2", &bytes, "IVF20,Nibble2,RU8"),
+        ("b", "IVF20,Nibble", "cosine", &bytes, "IVF20,Nibble2,RSQ8+Flat"),
+        ("c", "IVF20,Nibble", "l2", &path("floats.npy"), "IVF20,Nibble2,RSQ8+Flat"),
+        ("d", "IVF20,Nibble,RSQ8", "l2", &bytes, "IVF20,Nibble2,RSQ8"),
+    ] {
+        ok(&["build", &path("s"), index, "--spec", spec, "--metric", metric, "--data", data]);
+        let store = Store::open(path("s")).unwrap();
+        assert_eq!(store.begin_read().unwrap().index(index).unwrap().spec().to_string(), kept);
+    }
+    let refused =
+        fails(&["create", &path("s"), "e", "--spec", "IVF20,Flat,RSQ8", "--metric", "l2", "--dim", "128"], 2);
+    assert!(refused.contains("more exact"), "{refused}");
+}
+
 #[test]
 fn ids_from_a_file_are_the_ids_found_and_exported() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,6 +1,8 @@
 //! Coarse quantizers: which list a vector belongs to, and which lists a query should probe.
 
 mod flat;
+mod quantised;
+mod spill;
 
 pub(crate) use flat::FlatCoarse;
 

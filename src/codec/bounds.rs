@@ -35,12 +35,18 @@ impl Loss {
             Element::F16 => (f64::exp2(-11.0), f64::exp2(-24.0)),
             // 8 bits of precision; below that the smallest normal f32 is generous.
             Element::BF16 => (f64::exp2(-8.0), f64::exp2(-126.0)),
+            // What is not whole was refused.
+            Element::U8 => (0.0, 0.0),
         };
         Loss { relative, absolute }
     }
 
     /// Between a code and a kept row that were both rounded from one vector.
     fn between(code: Element, kept: Element) -> Self {
+        if kept == Element::U8 {
+            // Whole numbers up to 255 need 8 bits of precision, which all elements have.
+            return Loss { relative: 0.0, absolute: 0.0 };
+        }
         let (code, kept) = (Loss::of(code), Loss::of(kept));
         let relative = code.relative + kept.relative + code.relative * kept.relative;
         let absolute = code.absolute * (1.0 + kept.relative) + kept.absolute;
@@ -146,7 +152,8 @@ impl Scanner for Bounds<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::{Codec, Flat, check_range};
+    use crate::KeptRows;
+    use crate::codec::{Codec, Flat, KeptForm, flat::check_range};
     use crate::math::random::Random;
 
     /// Breaks if a limit excludes a row that is exactly on it, be it by one bit: over magnitudes from the subnormal to the
@@ -161,6 +168,9 @@ mod tests {
             (Element::BF16, Element::F16),
             (Element::F32, Element::F16),
             (Element::F16, Element::F16),
+            (Element::F32, Element::U8),
+            (Element::F16, Element::U8),
+            (Element::BF16, Element::U8),
         ] {
             for similarity in [Similarity::L2, Similarity::Dot] {
                 for round in 0..3000 {
@@ -168,7 +178,12 @@ mod tests {
                     let exponents = [-149, -130, -126, -30, -24, -15, -14, 0, 15];
                     let scale = f64::exp2(f64::from(exponents[random.below(exponents.len())]));
                     let mut draw = || (scale * (2.0 * random.unit() - 1.0)) as f32;
-                    let row: Vec<f32> = (0..dim).map(|_| draw()).collect();
+                    let row: Vec<f32> = match kept {
+                        Element::U8 => (0..dim)
+                            .map(|_| (f64::from(draw()) / scale * 127.0 + 128.0) as u8 as f32)
+                            .collect(),
+                        _ => (0..dim).map(|_| draw()).collect(),
+                    };
                     let near = [0.0, 1e-7, 1e-3, 1.0][round / 6 % 4];
                     let query: Vec<f32> = row.iter().map(|x| x + near * draw()).collect();
                     let (rows, queries) = (Rows::of(&row, dim), Rows::of(&query, dim));
@@ -181,12 +196,23 @@ mod tests {
                     let mut exact = [0.0];
                     Kernels::get().scan(similarity, kept, &[&query], &bytes(kept), &mut exact);
                     let flat = Flat::new(dim, code, similarity);
-                    let mut scanner = flat.bounds(queries, kept).unwrap();
+                    let form = match kept {
+                        Element::F16 => KeptRows::F16,
+                        Element::U8 => KeptRows::U8,
+                        _ => KeptRows::F32,
+                    };
+                    let mut scanner = flat.bounds(queries, KeptForm::stages(form, dim)[0]).unwrap();
                     let visits = [Visit { query: 0, coarse: 0.0 }];
                     scanner.enter(Probe { centroid: None, visits: &visits });
                     let mut passes = |worst: f32| {
                         let mut found = [Found::default()];
-                        scanner.scan(Codes { bytes: &bytes(code), n: 1 }, 0, &[worst], &[&[1]], &mut found);
+                        scanner.scan(
+                            Codes { bytes: &bytes(code), n: 1, ahead: &[] },
+                            0,
+                            &[worst],
+                            &[&[1]],
+                            &mut found,
+                        );
                         found[0].iter().next().is_some()
                     };
                     assert!(passes(exact[0]), "{code:?} {kept:?} {similarity:?} {row:?} {query:?}");

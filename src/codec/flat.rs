@@ -4,7 +4,7 @@
 //! the half-precision ones lose only what rounding the stored vector lost.
 
 use super::bounds::Bounds;
-use super::{Assigned, Codec, Codes, Probe, Scanner, Visit};
+use super::{Assigned, Codec, Codes, KeptForm, Probe, Scanner, Visit};
 use crate::kernel::{Element, Found, Kernels, Similarity};
 use crate::layout::Layout;
 use crate::{Error, Result, Rows};
@@ -27,15 +27,17 @@ impl Flat {
 }
 
 /// The largest finite f16.
-const F16_MAX: f32 = 65504.0;
+pub(super) const F16_MAX: f32 = 65504.0;
 
-/// Refuses components that round to infinity as `element`.
-pub(crate) fn check_range(rows: Rows<'_>, element: Element) -> Result<()> {
+/// Refuses components that round to infinity as `element`, and such as are no whole number from 0 to 255 where that is
+/// what it holds.
+pub(super) fn check_range(rows: Rows<'_>, element: Element) -> Result<()> {
     let (holds, name): (fn(f32) -> bool, _) = match element {
         Element::F32 => return Ok(()),
         // Half a unit beyond the largest value still rounds down to it.
         Element::F16 => (|v| v.abs() < F16_MAX + 16.0, "f16"),
         Element::BF16 => (|v| half::bf16::from_f32(v).is_finite(), "bf16"),
+        Element::U8 => (|v| f32::from(v as u8) == v, "u8"),
     };
     match rows.as_slice().iter().position(|v| !holds(*v)) {
         None => Ok(()),
@@ -78,7 +80,9 @@ impl Codec for Flat {
         })
     }
 
-    fn bounds<'a>(&'a self, queries: Rows<'a>, kept: Element) -> Option<Box<dyn Scanner + 'a>> {
+    fn bounds<'a>(&'a self, queries: Rows<'a>, kept: KeptForm) -> Option<Box<dyn Scanner + 'a>> {
+        // Steps stand beside flat codes only until a nibble code is trained, and then the code has the last word.
+        let kept = kept.element()?;
         let codes = self.scanner(queries);
         Some(match self.element == kept {
             // The same bytes: the score itself.
@@ -104,6 +108,7 @@ impl Scanner for FlatScanner<'_> {
 
     fn scan(&mut self, block: Codes<'_>, first: usize, worst: &[f32], live: &[&[u32]], found: &mut [Found]) {
         let Flat { similarity, element, kernels, .. } = *self.codec;
+        kernels.prefetch(block.ahead);
         let visits = &self.visits[first..first + worst.len()];
         self.scores.resize(QUERIES_A_PASS * block.n, 0.0);
         for (pass, visits) in visits.chunks(QUERIES_A_PASS).enumerate() {

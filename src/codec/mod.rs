@@ -8,12 +8,14 @@
 
 mod bounds;
 mod flat;
+mod kept;
 mod nibble;
 
-pub(crate) use flat::{Flat, check_range};
+pub(crate) use flat::Flat;
+pub(crate) use kept::KeptForm;
 pub(crate) use nibble::{Nibble, NibbleBits};
 
-use crate::kernel::{Element, Found};
+use crate::kernel::Found;
 use crate::layout::Layout;
 use crate::{Result, Rows};
 
@@ -72,8 +74,9 @@ pub(crate) trait Codec: Send + Sync {
 
     /// The same for a range search over rows that are kept as `kept` beside their codes, and will be scored as such: an
     /// entry whose kept row may score within the threshold scores within it here, so that nobody is missed. `None` for a
-    /// code that is no more than an estimate: its range searches go by [`Codec::scanner`] and may miss.
-    fn bounds<'a>(&'a self, queries: Rows<'a>, kept: Element) -> Option<Box<dyn Scanner + 'a>>;
+    /// code that is no more than an estimate, or a form that nobody can say such a thing of: range searches then go by
+    /// [`Codec::scanner`] and may miss.
+    fn bounds<'a>(&'a self, queries: Rows<'a>, kept: KeptForm) -> Option<Box<dyn Scanner + 'a>>;
 }
 
 /// Scores blocks for a set of queries.
@@ -94,4 +97,6 @@ pub(crate) struct Codes<'a> {
     pub(crate) bytes: &'a [u8],
     /// Entries.
     pub(crate) n: usize,
+    /// What will be read after this block: worth a prefetch.
+    pub(crate) ahead: &'a [u8],
 }

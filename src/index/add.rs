@@ -7,10 +7,9 @@
 //! With spilling a row has two entries, each with a list and a code of its own. The verbs below count *entries*: those of
 //! the nearest lists come first, row by row, then those of the second lists, so that without spilling entries are rows.
 
-use super::model::Model;
+use super::model::{KeptColumn, Model};
 use super::writer::IndexWriter;
 use crate::codec::Assigned;
-use crate::kernel::Kernels;
 use crate::storage::format::ListEntry;
 use crate::storage::ids::{KEY_BYTES_MAX, NO_ID, Slot, Slots};
 use crate::storage::lists::{ListEdit, store_entries};
@@ -457,30 +456,49 @@ impl IndexWriter<'_> {
         Ok(slots)
     }
 
-    /// Writes kept rows anew from the codes of `numbers`, for a repair.
-    pub(crate) fn keep_decoded(&mut self, numbers: &[u32]) -> Result<()> {
-        let mut rows = Vec::with_capacity(numbers.len() * self.model.spec.dim);
-        for &row in numbers {
-            let slot = self.tables.slot_of(row, &self.model.slots_column, self.model.places())?;
-            let (code, _) =
-                self.tables.code_at(slot, &self.model.geometry)?.ok_or_else(|| lost(row, slot))?;
-            rows.extend(self.model.decode(slot.list - self.header.first_list, &code));
+    /// The vector of a row by its code, for a repair.
+    pub(crate) fn decoded(&self, row: u32) -> Result<Vec<f32>> {
+        let slot = self.tables.slot_of(row, &self.model.slots_column, self.model.places())?;
+        let (code, _) = self.tables.code_at(slot, &self.model.geometry)?.ok_or_else(|| lost(row, slot))?;
+        Ok(self.model.decode(slot.list - self.header.first_list, &code))
+    }
+
+    /// Writes kept rows anew, for a repair. Codes that are estimates of rows kept exactly become those of the new rows, in
+    /// the lists where they are: a row and its code must agree.
+    pub(crate) fn restore_rows(&mut self, mut rows: Vec<f32>, numbers: &[u32]) -> Result<()> {
+        let model = self.model.clone();
+        let Some(judge) = model.kept.last() else { return Ok(()) };
+        judge.form.fit(&mut rows);
+        self.keep_rows(&rows, numbers)?;
+        if model.code_element().is_some() || !judge.form.is_exact() {
+            return Ok(());
         }
-        self.keep_rows(&rows, numbers)
+        let slots: Vec<Slots> = numbers.iter().map(|row| self.slots_of(*row)).collect::<Result<_>>()?;
+        let firsts = slots.iter().zip(numbers).filter_map(|(slots, row)| Some((slots.first?, *row)));
+        let seconds = slots.iter().zip(numbers).filter_map(|(slots, row)| Some((slots.second?, *row)));
+        let entries: Vec<(Slot, u32)> = firsts.chain(seconds).collect();
+        let lists: Vec<u32> = entries.iter().map(|(slot, _)| slot.list - self.header.first_list).collect();
+        let codes = encode(&model, Rows::of(&rows, model.spec.dim), &lists);
+        let codes = codes.chunks_exact(model.codec.layout().code_bytes());
+        let change = |((slot, row), code)| SlotChange { slot, row, code: Some(code) };
+        let changes = entries.into_iter().zip(codes).map(change).collect();
+        // Codes change where they are: nothing moves.
+        self.change_slots(changes, &mut Moved::default(), &mut Observer::none())
     }
 
     /// Writes kept rows, if the index keeps any.
     fn keep_rows(&mut self, rows: &[f32], numbers: &[u32]) -> Result<()> {
-        let (Some(kept), Some(column)) = (self.model.spec.kept, self.model.rows_column) else {
-            return Ok(());
-        };
-        let mut bytes = vec![0; numbers.len() * column.width];
-        Kernels::get().encode(kept.element(), rows, &mut bytes);
-        let mut pairs: Vec<(u32, &[u8])> =
-            numbers.iter().copied().zip(bytes.chunks_exact(column.width)).collect();
-        pairs.sort_unstable_by_key(|(row, _)| *row);
-        let (seq, tables) = (self.header.seq, &mut *self.tables);
-        column.set(&mut tables.rows, &tables.names.rows, seq, pairs)
+        let (model, seq) = (self.model.clone(), self.header.seq);
+        for KeptColumn { stage, form, column } in &model.kept {
+            let mut bytes = Vec::new();
+            form.encode(rows, &mut bytes);
+            let mut pairs: Vec<(u32, &[u8])> =
+                numbers.iter().copied().zip(bytes.chunks_exact(column.width)).collect();
+            pairs.sort_unstable_by_key(|(row, _)| *row);
+            let (table, name) = self.tables.kept_mut(*stage);
+            column.set(table, name, seq, pairs)?;
+        }
+        Ok(())
     }
 }
 

@@ -2,23 +2,35 @@
 //! the specification. Shared by all snapshots and writers of one model version.
 
 use crate::coarse::{CoarseQuantizer, FlatCoarse, Probes};
-use crate::codec::{Codec, Flat, Nibble, NibbleBits, check_range};
+use crate::codec::{Codec, Flat, KeptForm, Nibble, NibbleBits};
+use crate::kernel::Element;
 use crate::storage::block::Geometry;
 use crate::storage::column::Column;
-use crate::storage::format::{Header, Kind, MAX_ORDER};
+use crate::storage::format::{Header, MAX_ORDER};
 use crate::storage::ids::slots_column;
 use crate::storage::sections::Section;
-use crate::storage::{BytesTable, Tables};
+use crate::storage::{BytesTable, Stage, Tables};
 use crate::{Encoding, Error, IndexSpec, Metric, Result, Rows, metric};
 use std::borrow::Cow;
+
+/// A column of kept rows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct KeptColumn {
+    pub(crate) stage: Stage,
+    pub(crate) form: KeptForm,
+    pub(crate) column: Column,
+}
 
 /// A specification with its codec and, once trained, its lists' centroids.
 pub(crate) struct Model {
     pub(crate) spec: IndexSpec,
     pub(crate) codec: Box<dyn Codec>,
     pub(crate) geometry: Geometry,
-    pub(crate) rows_column: Option<Column>,
     pub(crate) slots_column: Column,
+    /// The columns of kept rows, the coarser first.
+    pub(crate) kept: Vec<KeptColumn>,
+    /// The encoding of the codes as they stand now.
+    encoding: Encoding,
     pub(crate) coarse: Option<Box<dyn CoarseQuantizer>>,
     pub(crate) version: u64,
 }
@@ -28,33 +40,35 @@ impl Model {
     pub(crate) fn untrained(spec: &IndexSpec) -> Result<Self> {
         // What has no code before its lists are known stands as it is until then.
         let encoding = if spec.nlist.is_some() { spec.encoding.before_training() } else { spec.encoding };
-        Self::with_codec(spec, codec(spec, encoding))
+        Self::with_encoding(spec, encoding)
     }
 
-    fn with_codec(spec: &IndexSpec, codec: Box<dyn Codec>) -> Result<Self> {
+    fn with_encoding(spec: &IndexSpec, encoding: Encoding) -> Result<Self> {
         spec.check()?;
+        let codec = codec(spec, encoding);
         let geometry = (spec.block_order..=MAX_ORDER)
             .find_map(|order| Geometry::new(codec.layout(), order))
             .ok_or_else(|| Error::Spec {
                 text: spec.to_string(),
                 what: "a code is larger than a block".into(),
             })?;
-        let rows_column = match spec.kept {
-            None => None,
-            Some(kept) => {
-                Some(Column::wide(Kind::Rows, spec.dim * kept.element().size()).ok_or_else(|| {
-                    Error::Spec { text: spec.to_string(), what: "a row is larger than a page".into() }
-                })?)
-            }
+        let column = |(stage, form): (Stage, KeptForm)| {
+            let larger =
+                || Error::Spec { text: spec.to_string(), what: "a row is larger than a page".into() };
+            let column = Column::wide(stage.kind(), form.width()).ok_or_else(larger)?;
+            Ok(KeptColumn { stage, form, column })
         };
+        let forms = spec.kept.map_or(Vec::new(), |kept| KeptForm::stages(kept, spec.dim));
+        let kept = [Stage::Rows, Stage::Exact].into_iter().zip(forms).map(column).collect::<Result<_>>()?;
         let slots_column = slots_column(spec.spill);
-        Ok(Model { spec: spec.clone(), codec, geometry, rows_column, slots_column, coarse: None, version: 0 })
+        let spec = spec.clone();
+        Ok(Model { spec, codec, geometry, slots_column, kept, encoding, coarse: None, version: 0 })
     }
 
     /// The same with lists.
     pub(crate) fn trained(spec: &IndexSpec, centroids: Vec<f32>, version: u64) -> Result<Self> {
         let coarse = FlatCoarse::new(centroids, spec.dim, spec.metric.similarity());
-        let model = Self::with_codec(spec, codec(spec, spec.encoding))?;
+        let model = Self::with_encoding(spec, spec.encoding)?;
         Ok(Model { coarse: Some(Box::new(coarse)), version, ..model })
     }
 
@@ -131,10 +145,28 @@ impl Model {
         }
     }
 
+    /// The columns of kept rows by [`Stage`].
+    pub(crate) fn kept_columns(&self) -> [Option<Column>; 2] {
+        [Stage::Rows, Stage::Exact]
+            .map(|stage| self.kept.iter().find(|kept| kept.stage == stage).map(|kept| kept.column))
+    }
+
+    /// How the components of a code are stored now; none where codes are estimates.
+    pub(crate) fn code_element(&self) -> Option<Element> {
+        self.encoding.element()
+    }
+
+    /// The kept rows that have the last word: the most exact ones. None where the codes are more exact, or as exact and
+    /// not to be asked by way of coarser ones: beside the f32 codes of an index that waits for its training.
+    pub(crate) fn judge(&self) -> Option<&KeptColumn> {
+        let spare = self.code_element().is_some() && self.spec.kept.is_some_and(|kept| kept.is_scalar());
+        self.kept.last().filter(|_| !spare)
+    }
+
     /// Refuses prepared rows that the code or the kept rows cannot hold.
     pub(crate) fn check(&self, rows: Rows<'_>) -> Result<()> {
         self.codec.check(rows)?;
-        self.spec.kept.map_or(Ok(()), |kept| check_range(rows, kept.element()))
+        self.kept.iter().try_for_each(|kept| kept.form.check(rows))
     }
 
     /// The list of each (prepared) row; with spilling the second list of each behind them.

@@ -55,7 +55,8 @@ impl IndexReader<'static> {
         let tables = Quiet::new(storage::open_read(txn, index)?);
         let model = Arc::new(Model::load(&*tables, &header)?);
         let (budget, places, now) = (Budget::new(LONE_READER_BYTES), model.places(), Instant::now());
-        let snapshot = Snapshot::new(header, tables, model.geometry, model.rows_column, places, budget, now)?;
+        let snapshot =
+            Snapshot::new(header, tables, model.geometry, model.kept_columns(), places, budget, now)?;
         Ok(IndexReader { view: Arc::new(snapshot), model, pool: None, _database: None })
     }
 }
@@ -179,6 +180,8 @@ impl<'a> IndexReader<'a> {
             (None, Some(_)) => k.saturating_mul(RERANK_FACTOR),
             (None, None) => 0,
         };
+        // Where the codes are more exact than the rows, nothing is scored again.
+        let rerank = if self.model.judge().is_some() { rerank } else { 0 };
         Ok(Resolved { nprobe, max_codes, rerank })
     }
 
@@ -252,7 +255,7 @@ impl<'a> IndexReader<'a> {
         }
         let resolved = self.resolve(params, None)?;
         let radius = self.metric().flip(radius);
-        let kept = self.model.spec.kept.map(|kept| kept.element());
+        let kept = self.model.judge().map(|kept| kept.form);
         let goal = Goal::Radius { radius, kept };
         let found = self.find(queries, goal, params, &resolved)?;
         Ok(self.neighbors(found))
@@ -319,8 +322,8 @@ impl<'a> IndexReader<'a> {
         self.view.id_of_key(key)
     }
 
-    /// The vector of `id`, as exact as the index keeps it: the kept row, or else the decoded code (of the nearest list,
-    /// where it stands in two). Under cosine it has length 1.
+    /// The vector of `id`, as exact as the index keeps it: the most exact of kept rows and decoded code (of the nearest
+    /// list, where it stands in two). Under cosine it has length 1.
     ///
     /// # Errors
     /// [`Error::UnknownId`].

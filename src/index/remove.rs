@@ -1,6 +1,7 @@
 //! Removing: by selector, by key, or everything.
 
 use super::add::{Moved, SlotChange};
+use super::model::KeptColumn;
 use super::writer::IndexWriter;
 use crate::math::selector::IdSelector;
 use crate::storage::column::ABSENT;
@@ -101,10 +102,13 @@ impl IndexWriter<'_> {
     /// Overwrites the kept rows of `rows`, ascending: a vector that was removed is not to be read any more, not even
     /// by who knows the file. Its code is gone already, another entry took its place.
     pub(crate) fn erase_rows(&mut self, rows: &[u32]) -> Result<()> {
-        let Some(column) = self.model.rows_column else { return Ok(()) };
-        let absent = vec![ABSENT; column.width];
-        let (seq, tables) = (self.header.seq, &mut *self.tables);
-        column.set(&mut tables.rows, &tables.names.rows, seq, rows.iter().map(|row| (*row, &absent[..])))
+        let seq = self.header.seq;
+        for KeptColumn { stage, column, .. } in &self.model.kept {
+            let absent = vec![ABSENT; column.width];
+            let (table, name) = self.tables.kept_mut(*stage);
+            column.set(table, name, seq, rows.iter().map(|row| (*row, &absent[..])))?;
+        }
+        Ok(())
     }
 
     /// Takes ids away from `rows`, ascending, and makes the rows free. Free rows at the end are rows never used.
@@ -137,6 +141,7 @@ impl IndexWriter<'_> {
                 &mut tables.slots,
                 &mut tables.ids,
                 &mut tables.rows,
+                &mut tables.exact,
                 &mut tables.keys,
             ] {
                 table.retain(|_, _| false)?;

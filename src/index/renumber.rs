@@ -9,8 +9,8 @@
 //! Their entries in the lists learn the new numbers, columns and map follow, and pages that are left empty go.
 
 use super::add::lost;
+use super::model::KeptColumn;
 use super::writer::IndexWriter;
-use crate::storage::column::Column;
 use crate::storage::format::Header;
 use crate::storage::ids::{NO_ID, Slot, Slots};
 use crate::storage::lists::{ListEdit, store_entries};
@@ -89,10 +89,12 @@ impl IndexWriter<'_> {
         for (id, to) in by_id {
             self.tables.map.insert(id, to)?;
         }
-        if let Some(column) = self.model.rows_column {
-            let batch = (MOVE_BYTES / column.width).max(1);
-            moves.chunks(batch).try_for_each(|moves| self.move_kept(&column, moves))?;
+        for kept in self.model.clone().kept.iter() {
+            let batch = (MOVE_BYTES / kept.column.width).max(1);
+            moves.chunks(batch).try_for_each(|moves| self.move_kept(kept, moves))?;
         }
+        let went: Vec<u32> = moves.iter().map(|m| m.from).collect();
+        self.erase_rows(&went)?;
         self.tables.free.retain(|_, _| false)?;
         self.header.next_row = self.header.ntotal as u32;
         Ok(())
@@ -127,19 +129,20 @@ impl IndexWriter<'_> {
         Ok(slots)
     }
 
-    fn move_kept(&mut self, column: &Column, moves: &[Move]) -> Result<()> {
+    fn move_kept(&mut self, kept: &KeptColumn, moves: &[Move]) -> Result<()> {
+        let column = kept.column;
         let from: Vec<u32> = moves.iter().map(|m| m.from).collect();
         let mut bytes = Vec::with_capacity(moves.len() * column.width);
-        let (seq, tables) = (self.header.seq, &mut *self.tables);
-        column.for_some(&tables.rows, &tables.names.rows, &from, |_, row| {
+        let seq = self.header.seq;
+        let (table, name) = self.tables.kept_mut(kept.stage);
+        column.for_some(table, name, &from, |_, row| {
             bytes.extend_from_slice(row);
             Ok(())
         })?;
         if bytes.len() != moves.len() * column.width {
-            return Err(Error::corrupt(&tables.names.rows, from[0].into(), "a kept row is missing"));
+            return Err(Error::corrupt(name, from[0].into(), "a kept row is missing"));
         }
         let pairs = moves.iter().map(|m| m.to).zip(bytes.chunks_exact(column.width));
-        column.set(&mut tables.rows, &tables.names.rows, seq, pairs)?;
-        self.erase_rows(&from)
+        column.set(table, name, seq, pairs)
     }
 }

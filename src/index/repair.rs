@@ -11,15 +11,15 @@
 
 use super::add::{Encoded, encode};
 use super::kept::KeptCheck;
-use super::model::Model;
+use super::model::{KeptColumn, Model};
 use super::rerank;
 use super::writer::IndexWriter;
-use crate::storage::BytesTable;
 use crate::storage::block::{BlockBuf, BlockRef};
-use crate::storage::column::{ABSENT, Column};
+use crate::storage::column::Column;
 use crate::storage::format::{Frame, Kind, ListEntry, State, TableName};
 use crate::storage::ids::{KEY_BYTES_MAX, NO_ID, Slot, Slots, decode_id, ids_column};
 use crate::storage::lists::{ListEdit, block_key, store_entries};
+use crate::storage::{BytesTable, Stage};
 use crate::{Error, Observer, Result, Rows};
 use redb::ReadableTable;
 use std::borrow::Cow;
@@ -42,7 +42,8 @@ pub struct RepairReport {
     pub rebuilt_lists: u64,
     /// Entries made anew, of vectors that were left in one list and belong into two.
     pub spilled_again: u64,
-    /// Kept rows that were lost or contradicted their codes, now decoded from those.
+    /// Kept rows that were lost or contradicted their codes, now made anew: of the other form of the row if two are
+    /// kept and that one is whole, or else of the code.
     pub decoded_rows: u64,
     /// Vectors whose keys are lost; each now has one made of the digits of its id.
     pub made_keys: u64,
@@ -74,8 +75,9 @@ struct Repair<'w, 't> {
     placed: BTreeMap<u32, Placed>,
     /// The surviving rows and their ids.
     alive: BTreeMap<u32, u64>,
-    /// What the codes of surviving rows come to, if kept rows can be compared with them.
-    sums: HashMap<u32, u32>,
+    /// The lists of surviving rows (as numbers within the model) and what their codes come to, if kept rows can be
+    /// compared with them.
+    sums: HashMap<u32, [Option<(u32, u32)>; 2]>,
 }
 
 /// Where a row stands, and ‖x − c‖² at its first slot.
@@ -249,7 +251,7 @@ impl<'w, 't> Repair<'w, 't> {
                 .extend(Some(Slots::decode(bytes)).filter(|slots| slots.len() > 0).map(|slots| (row, slots)));
         })?;
         let (capacity, code_bytes) = (model.geometry.capacity, model.geometry.layout.code_bytes());
-        let same_codes = model.spills() && model.spec.encoding.element().is_some();
+        let same_codes = model.spills() && model.code_element().is_some();
         let mut claims: BTreeMap<u32, Claims> = BTreeMap::new();
         for list in lists {
             for (block, found) in self.read_list(list)?.blocks {
@@ -324,7 +326,10 @@ impl<'w, 't> Repair<'w, 't> {
         let residual = residuals.iter().sum();
         if let Some(mut kept) = KeptCheck::new(&model) {
             for (i, row) in survivors.rows.iter().enumerate() {
-                self.sums.insert(*row, kept.of_decoded(&model.decode(within, code(i))));
+                let sum = kept.of_code(code(i), &model.decode(within, code(i)));
+                let sums = self.sums.entry(*row).or_default();
+                let free = usize::from(sums[0].is_some());
+                sums[free] = Some((within, sum));
             }
         }
         let (seq, nonce) = (self.writer.header.seq, self.writer.header.nonce);
@@ -407,7 +412,7 @@ impl<'w, 't> Repair<'w, 't> {
     fn survivor(&self, row: u32) -> Result<Vec<f32>> {
         let (model, tables) = (&self.writer.model, &self.writer.tables);
         // A code that is the vector is as good as the kept row, and cannot be one of another commit.
-        if model.spec.encoding.element().is_none()
+        if model.code_element().is_none()
             && let Ok(Some(vector)) = rerank::kept_vector(&*self.writer.reader().view, model, row)
             && vector.iter().all(|component| component.is_finite())
         {
@@ -501,40 +506,128 @@ impl<'w, 't> Repair<'w, 't> {
         Ok(())
     }
 
-    /// Kept rows that cannot be read, or are other vectors than their codes, are decoded from the codes.
+    /// Kept rows that cannot be read, or are other vectors than their codes, are made anew of what is left.
     fn kept_rows(&mut self) -> Result<()> {
-        let next_row = self.writer.header.next_row;
-        let tables = &mut self.writer.tables;
-        let Some(column) = self.writer.model.rows_column else {
-            return Ok(tables.rows.retain(|_, _| false)?);
-        };
-        let pages = next_row.div_ceil(column.per_page());
-        let name = tables.names.rows.clone();
-        // An unreadable page would also stand in the way of writing its rows.
-        tables.rows.retain(|page, value| {
-            let number = u32::try_from(page).ok().filter(|page| *page < pages);
-            number.is_some_and(|page| column.open_page(&name, page, value).is_ok())
-        })?;
-        let mut kept = KeptCheck::new(&self.writer.model);
-        let rows: Vec<u32> = self.alive.keys().copied().collect();
-        let mut lost: BTreeSet<u32> = rows.iter().copied().collect();
-        column.for_some(&tables.rows, &name, &rows, |row, bytes| {
-            let same = kept.as_mut().is_none_or(|kept| self.sums.get(&row) == Some(&kept.of_kept(bytes)));
-            // Without a comparison, what was never written can still be told.
-            if same && bytes.iter().any(|byte| *byte != ABSENT) {
-                lost.remove(&row);
-            }
-            Ok(())
-        })?;
-        let lost: Vec<u32> = lost.into_iter().collect();
+        let model = self.writer.model.clone();
+        for (stage, column) in [Stage::Rows, Stage::Exact].into_iter().zip(model.kept_columns()) {
+            self.drop_unreadable(stage, column)?;
+        }
+        let lost = self.lost_rows(&model)?;
         self.report.decoded_rows = lost.len() as u64;
         for lost in lost.chunks(DECODE_ROWS) {
-            self.writer.keep_decoded(lost)?;
+            let mut vectors = Vec::with_capacity(lost.len() * model.spec.dim);
+            for &(row, source) in lost {
+                vectors.extend(match source {
+                    Source::Code => self.writer.decoded(row)?,
+                    Source::Kept(kept) => {
+                        let (mut bytes, mut vector) = (vec![0; kept.column.width], vec![0.0; model.spec.dim]);
+                        let (table, name) = self.writer.tables.kept(kept.stage);
+                        kept.column.get(table, name, row, &mut bytes)?;
+                        kept.form.decode(&bytes, &mut vector);
+                        vector
+                    }
+                });
+            }
+            let rows: Vec<u32> = lost.iter().map(|(row, _)| *row).collect();
+            self.writer.restore_rows(vectors, &rows)?;
         }
         let dead: Vec<u32> =
             (0..self.writer.header.next_row).filter(|row| !self.alive.contains_key(row)).collect();
         self.writer.erase_rows(&dead)
     }
+
+    /// An unreadable page would also stand in the way of writing its rows.
+    fn drop_unreadable(&mut self, stage: Stage, column: Option<Column>) -> Result<()> {
+        let next_row = self.writer.header.next_row;
+        let (table, name) = self.writer.tables.kept_mut(stage);
+        let name = name.clone();
+        table.retain(|page, value| {
+            let number = |column: &Column| {
+                u32::try_from(page).ok().filter(|page| *page < next_row.div_ceil(column.per_page()))
+            };
+            column.is_some_and(|column| {
+                number(&column).is_some_and(|page| column.open_page(&name, page, value).is_ok())
+            })
+        })?;
+        Ok(())
+    }
+
+    /// The surviving rows whose kept rows are to be made anew, ascending, and what of. An exact row is believed if it
+    /// agrees with its code or with the coarser row: the one that is alone is the one that went back to an earlier state.
+    /// Otherwise the coarser row is, which is nearer to the vector than an estimate.
+    fn lost_rows<'m>(&self, model: &'m Model) -> Result<Vec<(u32, Source<'m>)>> {
+        let Some((exact, coarser)) = model.kept.split_last() else { return Ok(Vec::new()) };
+        let rows: Vec<u32> = self.alive.keys().copied().collect();
+        let mut check = KeptCheck::new(model);
+        let mut vector = vec![0.0; model.spec.dim];
+        // Of each row that is there: whether its codes agree, and what the coarser row should be.
+        let mut there: HashMap<u32, (Agreement, u32)> = HashMap::new();
+        let mut coarse = Vec::new();
+        let (table, name) = self.writer.tables.kept(exact.stage);
+        exact.column.for_some(table, name, &rows, |row, bytes| {
+            if exact.form.is_row(bytes, &mut vector) {
+                let agrees = |check: &mut KeptCheck<'_>| {
+                    let sums = self.sums.get(&row).into_iter().flatten().flatten();
+                    Agreement::of(sums.map(|&(list, sum)| check.of_kept(list, bytes) == sum))
+                };
+                coarse.clear();
+                coarser.iter().for_each(|coarser| coarser.form.encode(&vector, &mut coarse));
+                there.insert(row, (check.as_mut().map_or(Agreement::Full, agrees), crc32fast::hash(&coarse)));
+            }
+            Ok(())
+        })?;
+        let mut sums: HashMap<u32, u32> = HashMap::new();
+        for kept in coarser {
+            let (table, name) = self.writer.tables.kept(kept.stage);
+            kept.column.for_some(table, name, &rows, |row, bytes| {
+                if kept.form.is_row(bytes, &mut vector) {
+                    sums.insert(row, crc32fast::hash(bytes));
+                }
+                Ok(())
+            })?;
+        }
+        let source = |row: &u32| match (there.get(row), coarser) {
+            (Some((Agreement::Full, _)), []) => None,
+            (Some((agreement, sum)), [_]) if sums.get(row) == Some(sum) => {
+                (*agreement != Agreement::Full).then_some((*row, Source::Kept(exact)))
+            }
+            (Some((Agreement::Full | Agreement::Partial, _)), _) => Some((*row, Source::Kept(exact))),
+            (_, [coarser]) if sums.contains_key(row) => Some((*row, Source::Kept(coarser))),
+            _ => Some((*row, Source::Code)),
+        };
+        Ok(rows.iter().filter_map(source).collect())
+    }
+}
+
+/// Whether a row's codes are those of its kept row.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Agreement {
+    Full,
+    /// One of two is, so the other went back to an earlier state.
+    Partial,
+    None,
+}
+
+impl Agreement {
+    fn of(codes: impl Iterator<Item = bool>) -> Self {
+        let (mut agree, mut all) = (0, 0);
+        for same in codes {
+            agree += usize::from(same);
+            all += 1;
+        }
+        match agree {
+            0 => Agreement::None,
+            agree if agree == all => Agreement::Full,
+            _ => Agreement::Partial,
+        }
+    }
+}
+
+/// What a kept row is made of.
+#[derive(Clone, Copy)]
+enum Source<'m> {
+    Code,
+    Kept(&'m KeptColumn),
 }
 
 /// A key for each of `ids`, no key twice: first where both tables agree, then as `keymap` says, then as `keys`

@@ -1,12 +1,13 @@
 //! Reranking: what the codes found, scored again with the kept rows.
 
-use super::model::Model;
+use super::model::{KeptColumn, Model};
 use super::view::{View, ViewIds};
 use crate::Result;
-use crate::kernel::Kernels;
 use crate::math::topk::{Collector, Entry, Hit, Radius, TopK};
+use std::borrow::Cow;
 
-/// The best `k` of `entries` by exact score, of scores up to `limit`.
+/// The best `k` of `entries` by the scores of their most exact rows, of scores up to `limit`. Where coarser rows are
+/// kept beside exact ones, those tell which entries the exact ones are asked about.
 pub(crate) fn top_k(
     view: &dyn View,
     model: &Model,
@@ -16,8 +17,17 @@ pub(crate) fn top_k(
     limit: f32,
 ) -> Result<Vec<Hit>> {
     let ids = ViewIds(view);
+    let mut entries = Cow::Borrowed(entries);
     let mut best = TopK::new(k, &ids, limit);
-    rescore(view, model, query, entries, &mut best)?;
+    for (at, kept) in model.kept.iter().enumerate() {
+        if at + 1 == model.kept.len() {
+            rescore(view, model, kept, query, &entries, &mut best)?;
+        } else {
+            let mut some = TopK::new(second_stage(k), &ids, f32::INFINITY);
+            rescore(view, model, kept, query, &entries, &mut some)?;
+            entries = Cow::Owned(some.finish_entries()?);
+        }
+    }
     best.finish()
 }
 
@@ -31,34 +41,41 @@ pub(crate) fn range(
 ) -> Result<Vec<Hit>> {
     let ids = ViewIds(view);
     let mut within = Radius::new(radius, &ids);
-    rescore(view, model, query, entries, &mut within)?;
+    match model.judge() {
+        Some(judge) => rescore(view, model, judge, query, entries, &mut within)?,
+        None => entries.iter().for_each(|entry| within.offer(entry.row, entry.score)),
+    }
     within.finish()
+}
+
+/// Rows that are scored exactly to find `k`, after 8 bits a component told which: those misplace a neighbour by a few
+/// ranks, whatever k is.
+fn second_stage(k: usize) -> usize {
+    k.saturating_mul(2).max(k.saturating_add(8))
 }
 
 fn rescore(
     view: &dyn View,
     model: &Model,
+    kept: &KeptColumn,
     query: &[f32],
     entries: &[Entry],
     collector: &mut impl Collector,
 ) -> Result<()> {
-    let Some(kept) = model.spec.kept else { return Ok(()) };
     let similarity = model.metric().similarity();
     let rows: Vec<u32> = entries.iter().map(|entry| entry.row).collect();
-    view.kept_rows(&rows, &mut |i, vector| {
-        let mut score = [0.0];
-        Kernels::get().scan(similarity, kept.element(), &[query], vector, &mut score);
-        collector.offer(rows[i], score[0]);
+    view.kept_rows(kept.stage, &rows, &mut |i, vector| {
+        collector.offer(rows[i], kept.form.score(similarity, query, vector));
         Ok(())
     })
 }
 
-/// The kept vector of `row`, if the index keeps rows.
+/// The kept vector of `row`, if one is kept that is at least as exact as its code.
 pub(crate) fn kept_vector(view: &dyn View, model: &Model, row: u32) -> Result<Option<Vec<f32>>> {
-    let Some(kept) = model.spec.kept else { return Ok(None) };
+    let Some(kept) = model.judge() else { return Ok(None) };
     let mut vector = vec![0.0; model.spec.dim];
-    view.kept_rows(&[row], &mut |_, bytes| {
-        Kernels::get().decode(kept.element(), bytes, &mut vector);
+    view.kept_rows(kept.stage, &[row], &mut |_, bytes| {
+        kept.form.decode(bytes, &mut vector);
         Ok(())
     })?;
     Ok(Some(vector))

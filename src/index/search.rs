@@ -20,8 +20,8 @@ use super::model::Model;
 use super::rerank;
 use super::view::{View, ViewIds};
 use crate::coarse::Probes;
-use crate::codec::{Codes, Probe, Scanner, Visit};
-use crate::kernel::{Element, Found, Kernels};
+use crate::codec::{Codes, KeptForm, Probe, Scanner, Visit};
+use crate::kernel::Found;
 use crate::math::topk::{Collector, Hit, Radius, TopK};
 use crate::storage::block::BlockRef;
 use crate::{Result, Rows};
@@ -36,7 +36,7 @@ pub(crate) enum Goal {
     /// The `rows` best by their codes, and of those the k best by their kept rows, of scores up to `limit`.
     Rerank { rows: usize, k: usize, limit: f32 },
     /// All scores below a radius; where rows are kept, all that may score below it once they are scored as such.
-    Radius { radius: f32, kept: Option<Element> },
+    Radius { radius: f32, kept: Option<KeptForm> },
 }
 
 /// A checked request; parameters are resolved.
@@ -130,10 +130,8 @@ fn search_chunk(
         if let Some(next) = ahead.next() {
             view.approach(next[0].list);
         }
-        if let Some(next) = groups.clone().next() {
-            view.peek(next[0].list, &mut |bytes| Kernels::get().prefetch(bytes));
-        }
-        scan.list(group, &mut collectors)?;
+        let ahead = groups.clone().next().and_then(|next| view.peek(next[0].list));
+        scan.list(group, ahead.unwrap_or_default(), &mut collectors)?;
     }
     let finish = |(collector, query): (Collect<'_>, _)| collector.finish(view, model, query, request.goal);
     collectors.into_iter().zip(queries.iter()).map(finish).collect()
@@ -280,8 +278,8 @@ struct Buffers {
 }
 
 impl Scan<'_> {
-    /// Scans one list for all its stops.
-    fn list(&mut self, stops: &[Stop], collectors: &mut [Collect<'_>]) -> Result<()> {
+    /// Scans one list for all its stops; `ahead` is what will be read next.
+    fn list(&mut self, stops: &[Stop], mut ahead: &[u8], collectors: &mut [Collect<'_>]) -> Result<()> {
         if self.request.counts_while_scanning() && self.budget == 0 {
             return Ok(());
         }
@@ -296,7 +294,7 @@ impl Scan<'_> {
             let n = block.rows.len();
             let counted = request.counts_while_scanning().then_some(&mut *budget);
             live_entries(*view, request.filter, block, counted, &mut buffers.live)?;
-            let codes = Codes { bytes: block.codes, n };
+            let codes = Codes { bytes: block.codes, n, ahead: std::mem::take(&mut ahead) };
             for (group, stops) in stops.chunks(VISITS_AT_ONCE).enumerate() {
                 let cut = cut_short(stops, seen, &buffers.live, n);
                 let mut live = [&buffers.live[..]; VISITS_AT_ONCE];
@@ -305,7 +303,14 @@ impl Scan<'_> {
                 let threshold = |stop: &Stop| collectors[stop.visit.query as usize].threshold();
                 buffers.worst.extend(stops.iter().map(threshold));
                 let found = &mut buffers.found[..stops.len()];
-                scanner.scan(codes, group * VISITS_AT_ONCE, &buffers.worst, &live[..stops.len()], found);
+                let ahead = if group == 0 { codes.ahead } else { &[] };
+                scanner.scan(
+                    Codes { ahead, ..codes },
+                    group * VISITS_AT_ONCE,
+                    &buffers.worst,
+                    &live[..stops.len()],
+                    found,
+                );
                 for (stop, found) in stops.iter().zip(found) {
                     collectors[stop.visit.query as usize].take(*view, request.filter, block, found)?;
                     found.clear();

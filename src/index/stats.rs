@@ -17,7 +17,7 @@ pub struct IndexStats {
     pub entries: u64,
     /// Bytes of one code.
     pub code_bytes: usize,
-    /// Bytes of one kept row; 0 if none are kept.
+    /// Bytes of one kept row, in both forms if there are two; 0 if none are kept.
     pub row_bytes: usize,
     /// Lists in use, and whether training has made them.
     pub lists: usize,
@@ -80,7 +80,7 @@ impl IndexReader<'_> {
             rows: self.len(),
             entries,
             code_bytes: self.model.codec.layout().code_bytes(),
-            row_bytes: self.model.rows_column.map_or(0, |column| column.width),
+            row_bytes: self.model.kept.iter().map(|kept| kept.form.width()).sum(),
             lists: self.nlist(),
             trained: self.is_trained(),
             shortest_list: sizes.iter().copied().min().unwrap_or(0),
@@ -109,7 +109,7 @@ where
     F: ReadableTable<u64, ()>,
     K: ReadableTable<&'static [u8], u64>,
 {
-    let bytes: [(&'static str, &B); 9] = [
+    let bytes: [(&'static str, &B); 10] = [
         ("meta", &tables.meta),
         ("model", &tables.model),
         ("lists", &tables.lists),
@@ -118,6 +118,7 @@ where
         ("slots", &tables.slots),
         ("ids", &tables.ids),
         ("rows", &tables.rows),
+        ("exact", &tables.exact),
         ("keys", &tables.keys),
     ];
     guarded(|| {

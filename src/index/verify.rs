@@ -8,7 +8,7 @@
 //! search defaults, a metric of the same kind, a `next_id` or a change number that is too high.
 
 use super::kept::KeptCheck;
-use super::model::Model;
+use super::model::{KeptColumn, Model};
 use super::train::decode_params;
 use crate::guard::guarded;
 use crate::storage::block::Geometry;
@@ -17,7 +17,7 @@ use crate::storage::format::{Header, ListEntry, State};
 use crate::storage::ids::{KEY_BYTES_MAX, Slot, Slots, decode_id, ids_column};
 use crate::storage::lists::{check_digest, directory};
 use crate::storage::sections::{Section, chunks};
-use crate::storage::{self, ReadBytes, ReadTables};
+use crate::storage::{self, ReadBytes, ReadTables, Stage};
 use crate::{Error, Observer, Result};
 use redb::{ReadableTable, ReadableTableMetadata};
 use std::ops::Range;
@@ -119,6 +119,7 @@ pub(crate) fn verify(
         slots: Vec::new(),
         second: Vec::new(),
         sums: Vec::new(),
+        second_sums: Vec::new(),
         twins: Vec::new(),
     };
     report.step(|report| check.rows_in_use(report))?;
@@ -164,7 +165,7 @@ struct Check<'a> {
     tables: &'a ReadTables,
     header: &'a Header,
     model: &'a Model,
-    kept: Option<KeptCheck>,
+    kept: Option<KeptCheck<'a>>,
     /// The header's, if there are pages for so many rows.
     next_row: u32,
     /// Where the lists say each row is.
@@ -173,8 +174,10 @@ struct Check<'a> {
     second: Vec<Option<Slot>>,
     /// The checksum of each row's first code, where the two are equal.
     twins: Vec<u32>,
-    /// What each row's code comes to, if kept rows can be compared with codes.
+    /// What each row's code comes to, if kept rows can be compared with codes; then what the coarser kept row should.
     sums: Vec<u32>,
+    /// What the second code of each row comes to.
+    second_sums: Vec<u32>,
 }
 
 impl Check<'_> {
@@ -202,7 +205,10 @@ impl Check<'_> {
         }
         if self.model.spills() {
             self.second.resize(self.next_row as usize, None);
-            if self.model.spec.encoding.element().is_some() {
+            if self.kept.is_some() {
+                self.second_sums.resize(self.next_row as usize, 0);
+            }
+            if self.model.code_element().is_some() {
                 self.twins.resize(self.next_row as usize, 0);
             }
         }
@@ -335,6 +341,7 @@ impl Check<'_> {
                 if row_vector.iter().any(|component| !component.is_finite()) {
                     report.note(name, row.into(), "a component is not finite");
                 }
+                let sum_of_code = self.kept.as_mut().map(|kept| kept.of_code(code, &row_vector));
                 let twin = self.twins.get_mut(row as usize).map(|twin| (crc32fast::hash(code), twin));
                 match self.slots.get_mut(row as usize) {
                     None => {
@@ -347,6 +354,9 @@ impl Check<'_> {
                         if other.list != list && self.second.get(row as usize) == Some(&None) =>
                     {
                         self.second[row as usize] = Some(slot);
+                        if let (Some(is), Some(sum)) = (sum_of_code, self.second_sums.get_mut(row as usize)) {
+                            *sum = is;
+                        }
                         if let Some((sum, twin)) = twin
                             && sum != *twin
                         {
@@ -364,10 +374,10 @@ impl Check<'_> {
                         *free = Some(slot);
                         report.rows += 1;
                         twin.into_iter().for_each(|(sum, twin)| *twin = sum);
+                        if let (Some(is), Some(sum)) = (sum_of_code, self.sums.get_mut(row as usize)) {
+                            *sum = is;
+                        }
                     }
-                }
-                if let (Some(kept), Some(sum)) = (&mut self.kept, self.sums.get_mut(row as usize)) {
-                    *sum = kept.of_decoded(&row_vector);
                 }
             }
         })?;
@@ -497,27 +507,59 @@ impl Check<'_> {
         Ok(())
     }
 
+    /// The most exact rows are compared with the codes, coarser ones with those.
     fn kept_rows(&mut self, report: &mut VerifyReport) -> Result<()> {
-        let (table, name) = (&self.tables.rows, &self.tables.names.rows);
-        let (Some(column), Some(kept)) = (self.model.rows_column, self.model.spec.kept) else {
-            return pages(report, table, name, 0..0);
-        };
-        pages(report, table, name, 0..self.next_row.div_ceil(column.per_page()))?;
+        for (stage, column) in [Stage::Rows, Stage::Exact].into_iter().zip(self.model.kept_columns()) {
+            let (table, name) = self.tables.kept(stage);
+            let rows = column.map_or(0, |column| self.next_row.div_ceil(column.per_page()));
+            pages(report, table, name, 0..rows)?;
+        }
+        for at in (0..self.model.kept.len()).rev() {
+            report.step(|report| self.kept_column(report, at))?;
+        }
+        Ok(())
+    }
+
+    fn kept_column(&mut self, report: &mut VerifyReport, at: usize) -> Result<()> {
+        let KeptColumn { stage, form, column } = self.model.kept[at];
+        let (table, name) = self.tables.kept(stage);
+        let coarser = at.checked_sub(1).map(|at| self.model.kept[at].form);
+        let most_exact = at + 1 == self.model.kept.len();
         let mut vector = vec![0.0; self.model.spec.dim];
+        let mut bytes_of_coarser = Vec::new();
         column.for_each(table, name, 0..self.next_row, |row, bytes| {
-            if self.slots[row as usize].is_none() {
+            let Some(slot) = self.slots[row as usize] else {
                 if bytes.iter().any(|byte| *byte != ABSENT) {
                     report.note(name, row.into(), "a free row still holds a vector");
                 }
                 return Ok(());
+            };
+            if !form.is_row(bytes, &mut vector) {
+                report.note(name, row.into(), "the kept row is missing, or a component of it not finite");
+                return Ok(());
             }
-            crate::kernel::Kernels::get().decode(kept.element(), bytes, &mut vector);
-            if vector.iter().any(|component| !component.is_finite()) {
-                report.note(name, row.into(), "a component of the kept row is not finite");
-            } else if let Some(kept) = &mut self.kept
-                && kept.of_kept(bytes) != self.sums[row as usize]
-            {
-                report.note(name, row.into(), "the kept row is another vector than its code");
+            // Without sums there is nothing to compare with.
+            let Some(sum) = self.sums.get_mut(row as usize) else { return Ok(()) };
+            let (is, other) = match &mut self.kept {
+                Some(kept) if most_exact => {
+                    (kept.of_kept(slot.list - self.header.first_list, bytes), "its code")
+                }
+                _ => (crc32fast::hash(bytes), "the exact one"),
+            };
+            let second = self.second.get(row as usize).copied().flatten().filter(|_| most_exact);
+            let as_second = |kept: &mut KeptCheck<'_>| {
+                second.is_none_or(|slot| {
+                    let is = kept.of_kept(slot.list - self.header.first_list, bytes);
+                    self.second_sums.get(row as usize) == Some(&is)
+                })
+            };
+            if is != *sum || !self.kept.as_mut().is_none_or(as_second) {
+                report.note(name, row.into(), format!("the kept row is another vector than {other}"));
+            }
+            if let Some(coarser) = coarser {
+                bytes_of_coarser.clear();
+                coarser.encode(&vector, &mut bytes_of_coarser);
+                *sum = crc32fast::hash(&bytes_of_coarser);
             }
             Ok(())
         })

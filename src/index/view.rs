@@ -7,13 +7,13 @@
 
 use super::stats::{self, PartStats};
 use crate::math::topk::RowIds;
-use crate::storage::WriteTables;
 use crate::storage::block::{BlockRef, Geometry};
 use crate::storage::column::{ABSENT, Column};
 use crate::storage::format::{Header, ListEntry};
 use crate::storage::ids::Slot;
 use crate::storage::sections::Section;
 use crate::storage::snapshot::Snapshot;
+use crate::storage::{Stage, WriteTables};
 use crate::{Error, Result};
 
 pub(crate) trait View: Send + Sync {
@@ -21,13 +21,22 @@ pub(crate) trait View: Send + Sync {
     /// The directory entry of a list, by its number within the model.
     fn list(&self, list: u32) -> Result<ListEntry>;
     fn visit(&self, list: u32, each: &mut dyn FnMut(BlockRef<'_>) -> Result<()>) -> Result<()>;
-    fn peek(&self, list: u32, touch: &mut dyn FnMut(&[u8]));
+    /// The first bytes of a list, if they stay in memory: to have them in the cache soon.
+    fn peek(&self, list: u32) -> Option<&[u8]>;
     /// A hint that `peek` will be asked for the list soon, and one that `id` will be asked for the row.
     fn approach(&self, list: u32);
     fn approach_id(&self, row: u32);
+    /// The same, where the next thing will be to ask.
+    fn touch_id(&self, row: u32);
     fn id(&self, row: u32) -> Result<u64>;
-    /// Calls `each(i, vector)` with the kept vector of `rows[i]`, as stored, in order; not at all if none are kept.
-    fn kept_rows(&self, rows: &[u32], each: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()>;
+    /// Calls `each(i, vector)` with the kept vector of `rows[i]`, as stored, in order; not at all if none are kept at
+    /// that stage.
+    fn kept_rows(
+        &self,
+        stage: Stage,
+        rows: &[u32],
+        each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
+    ) -> Result<()>;
     fn row_of(&self, id: u64) -> Result<Option<u32>>;
     /// Calls `each(row, id)` for every row, ascending.
     fn for_each_id(&self, each: &mut dyn FnMut(u32, u64)) -> Result<()>;
@@ -47,8 +56,10 @@ pub(crate) trait View: Send + Sync {
 pub(crate) struct ViewIds<'a>(pub(crate) &'a dyn View);
 
 impl RowIds for ViewIds<'_> {
-    fn approach(&self, row: u32) {
-        self.0.approach_id(row);
+    fn approach(&self, rows: &mut dyn Iterator<Item = u32>) {
+        let rows: Vec<u32> = rows.collect();
+        rows.iter().for_each(|row| self.0.approach_id(*row));
+        rows.iter().for_each(|row| self.0.touch_id(*row));
     }
 
     fn id(&self, row: u32) -> Result<u64> {
@@ -104,8 +115,8 @@ impl View for Snapshot {
     fn visit(&self, list: u32, each: &mut dyn FnMut(BlockRef<'_>) -> Result<()>) -> Result<()> {
         Snapshot::visit(self, self.header.first_list + list, each)
     }
-    fn peek(&self, list: u32, touch: &mut dyn FnMut(&[u8])) {
-        Snapshot::peek(self, self.header.first_list + list, touch);
+    fn peek(&self, list: u32) -> Option<&[u8]> {
+        Snapshot::peek(self, self.header.first_list + list)
     }
     fn approach(&self, list: u32) {
         Snapshot::approach(self, self.header.first_list + list);
@@ -113,11 +124,19 @@ impl View for Snapshot {
     fn approach_id(&self, row: u32) {
         Snapshot::approach_id(self, row);
     }
+    fn touch_id(&self, row: u32) {
+        Snapshot::touch_id(self, row);
+    }
     fn id(&self, row: u32) -> Result<u64> {
         Snapshot::id(self, row)
     }
-    fn kept_rows(&self, rows: &[u32], each: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
-        Snapshot::kept_rows(self, rows, each)
+    fn kept_rows(
+        &self,
+        stage: Stage,
+        rows: &[u32],
+        each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        Snapshot::kept_rows(self, stage, rows, each)
     }
 }
 
@@ -126,7 +145,8 @@ pub(crate) struct WriterView<'w, 't> {
     pub(crate) tables: &'w WriteTables<'t>,
     pub(crate) header: &'w Header,
     pub(crate) geometry: Geometry,
-    pub(crate) rows_column: Option<Column>,
+    /// By [`Stage`].
+    pub(crate) kept_columns: [Option<Column>; 2],
 }
 
 impl View for WriterView<'_, '_> {
@@ -142,18 +162,26 @@ impl View for WriterView<'_, '_> {
         self.tables
             .for_each_block(&self.geometry, self.header.first_list + list, &entry, |_, block| each(block))
     }
-    fn peek(&self, _list: u32, _touch: &mut dyn FnMut(&[u8])) {}
+    fn peek(&self, _list: u32) -> Option<&[u8]> {
+        None
+    }
     fn approach(&self, _list: u32) {}
     fn approach_id(&self, _row: u32) {}
+    fn touch_id(&self, _row: u32) {}
     fn id(&self, row: u32) -> Result<u64> {
         self.tables.id_of(row)
     }
-    fn kept_rows(&self, rows: &[u32], each: &mut dyn FnMut(usize, &[u8]) -> Result<()>) -> Result<()> {
-        let Some(column) = self.rows_column else { return Ok(()) };
-        let name = &self.tables.names.rows;
+    fn kept_rows(
+        &self,
+        stage: Stage,
+        rows: &[u32],
+        each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let Some(column) = self.kept_columns[stage as usize] else { return Ok(()) };
+        let (table, name) = self.tables.kept(stage);
         let mut vector = vec![ABSENT; column.width];
         for (i, &row) in rows.iter().enumerate() {
-            if !column.get(&self.tables.rows, name, row, &mut vector)? {
+            if !column.get(table, name, row, &mut vector)? {
                 return Err(Error::corrupt(name, row.into(), "the kept row is missing"));
             }
             each(i, &vector)?;

@@ -126,7 +126,7 @@ impl<'t> IndexWriter<'t> {
             tables: &self.tables,
             header: &self.header,
             geometry: self.model.geometry,
-            rows_column: self.model.rows_column,
+            kept_columns: self.model.kept_columns(),
         };
         IndexReader {
             view: Arc::new(view),

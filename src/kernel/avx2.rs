@@ -10,26 +10,31 @@
 
 #![allow(unsafe_code)]
 
-use super::tag::{BF16, DOT, F16, F32, L2};
-use super::{Best, Kernels, PANEL, Product, nibble, portable};
+use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
+use super::{Best, Kernels, PANEL, Product, dot8, nibble, picked, portable, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 pub(super) static KERNELS: Kernels = Kernels {
     name: "avx2",
     scan: [
-        [scan::<L2, F32>, scan::<L2, F16>, scan::<L2, BF16>],
-        [scan::<DOT, F32>, scan::<DOT, F16>, scan::<DOT, BF16>],
+        [scan::<L2, F32>, scan::<L2, F16>, scan::<L2, BF16>, scan::<L2, U8>],
+        [scan::<DOT, F32>, scan::<DOT, F16>, scan::<DOT, BF16>, scan::<DOT, U8>],
     ],
     scores,
     nearest,
+    byte_scores: dot8::avx2,
+    picked_scores: picked::avx2,
     norms,
     select,
-    encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>],
-    decode: [portable::decode::<F32>, decode::<F16>, decode::<BF16>],
+    encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>, portable::encode::<U8>],
+    decode: [portable::decode::<F32>, decode::<F16>, decode::<BF16>, portable::decode::<U8>],
+    steps_score: [steps::avx2::score::<L2>, steps::avx2::score::<DOT>],
+    steps_decode: steps::avx2::decode,
     prefetch,
     nibble_scan: nibble::avx2::scan,
     nibble_choose: nibble::avx2::choose,
+    nibble_table: nibble::avx2::table,
     hadamard: nibble::avx2::hadamard,
 };
 
@@ -121,7 +126,7 @@ unsafe fn scan_tile<const S: u8, const E: u8, const Q: usize, const R: usize>(
         }
         for r in 0..R {
             // SAFETY: as above, for rows.
-            let x = unsafe { load::<E>(codes[r].add(d * if E == F32 { 4 } else { 2 }), count) };
+            let x = unsafe { load::<E>(codes[r].add(d * size_of_element::<E>()), count) };
             for q in 0..Q {
                 sums[q][r] = add_term::<S>(values[q], x, sums[q][r]);
             }
@@ -150,6 +155,11 @@ unsafe fn load<const E: u8>(code: *const u8, count: usize) -> __m256 {
         match (E, count) {
             (F32, LANES) => _mm256_loadu_ps(code.cast()),
             (F32, _) => _mm256_maskload_ps(code.cast(), mask(count)),
+            (U8, LANES) => widen_bytes(_mm_loadl_epi64(code.cast())),
+            (U8, _) => {
+                std::ptr::copy_nonoverlapping(code, tail.as_mut_ptr().cast(), count);
+                widen_bytes(_mm_loadl_epi64(tail.as_ptr().cast()))
+            }
             (_, LANES) => widen::<E>(_mm_loadu_si128(code.cast())),
             _ => {
                 std::ptr::copy_nonoverlapping(code, tail.as_mut_ptr().cast(), count * 2);
@@ -164,6 +174,12 @@ unsafe fn load<const E: u8>(code: *const u8, count: usize) -> __m256 {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn mask(count: usize) -> __m256i {
     _mm256_cmpgt_epi32(_mm256_set1_epi32(count as i32), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7))
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn widen_bytes(bytes: __m128i) -> __m256 {
+    _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes))
 }
 
 #[inline]

@@ -11,26 +11,32 @@
 
 #![allow(unsafe_code)]
 
-use super::tag::{BF16, DOT, F16, F32, L2};
-use super::{Best, Kernels, PANEL, Product, avx2, nibble, portable};
+use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
+use super::{Best, Kernels, PANEL, Product, avx2, dot8, nibble, picked, portable, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
 const TABLE: Kernels = Kernels {
     name: "avx512",
     scan: [
-        [scan::<L2, F32>, scan::<L2, F16>, scan::<L2, BF16>],
-        [scan::<DOT, F32>, scan::<DOT, F16>, scan::<DOT, BF16>],
+        [scan::<L2, F32>, scan::<L2, F16>, scan::<L2, BF16>, scan::<L2, U8>],
+        [scan::<DOT, F32>, scan::<DOT, F16>, scan::<DOT, BF16>, scan::<DOT, U8>],
     ],
     scores,
     nearest,
+    byte_scores: dot8::avx512,
+    picked_scores: picked::avx2,
     norms,
     select,
-    encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>],
-    decode: [portable::decode::<F32>, decode::<F16>, decode::<BF16>],
+    encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>, portable::encode::<U8>],
+    decode: [portable::decode::<F32>, decode::<F16>, decode::<BF16>, portable::decode::<U8>],
+    // Faster than the same loop in wider registers: 18 ns a row of 128 components, 29 there.
+    steps_score: [steps::avx2::score::<L2>, steps::avx2::score::<DOT>],
+    steps_decode: steps::avx2::decode,
     prefetch: avx2::prefetch,
     nibble_scan: nibble::avx2::scan,
     nibble_choose: nibble::avx512::choose,
+    nibble_table: nibble::avx512::table,
     hadamard: nibble::avx512::hadamard,
 };
 
@@ -151,10 +157,6 @@ fn mask(count: usize) -> __mmask16 {
     if count >= LANES { !0 } else { (1 << count) - 1 }
 }
 
-const fn size_of_element<const E: u8>() -> usize {
-    if E == F32 { 4 } else { 2 }
-}
-
 /// The components of `lanes`, 0 in the others.
 ///
 /// # Safety
@@ -165,6 +167,11 @@ unsafe fn load<const E: u8>(code: *const u8, lanes: __mmask16) -> __m512 {
     if E == F32 {
         // SAFETY: as promised by the caller; masked loads take any alignment.
         return unsafe { _mm512_maskz_loadu_ps(lanes, code.cast()) };
+    }
+    if E == U8 {
+        // SAFETY: as above.
+        let bytes = unsafe { _mm_maskz_loadu_epi8(lanes, code.cast()) };
+        return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes));
     }
     // SAFETY: as above.
     let halves = unsafe { _mm256_maskz_loadu_epi16(lanes, code.cast()) };

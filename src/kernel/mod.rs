@@ -20,13 +20,18 @@ mod aligned;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod dot8;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod nibble;
+mod picked;
 mod portable;
+mod steps;
 
 pub(crate) use aligned::AlignedVec;
+pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
 pub(crate) use nibble::{Book, CHOOSE, Found, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
+pub(crate) use picked::Picked;
 use std::sync::OnceLock;
 use zerocopy::IntoBytes;
 
@@ -48,6 +53,8 @@ pub(crate) enum Element {
     F16,
     /// The upper half of an `f32`: 7 bits of mantissa, the same range.
     BF16,
+    /// A whole number, 0 to 255.
+    U8,
 }
 
 impl Element {
@@ -56,6 +63,7 @@ impl Element {
         match self {
             Element::F32 => 4,
             Element::F16 | Element::BF16 => 2,
+            Element::U8 => 1,
         }
     }
 }
@@ -140,11 +148,23 @@ mod tag {
     pub(super) const F32: u8 = super::Element::F32 as u8;
     pub(super) const F16: u8 = super::Element::F16 as u8;
     pub(super) const BF16: u8 = super::Element::BF16 as u8;
+    pub(super) const U8: u8 = super::Element::U8 as u8;
+
+    /// Bytes of a component.
+    pub(super) const fn size_of_element<const E: u8>() -> usize {
+        match E {
+            F32 => 4,
+            U8 => 1,
+            _ => 2,
+        }
+    }
 }
 
 type Scan = unsafe fn(queries: &[&[f32]], codes: &[u8], scores: &mut [f32]);
 type Scores = unsafe fn(product: &Product<'_>, out: &mut [f32], stride: usize);
 type Nearest = unsafe fn(product: &Product<'_>, best: &mut [Best]);
+type ByteScores = unsafe fn(product: &ByteProduct<'_>, out: &mut [f32]);
+type PickedScores = unsafe fn(picked: &Picked<'_>, picks: &[u32], out: &mut [f32]);
 type Norms = unsafe fn(rows: &[f32], dim: usize, out: &mut [f32]);
 type Select = unsafe fn(scores: &[f32], threshold: f32, out: &mut Vec<u32>);
 type Encode = unsafe fn(rows: &[f32], out: &mut [u8]);
@@ -156,17 +176,23 @@ pub(crate) struct Kernels {
     /// `portable`, `avx2`, `avx512`, `avx512vbmi` or `neon`.
     pub(crate) name: &'static str,
     /// By similarity, then by element.
-    scan: [[Scan; 3]; 2],
+    scan: [[Scan; 4]; 2],
     scores: Scores,
     nearest: Nearest,
+    byte_scores: ByteScores,
+    picked_scores: PickedScores,
     norms: Norms,
     select: Select,
     /// By element.
-    encode: [Encode; 3],
-    decode: [Decode; 3],
+    encode: [Encode; 4],
+    decode: [Decode; 4],
+    /// By similarity.
+    steps_score: [steps::Score; 2],
+    steps_decode: steps::Decode,
     prefetch: Prefetch,
     nibble_scan: nibble::NibbleScan,
     nibble_choose: nibble::NibbleChoose,
+    nibble_table: nibble::NibbleTable,
     hadamard: nibble::Hadamard,
 }
 
@@ -261,6 +287,28 @@ impl Kernels {
         }
     }
 
+    /// The scores of `product`, `out[q * bias.len() + c]`: the same bits in every table.
+    pub(crate) fn byte_scores(&self, product: &ByteProduct<'_>, out: &mut [f32]) {
+        product.check();
+        assert_eq!(out.len(), product.factors.len() * product.bias.len());
+        // SAFETY: as for `scan`.
+        unsafe { (self.byte_scores)(product, out) }
+    }
+
+    /// True where [`Kernels::byte_scores`] are faster than [`Kernels::scores`]: where an instruction
+    /// multiplies bytes. The portable loops take half as long again.
+    pub(crate) fn bytes_pay(&self) -> bool {
+        self.name != portable::KERNELS.name
+    }
+
+    /// The scores of the picked columns, with the bits that [`Kernels::scores`] gives.
+    pub(crate) fn picked_scores(&self, picked: &Picked<'_>, picks: &[u32], out: &mut [f32]) {
+        picked.check();
+        assert_eq!(picks.len(), out.len());
+        // SAFETY: as for `scan`; a pick beyond the columns panics there.
+        unsafe { (self.picked_scores)(picked, picks, out) }
+    }
+
     /// The squared norm of each row, summed in the order in which `scores` and `nearest` sum products,
     /// so that a row is at distance exactly 0 from itself.
     pub(crate) fn squared_norms(&self, rows: &[f32], dim: usize, out: &mut [f32]) {
@@ -277,7 +325,8 @@ impl Kernels {
         unsafe { (self.select)(scores, threshold, out) }
     }
 
-    /// Components as stored bytes, rounded to nearest, ties to even.
+    /// Components as stored bytes, rounded to nearest, ties to even; as bytes what is below 0 or NaN becomes 0, and
+    /// what is above 255 becomes that.
     pub(crate) fn encode(&self, element: Element, rows: &[f32], out: &mut [u8]) {
         assert_eq!(out.len(), rows.len() * element.size());
         // SAFETY: as for `scan`.

@@ -10,8 +10,8 @@
 
 #![allow(unsafe_code)]
 
-use super::tag::{BF16, DOT, F16, F32, L2};
-use super::{Best, Kernels, PANEL, Product, nibble, portable};
+use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
+use super::{Best, Kernels, PANEL, Product, dot8, nibble, picked, portable, steps};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
@@ -19,18 +19,33 @@ use std::ops::Range;
 pub(super) static KERNELS: Kernels = Kernels {
     name: "neon",
     scan: [
-        [scan::<L2, F32>, scan::<L2, F16>, scan::<L2, BF16>],
-        [scan::<DOT, F32>, scan::<DOT, F16>, scan::<DOT, BF16>],
+        [scan::<L2, F32>, scan::<L2, F16>, scan::<L2, BF16>, scan::<L2, U8>],
+        [scan::<DOT, F32>, scan::<DOT, F16>, scan::<DOT, BF16>, scan::<DOT, U8>],
     ],
     scores,
     nearest,
+    byte_scores: dot8::neon,
+    picked_scores: picked::neon,
     norms,
     select: portable::select,
-    encode: [portable::encode::<F32>, portable::encode::<F16>, portable::encode::<BF16>],
-    decode: [portable::decode::<F32>, portable::decode::<F16>, portable::decode::<BF16>],
+    encode: [
+        portable::encode::<F32>,
+        portable::encode::<F16>,
+        portable::encode::<BF16>,
+        portable::encode::<U8>,
+    ],
+    decode: [
+        portable::decode::<F32>,
+        portable::decode::<F16>,
+        portable::decode::<BF16>,
+        portable::decode::<U8>,
+    ],
+    steps_score: [steps::score::<L2>, steps::score::<DOT>],
+    steps_decode: steps::decode,
     prefetch,
     nibble_scan: nibble::neon::scan,
     nibble_choose: nibble::portable::choose,
+    nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
 };
 
@@ -118,7 +133,7 @@ unsafe fn scan_tile<const S: u8, const E: u8, const Q: usize, const R: usize>(
         }
         for r in 0..R {
             // SAFETY: as above, for rows.
-            let x = unsafe { load::<E>(codes[r].add(d * if E == F32 { 4 } else { 2 }), count) };
+            let x = unsafe { load::<E>(codes[r].add(d * size_of_element::<E>()), count) };
             for q in 0..Q {
                 sums[q][r] = add_term::<S>(values[q], x, sums[q][r]);
             }
@@ -145,13 +160,17 @@ unsafe fn load<const E: u8>(code: *const u8, count: usize) -> float32x4_t {
     let mut code = code;
     if count < LANES {
         // SAFETY: as promised by the caller; fewer than four components of at most four bytes fit.
-        unsafe { code.copy_to_nonoverlapping(tail.as_mut_ptr(), count * if E == F32 { 4 } else { 2 }) }
+        unsafe { code.copy_to_nonoverlapping(tail.as_mut_ptr(), count * size_of_element::<E>()) }
         code = tail.as_ptr();
     }
-    // SAFETY: four components are readable; byte loads take any alignment.
+    // SAFETY: four components are readable; these loads take any alignment.
     unsafe {
         if E == F32 {
             vreinterpretq_f32_u8(vld1q_u8(code))
+        } else if E == U8 {
+            let four = u32::from_le(code.cast::<u32>().read_unaligned());
+            let bytes = vmovl_u8(vcreate_u8(four.into()));
+            vcvtq_f32_u32(vmovl_u16(vget_low_u16(bytes)))
         } else {
             widen::<E>(vreinterpret_u16_u8(vld1_u8(code)))
         }

@@ -3,25 +3,30 @@
 //! This table has no `mul_add`: without the instruction it is a call per component. So its sums differ
 //! from the others' in the last bits, by the roundings that a fused multiply-add saves.
 
-use super::tag::{BF16, DOT, F16, F32, L2};
-use super::{Best, Kernels, PANEL, Product, nibble};
+use super::tag::{BF16, DOT, F16, F32, L2, U8};
+use super::{Best, Kernels, PANEL, Product, dot8, nibble, picked, steps};
 use half::{bf16, f16};
 
 pub(super) static KERNELS: Kernels = Kernels {
     name: "portable",
     scan: [
-        [scan::<L2, F32>, scan::<L2, F16>, scan::<L2, BF16>],
-        [scan::<DOT, F32>, scan::<DOT, F16>, scan::<DOT, BF16>],
+        [scan::<L2, F32>, scan::<L2, F16>, scan::<L2, BF16>, scan::<L2, U8>],
+        [scan::<DOT, F32>, scan::<DOT, F16>, scan::<DOT, BF16>, scan::<DOT, U8>],
     ],
     scores,
     nearest,
+    byte_scores: dot8::portable,
+    picked_scores: picked::portable,
     norms,
     select,
-    encode: [encode::<F32>, encode::<F16>, encode::<BF16>],
-    decode: [decode::<F32>, decode::<F16>, decode::<BF16>],
+    encode: [encode::<F32>, encode::<F16>, encode::<BF16>, encode::<U8>],
+    decode: [decode::<F32>, decode::<F16>, decode::<BF16>, decode::<U8>],
+    steps_score: [steps::score::<L2>, steps::score::<DOT>],
+    steps_decode: steps::decode,
     prefetch,
     nibble_scan: nibble::portable::scan,
     nibble_choose: nibble::portable::choose,
+    nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
 };
 
@@ -56,11 +61,13 @@ fn pair<const S: u8>(query: &[f32], row: &[f32]) -> f32 {
     if S == L2 { sum } else { 0.0 - sum }
 }
 
-fn term<const S: u8>(q: f32, x: f32) -> f32 {
+#[inline(always)]
+pub(super) fn term<const S: u8>(q: f32, x: f32) -> f32 {
     if S == L2 { (q - x) * (q - x) } else { q * x }
 }
 
-fn fold(mut sums: [f32; LANES]) -> f32 {
+#[inline(always)]
+pub(super) fn fold(mut sums: [f32; LANES]) -> f32 {
     for half in [8, 4, 2, 1] {
         for lane in 0..half {
             sums[lane] += sums[lane + half];
@@ -163,6 +170,10 @@ pub(super) fn encode<const E: u8>(rows: &[f32], out: &mut [u8]) {
         rows.iter().zip(out.as_chunks_mut().0).for_each(|(x, code)| *code = x.to_le_bytes());
     } else if E == F16 {
         rows.iter().zip(out.as_chunks_mut().0).for_each(|(&x, code)| *code = f16::from_f32(x).to_le_bytes());
+    } else if E == U8 {
+        // Added to 2^23 a number below 256 is rounded to the nearest whole one, in its lowest bits.
+        let held = |x: f32| if x > 0.0 { x.min(255.0) } else { 0.0 };
+        rows.iter().zip(out).for_each(|(&x, code)| *code = (held(x) + 8_388_608.0).to_bits() as u8);
     } else {
         rows.iter().zip(out.as_chunks_mut().0).for_each(|(&x, code)| *code = bf16::from_f32(x).to_le_bytes());
     }
@@ -173,6 +184,8 @@ pub(super) fn decode<const E: u8>(codes: &[u8], out: &mut [f32]) {
         codes.as_chunks().0.iter().zip(out).for_each(|(&code, x)| *x = f32::from_le_bytes(code));
     } else if E == F16 {
         codes.as_chunks().0.iter().zip(out).for_each(|(&code, x)| *x = f16::from_le_bytes(code).to_f32());
+    } else if E == U8 {
+        codes.iter().zip(out).for_each(|(&code, x)| *x = code.into());
     } else {
         codes.as_chunks().0.iter().zip(out).for_each(|(&code, x)| *x = bf16::from_le_bytes(code).to_f32());
     }

@@ -9,7 +9,7 @@ use crate::math::random::Random;
 use std::ops::Range;
 
 const SIMILARITIES: [Similarity; 2] = [Similarity::L2, Similarity::Dot];
-const ELEMENTS: [Element; 3] = [Element::F32, Element::F16, Element::BF16];
+const ELEMENTS: [Element; 4] = [Element::F32, Element::F16, Element::BF16, Element::U8];
 
 fn dims() -> impl Iterator<Item = usize> {
     (1..=70).chain([96, 100, 128, 384, 768, 1000])
@@ -67,9 +67,15 @@ fn scans_equal_the_oracle_and_do_not_depend_on_company() {
     for dim in dims() {
         let queries = floats(&mut random, 9 * dim);
         let queries: Vec<&[f32]> = queries.chunks(dim).collect();
-        for (element, offset) in ELEMENTS.into_iter().zip([dim % 4, (dim + 1) % 4, (dim + 2) % 4]) {
+        for (element, offset) in
+            ELEMENTS.into_iter().zip([dim % 4, (dim + 1) % 4, (dim + 2) % 4, (dim + 3) % 4])
+        {
             let counts = if dim < 24 { 0..=40 } else { dim % 40..=dim % 40 };
-            let codes = Codes::new(element, &floats(&mut random, 40 * dim), offset);
+            let rows = match element {
+                Element::U8 => (0..40 * dim).map(|_| random.below(256) as f32).collect(),
+                _ => floats(&mut random, 40 * dim),
+            };
+            let codes = Codes::new(element, &rows, offset);
             for (similarity, kernels) in
                 SIMILARITIES.into_iter().flat_map(|s| Kernels::all().into_iter().map(move |k| (s, k)))
             {
@@ -304,6 +310,47 @@ fn conversions_are_those_of_the_portable_table_bit_for_bit() {
     }
 }
 
+/// Whole numbers keep themselves, and what no byte can hold becomes the nearest that one can.
+#[test]
+fn bytes_are_rounded_and_saturate() {
+    let odd = [-0.0, 0.4, 0.5, 1.5, 2.5, 254.5, 255.0, 255.4, 256.0, 1e9, -3.0, f32::NAN, f32::INFINITY];
+    let expected = [0, 0, 0, 2, 2, 254, 255, 255, 255, 255, 0, 0, 255];
+    for kernels in Kernels::all() {
+        let mut bytes = vec![9; odd.len()];
+        kernels.encode(Element::U8, &odd, &mut bytes);
+        assert_eq!(bytes, expected, "{}", kernels.name);
+        let all: Vec<u8> = (0..=255).collect();
+        let (mut xs, mut back) = (vec![0.0; 256], vec![0; 256]);
+        kernels.decode(Element::U8, &all, &mut xs);
+        kernels.encode(Element::U8, &xs, &mut back);
+        assert!(back == all && xs.iter().enumerate().all(|(i, x)| *x == i as f32), "{}", kernels.name);
+    }
+}
+
+/// Steps are scored as the rows that they decode to, with the same bits in all tables.
+#[test]
+fn steps_are_scored_as_what_they_decode_to() {
+    let mut random = Random::new(9);
+    for dim in dims() {
+        let query = floats(&mut random, dim);
+        let codes: Vec<u8> = (0..dim).map(|_| random.below(256) as u8).collect();
+        let (low, step) = (random.unit() as f32 - 0.5, random.unit() as f32 / 64.0);
+        let row: Vec<f32> = codes.iter().map(|u| low + step * f32::from(*u)).collect();
+        for similarity in SIMILARITIES {
+            let expected = portable::KERNELS.steps_score(similarity, &query, low, step, &codes);
+            let (exact, size) = oracle(similarity, &query, &row);
+            assert!((f64::from(expected) - exact).abs() <= 1e-5 * size, "{dim}");
+            for kernels in Kernels::all() {
+                let score = kernels.steps_score(similarity, &query, low, step, &codes);
+                assert_eq!(score.to_bits(), expected.to_bits(), "{} {dim}", kernels.name);
+                let mut decoded = vec![f32::NAN; dim];
+                kernels.steps_decode(low, step, &codes, &mut decoded);
+                assert_eq!(bits(&decoded), bits(&row), "{} {dim}", kernels.name);
+            }
+        }
+    }
+}
+
 #[test]
 fn the_best_table_is_chosen_unless_a_name_lowers_it() {
     let best = Kernels::all()[0].name;
@@ -359,12 +406,12 @@ fn nibble_scans_are_bit_equal_in_all_tables() {
         };
         let queries: Vec<NibbleQuery<'_>> = (0..4).map(query).collect();
         let mut expected = vec![Found::default(); 4];
-        portable::KERNELS.nibble_scan(subspaces, &bytes[1..], &queries, &mut expected);
+        portable::KERNELS.nibble_scan(subspaces, &bytes[1..], &bytes, &queries, &mut expected);
         assert!(expected[0].iter().count() > 0 && expected[0].iter().all(|(_, score)| !score.is_nan()));
         for kernels in Kernels::all() {
             for count in 1..=4 {
                 let mut found = vec![Found::default(); count];
-                kernels.nibble_scan(subspaces, &bytes[1..], &queries[..count], &mut found);
+                kernels.nibble_scan(subspaces, &bytes[1..], &bytes, &queries[..count], &mut found);
                 for (found, expected) in found.iter().zip(&expected) {
                     assert_eq!(found.entries, expected.entries, "{} {subspaces}", kernels.name);
                     assert_eq!(bits(&found.scores), bits(&expected.scores), "{} {subspaces}", kernels.name);
@@ -384,7 +431,7 @@ fn the_portable_nibble_scan_is_the_formula() {
     let live = vec![u32::MAX; n];
     let query = NibbleQuery { table: &table, factor: 0.5, coarse: 3.0, worst: 1e9, live: &live };
     let mut found = [Found::default()];
-    portable::KERNELS.nibble_scan(subspaces, &bytes[1..], &[query], &mut found);
+    portable::KERNELS.nibble_scan(subspaces, &bytes[1..], &bytes, &[query], &mut found);
     let mut expected = Vec::new();
     for entry in 0..n * GROUP {
         let (group, e) = (&bytes[1..][entry / GROUP * group_bytes(subspaces)..], entry % GROUP);
@@ -434,6 +481,33 @@ fn code_points_are_the_nearest_and_equal_in_all_tables() {
     }
 }
 
+/// Each entry is within half a step of the product it stands for, the largest is 127 steps, and all tables agree.
+#[test]
+fn nibble_tables_are_the_products_in_steps() {
+    let mut random = Random::new(11);
+    let mut book = Book { components: 2, points: [[0.0; POINTS]; 4], half_norms: [0.0; POINTS] };
+    book.points[..2].iter_mut().flatten().for_each(|p| *p = (random.unit() * 4.0 - 2.0) as f32);
+    for scale in [0.0, 1e-44, 1e-30, 1.0, 1e18] {
+        let query: Vec<f32> = floats(&mut random, 40).iter().map(|v| v * scale).collect();
+        let run = |kernels: &Kernels| {
+            let (mut products, mut table) = (vec![0.0; 320], vec![0; 320]);
+            let step = kernels.nibble_table(&book, &query, &mut products, &mut table);
+            (step, table)
+        };
+        let (step, table) = run(&portable::KERNELS);
+        let most = table.iter().map(|v| i32::from(v.unsigned_abs())).max();
+        assert_eq!(most, Some(if scale < 1e-40 { 0 } else { 127 }));
+        for (at, &value) in table.iter().enumerate().filter(|_| step > 0.0) {
+            let (j, k) = (at / 16, at % 16);
+            let product = query[2 * j] * book.points[0][k] + query[2 * j + 1] * book.points[1][k];
+            assert!((product / step - f32::from(value)).abs() < 0.51, "{at}");
+        }
+        for kernels in Kernels::all() {
+            assert_eq!(run(kernels), (step, table.clone()), "{}", kernels.name);
+        }
+    }
+}
+
 /// Twice the transform is n times the values, it is the matrix of signs, and all tables agree to the bit.
 #[test]
 fn hadamard_is_its_matrix_and_its_own_inverse() {
@@ -443,7 +517,7 @@ fn hadamard_is_its_matrix_and_its_own_inverse() {
         let mut expected = values.clone();
         portable::KERNELS.hadamard(&mut expected);
         for (i, &out) in expected.iter().enumerate().take(40) {
-            let sign = |j: usize| if (i & j).count_ones() % 2 == 0 { 1.0 } else { -1.0 };
+            let sign = |j: usize| if (i & j).count_ones().is_multiple_of(2) { 1.0 } else { -1.0 };
             assert_eq!(out, values.iter().enumerate().map(|(j, v)| sign(j) * v).sum::<f32>(), "{i} of {n}");
         }
         for kernels in Kernels::all() {
@@ -452,6 +526,70 @@ fn hadamard_is_its_matrix_and_its_own_inverse() {
             assert_eq!(bits(&out), bits(&expected), "{}", kernels.name);
             kernels.hadamard(&mut out);
             assert!(out.iter().zip(&values).all(|(out, value)| *out == value * n as f32));
+        }
+    }
+}
+
+// ---- bytes, and picked columns ----
+
+/// Breaks if a pair of products saturates, a tile forgets its rest, or a table rounds a score once where
+/// another rounds twice. Codes and components take their extremes often.
+#[test]
+fn byte_scores_equal_the_oracle_in_every_bit() {
+    let mut random = Random::new(8);
+    for (dim, panels, queries) in (1..=11)
+        .flat_map(|panels| (0..=9).map(move |q| (4 * (1 + (panels * 7 + q) % 13), panels, q)))
+        .chain([(128, 5, 5), (384, 2, 6), (4096, 1, 4)])
+    {
+        let columns = panels * BYTE_PANEL;
+        let extreme = |random: &mut Random, most: i32, least: i32| match random.below(4) {
+            0 => least,
+            1 => most,
+            _ => least + random.below((most - least + 1) as usize) as i32,
+        };
+        let codes: Vec<u8> = (0..columns * dim).map(|_| extreme(&mut random, 127, 0) as u8).collect();
+        let query: Vec<i8> = (0..queries * dim).map(|_| extreme(&mut random, 127, -128) as i8).collect();
+        let (bias, factors) = (floats(&mut random, columns), floats(&mut random, queries));
+        let product = ByteProduct { dim, queries: &query, factors: &factors, panels: &codes, bias: &bias };
+        let exact = |at: usize| {
+            let (q, c) = (at / columns, at % columns);
+            let code = |d: usize| codes[c / 16 * 16 * dim + d / 4 * 64 + c % 16 * 4 + d % 4];
+            let dot: i64 = (0..dim).map(|d| i64::from(query[q * dim + d]) * i64::from(code(d))).sum();
+            bias[c] + factors[q] * dot as f32
+        };
+        let expected: Vec<f32> = (0..queries * columns).map(exact).collect();
+        for kernels in Kernels::all() {
+            let mut scores = vec![f32::NAN; queries * columns];
+            kernels.byte_scores(&product, &mut scores);
+            assert_eq!(bits(&scores), bits(&expected), "{} {dim} {panels} {queries}", kernels.name);
+        }
+    }
+}
+
+#[test]
+fn picked_scores_have_the_bits_of_all_scores() {
+    let mut random = Random::new(9);
+    for (dim, kernels) in dims().flat_map(|dim| Kernels::all().into_iter().map(move |k| (dim, k))) {
+        let (n, m) = (1 + dim * 5 % 90, dim * 3 % 70);
+        let (row, columns) = (floats(&mut random, dim), floats(&mut random, n * dim));
+        let matrices = Matrices::new(kernels, dim, row.clone(), columns.clone());
+        let picks: Vec<u32> = (0..m).map(|_| random.below(n) as u32).collect();
+        for similarity in SIMILARITIES {
+            let product = matrices.product(similarity, 0..1, &[0.0]);
+            let mut all = vec![f32::NAN; n];
+            kernels.scores(&product, &mut all, n);
+            let picked = Picked {
+                row: &row,
+                norm: product.norms[0],
+                columns: &columns,
+                bias: product.bias,
+                factor: product.factor,
+                floor: product.floor,
+            };
+            let mut scores = vec![f32::NAN; m];
+            kernels.picked_scores(&picked, &picks, &mut scores);
+            let expected: Vec<f32> = picks.iter().map(|&pick| all[pick as usize]).collect();
+            assert_eq!(bits(&scores), bits(&expected), "{} {dim} {m}", kernels.name);
         }
     }
 }

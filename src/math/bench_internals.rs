@@ -5,7 +5,8 @@
 
 use super::linalg::Panels;
 use super::{kmeans, topk};
-use crate::kernel::{Element, Found, GROUP, Kernels, NibbleQuery, group_bytes};
+use crate::coarse::{CoarseQuantizer, FlatCoarse, Probes};
+use crate::kernel::{ByteProduct, Element, Found, GROUP, Kernels, NibbleQuery, group_bytes};
 use crate::{ClusteringParams, IterationStats, Metric, Observer, Result, Rows};
 
 /// The kernels of one instruction set.
@@ -22,7 +23,7 @@ impl Table {
         self.0.name
     }
 
-    /// `element` is `f32`, `f16`, or else bf16.
+    /// `element` is `f32`, `f16`, `u8`, or else bf16.
     pub fn scan(self, metric: Metric, element: &str, queries: &[&[f32]], codes: &[u8], scores: &mut [f32]) {
         self.0.scan(metric.similarity(), named(element), queries, codes, scores);
     }
@@ -31,6 +32,11 @@ impl Table {
         let mut codes = vec![0; rows.len() * named(element).size()];
         self.0.encode(named(element), rows, &mut codes);
         codes
+    }
+
+    /// One row of 8-bit steps, 128 in the middle.
+    pub fn steps_score(self, metric: Metric, query: &[f32], codes: &[u8]) -> f32 {
+        self.0.steps_score(metric.similarity(), query, -0.5, 1.0 / 256.0, codes)
     }
 
     pub fn select_at_most(self, scores: &[f32], threshold: f32, out: &mut Vec<u32>) {
@@ -62,13 +68,26 @@ impl Table {
         scratch.found.resize(4, Found::default());
         scratch.found.iter_mut().for_each(Found::clear);
         let found = &mut scratch.found[..tables.len()];
-        self.0.nibble_scan(subspaces, groups, &queries[..tables.len()], found);
+        self.0.nibble_scan(subspaces, groups, &[], &queries[..tables.len()], found);
         found.iter().map(|found| found.iter().count()).sum()
     }
 
     /// Bytes of a group of nibble codes, and its entries.
     pub fn nibble_group(subspaces: usize) -> (usize, usize) {
         (group_bytes(subspaces), GROUP)
+    }
+
+    /// One factor a query, one bias a column, as many components as both say.
+    pub fn byte_scores(self, queries: &[i8], factors: &[f32], panels: &[u8], bias: &[f32], out: &mut [f32]) {
+        let dim = panels.len() / bias.len();
+        self.0.byte_scores(&ByteProduct { dim, queries, factors, panels, bias }, out);
+    }
+
+    /// A coarse quantizer; with fewer lists than `quantised_min` it scans all.
+    pub fn coarse(self, centroids: Rows<'_>, metric: Metric, quantised_min: usize) -> Coarse {
+        let (data, dim) = (centroids.as_slice().to_vec(), centroids.dim());
+        let coarse = FlatCoarse::with_kernels(self.0, quantised_min, data, dim, metric.similarity());
+        Coarse(coarse, Probes::default())
     }
 
     /// Packs columns for a product.
@@ -88,7 +107,18 @@ fn named(element: &str) -> Element {
     match element {
         "f32" => Element::F32,
         "f16" => Element::F16,
+        "u8" => Element::U8,
         _ => Element::BF16,
+    }
+}
+
+/// A coarse quantizer and what it found last.
+#[allow(missing_debug_implementations)]
+pub struct Coarse(FlatCoarse, Probes);
+
+impl Coarse {
+    pub fn nearest(&mut self, queries: Rows<'_>, nprobe: usize) {
+        self.0.nearest(queries, nprobe, &mut self.1);
     }
 }
 

@@ -11,7 +11,7 @@
 //! ```
 
 use crate::Rows;
-use crate::kernel::{AlignedVec, Kernels, PANEL, Product, ROWS_MAX, Similarity};
+use crate::kernel::{AlignedVec, Kernels, PANEL, Picked, Product, ROWS_MAX, Similarity};
 use rayon::prelude::*;
 
 /// Rows per task of the parallel forms: enough work to hide a task's cost, few enough to share.
@@ -70,6 +70,22 @@ impl Panels {
         }
     }
 
+    /// What scores `row` with a few of the columns, which are given as they were packed.
+    pub(crate) fn picked<'a>(
+        &'a self,
+        similarity: Similarity,
+        row: &'a [f32],
+        columns: Rows<'a>,
+    ) -> Picked<'a> {
+        assert!(row.len() == self.dim && columns.dim() == self.dim && columns.len() == self.len);
+        let mut norm = [0.0];
+        let (bias, factor, floor) = self.terms(similarity);
+        if similarity == Similarity::L2 {
+            self.kernels.squared_norms(row, self.dim, &mut norm);
+        }
+        Picked { row, norm: norm[0], columns: columns.as_slice(), bias, factor, floor }
+    }
+
     /// The nearest column of each row and its score, the bits that `scores` gives; ties go to the lowest
     /// column. A row with NaN gets column 0 at infinity.
     pub(crate) fn nearest(
@@ -109,14 +125,19 @@ impl Panels {
     fn with_product(&self, similarity: Similarity, rows: &[f32], work: impl FnOnce(&Product<'_>)) {
         let mut norms = [0.0; ROWS_MAX];
         let norms = &mut norms[..rows.len() / self.dim];
-        let (bias, factor, floor) = match similarity {
-            Similarity::L2 => (&self.norms, -2.0, 0.0),
-            Similarity::Dot => (&self.zeros, -1.0, f32::NEG_INFINITY),
-        };
+        let (bias, factor, floor) = self.terms(similarity);
         if similarity == Similarity::L2 {
             self.kernels.squared_norms(rows, self.dim, norms);
         }
         work(&Product { dim: self.dim, rows, norms, panels: &self.panels, bias, factor, floor });
+    }
+
+    /// Bias, factor and floor of a score.
+    fn terms(&self, similarity: Similarity) -> (&[f32], f32, f32) {
+        match similarity {
+            Similarity::L2 => (&self.norms, -2.0, 0.0),
+            Similarity::Dot => (&self.zeros, -1.0, f32::NEG_INFINITY),
+        }
     }
 }
 

@@ -11,8 +11,8 @@ use std::cell::RefCell;
 
 /// From row numbers to ids.
 pub(crate) trait RowIds {
-    /// A hint that `id` will be asked for this row soon.
-    fn approach(&self, _row: u32) {}
+    /// A hint that `id` will be asked for these rows next.
+    fn approach(&self, _rows: &mut dyn Iterator<Item = u32>) {}
 
     fn id(&self, row: u32) -> Result<u64>;
 }
@@ -203,7 +203,7 @@ fn keep_best_of_each_row(entries: &mut Vec<Entry>) {
 }
 
 fn sorted_hits(entries: &[Entry], ids: &dyn RowIds) -> Result<Vec<Hit>> {
-    entries.iter().for_each(|entry| ids.approach(entry.row));
+    ids.approach(&mut entries.iter().map(|entry| entry.row));
     let hit = |entry: &Entry| Ok(Hit { score: entry.score, row: entry.row, id: ids.id(entry.row)? });
     let mut hits = entries.iter().map(hit).collect::<Result<Vec<Hit>>>()?;
     hits.sort_unstable_by(|a, b| a.score.total_cmp(&b.score).then(a.id.cmp(&b.id)));
@@ -213,18 +213,14 @@ fn sorted_hits(entries: &[Entry], ids: &dyn RowIds) -> Result<Vec<Hit>> {
 /// Replaces `out` by the indices of the `k` smallest scores, ascending by (score, index); NaN is left
 /// out. These are a query's probes.
 ///
-/// The minima of `g` interleaved groups bound the k-th smallest score: at least `k` scores are at most
-/// the k-th smallest minimum, and with `g = 4k` hardly more are. One vector pass takes the minima,
-/// another collects what is within the bound, and only that is sorted.
+/// One vector pass bounds the k-th smallest, another collects what is within the bound, and only that is
+/// sorted.
 pub(crate) fn smallest(scores: &[f32], k: usize, out: &mut Vec<u32>) {
     out.clear();
     if k == 0 {
         return;
     }
-    let groups = k.saturating_mul(4).max(64);
-    let few = scores.len() / 2 < groups;
-    let bound = if few { f32::INFINITY } else { kth_minimum(scores, groups, k) };
-    Kernels::get().select_at_most(scores, bound, out);
+    Kernels::get().select_at_most(scores, kth_bound(scores, k, k.saturating_mul(4)), out);
     let by_score = |&a: &u32, &b: &u32| scores[a as usize].total_cmp(&scores[b as usize]).then(a.cmp(&b));
     if out.len() > 2 * k {
         out.select_nth_unstable_by(k - 1, by_score);
@@ -232,6 +228,16 @@ pub(crate) fn smallest(scores: &[f32], k: usize, out: &mut Vec<u32>) {
     }
     out.sort_unstable_by(by_score);
     out.truncate(k);
+}
+
+/// A bound that at least `k` scores are within (all that are numbers, where fewer are); `k` is not 0.
+///
+/// The minima of `g` interleaved groups bound the k-th smallest score: at least `k` scores are at most
+/// the k-th smallest minimum. With `g = 4k` about 1.15 k are, with `g = 2k`, which is found faster, 1.4 k.
+pub(crate) fn kth_bound(scores: &[f32], k: usize, groups: usize) -> f32 {
+    let groups = groups.max(64);
+    let few = scores.len() / 2 < groups;
+    if few { f32::INFINITY } else { kth_minimum(scores, groups, k) }
 }
 
 /// The k-th smallest of the minima of the scores whose indices are equal modulo `groups`.

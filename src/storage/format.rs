@@ -70,6 +70,8 @@ pub(crate) enum Kind {
     Rows = 4,
     Lists = 5,
     Model = 6,
+    /// Exact rows, where `Rows` are rounded ones to be scored first.
+    Exact = 7,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]

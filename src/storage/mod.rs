@@ -10,6 +10,7 @@
 //! {index}/slots             column: row → list, offset (the direct map)
 //! {index}/ids               column: row → id
 //! {index}/rows              column: row → vector, if the specification keeps it
+//! {index}/exact             column: row → vector, if it keeps an exact one beside a rounded one
 //! {index}/map               id → row
 //! {index}/free              row numbers that may be used again
 //! {index}/keys, keymap      id → key, key → id; only if ids are keys
@@ -27,7 +28,7 @@ pub(crate) mod snapshot;
 
 use crate::guard::guarded;
 use crate::{Error, Result};
-use format::{Header, TableName, Uuid};
+use format::{Header, Kind, TableName, Uuid};
 use redb::{
     AccessGuard, ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition, TableError,
     WriteTransaction,
@@ -66,10 +67,48 @@ pub(crate) struct Tables<Bytes, Map, Free, Keymap> {
     pub(crate) slots: Bytes,
     pub(crate) ids: Bytes,
     pub(crate) rows: Bytes,
+    pub(crate) exact: Bytes,
     pub(crate) keys: Bytes,
     pub(crate) map: Map,
     pub(crate) free: Free,
     pub(crate) keymap: Keymap,
+}
+
+/// Which of the two columns of kept rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stage {
+    /// `rows`: the only one, or the one that is scored first.
+    Rows = 0,
+    /// `exact`: what the best of those are scored with.
+    Exact = 1,
+}
+
+impl Stage {
+    /// The kind of its pages.
+    pub(crate) fn kind(self) -> Kind {
+        match self {
+            Stage::Rows => Kind::Rows,
+            Stage::Exact => Kind::Exact,
+        }
+    }
+}
+
+impl<Bytes, Map, Free, Keymap> Tables<Bytes, Map, Free, Keymap> {
+    /// A column of kept rows and its name.
+    pub(crate) fn kept(&self, stage: Stage) -> (&Bytes, &TableName) {
+        match stage {
+            Stage::Rows => (&self.rows, &self.names.rows),
+            Stage::Exact => (&self.exact, &self.names.exact),
+        }
+    }
+
+    /// The same to be changed.
+    pub(crate) fn kept_mut(&mut self, stage: Stage) -> (&mut Bytes, &TableName) {
+        match stage {
+            Stage::Rows => (&mut self.rows, &self.names.rows),
+            Stage::Exact => (&mut self.exact, &self.names.exact),
+        }
+    }
 }
 
 /// Tables of a writer.
@@ -91,6 +130,7 @@ pub(crate) struct Names {
     pub(crate) slots: TableName,
     pub(crate) ids: TableName,
     pub(crate) rows: TableName,
+    pub(crate) exact: TableName,
     pub(crate) keys: TableName,
     pub(crate) map: TableName,
     pub(crate) free: TableName,
@@ -110,6 +150,7 @@ impl Names {
             slots: name("slots"),
             ids: name("ids"),
             rows: name("rows"),
+            exact: name("exact"),
             keys: name("keys"),
             map: name("map"),
             free: name("free"),
@@ -118,7 +159,7 @@ impl Names {
     }
 
     /// The tables with `u64` keys and byte values.
-    pub(crate) fn bytes_tables(&self) -> [&TableName; 9] {
+    pub(crate) fn bytes_tables(&self) -> [&TableName; 10] {
         [
             &self.meta,
             &self.model,
@@ -128,6 +169,7 @@ impl Names {
             &self.slots,
             &self.ids,
             &self.rows,
+            &self.exact,
             &self.keys,
         ]
     }
@@ -165,6 +207,7 @@ pub(crate) fn open_write<'t>(txn: &'t WriteTransaction, index: &str) -> Result<W
         slots: txn.open_table(bytes_table(&names.slots))?,
         ids: txn.open_table(bytes_table(&names.ids))?,
         rows: txn.open_table(bytes_table(&names.rows))?,
+        exact: txn.open_table(bytes_table(&names.exact))?,
         keys: txn.open_table(bytes_table(&names.keys))?,
         map: txn.open_table(map_table(&names.map))?,
         free: txn.open_table(free_table(&names.free))?,
@@ -187,6 +230,7 @@ pub(crate) fn open_read(txn: &ReadTransaction, index: &str) -> Result<ReadTables
             slots: txn.open_table(bytes_table(&names.slots))?,
             ids: txn.open_table(bytes_table(&names.ids))?,
             rows: txn.open_table(bytes_table(&names.rows))?,
+            exact: txn.open_table(bytes_table(&names.exact))?,
             keys: txn.open_table(bytes_table(&names.keys))?,
             map: txn.open_table(map_table(&names.map))?,
             free: txn.open_table(free_table(&names.free))?,

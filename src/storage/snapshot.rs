@@ -15,7 +15,7 @@ use super::column::Column;
 use super::format::{Header, ListEntry, TableName};
 use super::ids::{decode_id, ids_column};
 use super::lists::{block_key, check_digest};
-use super::{ReadBytes, ReadTables};
+use super::{ReadBytes, ReadTables, Stage};
 use crate::guard::{Quiet, guarded};
 use crate::kernel::Kernels;
 use crate::{Error, Result};
@@ -111,7 +111,7 @@ impl Deref for Held<'_> {
     }
 }
 
-/// Pins by number: lists first, then the pages of the `ids` column, then those of the `rows` column.
+/// Pins by number: lists first, then the pages of the `ids` column, then those of the columns of kept rows.
 enum PinTable {
     /// The whole index fits the budget: what is pinned stays, and is read without a lock and without counting
     /// references, which two threads would pass back and forth.
@@ -144,12 +144,17 @@ impl PinTable {
         }
     }
 
+    fn resident(&self, number: u32) -> Option<&Pin> {
+        match self {
+            PinTable::Resident(pins) => pins.get(number as usize)?.get().map(|pin| &**pin),
+            PinTable::Clocked(_) => None,
+        }
+    }
+
     /// Asks for the pin itself: what it holds is found through it.
     fn prefetch(&self, number: u32) {
-        if let PinTable::Resident(pins) = self
-            && let Some(pin) = pins.get(number as usize).and_then(|place| place.get())
-        {
-            Kernels::get().prefetch_value(&**pin);
+        if let Some(pin) = self.resident(number) {
+            Kernels::get().prefetch_value(pin);
         }
     }
 
@@ -265,14 +270,15 @@ pub(crate) struct Snapshot {
     pub(crate) header: Header,
     pub(crate) tables: Quiet<ReadTables>,
     pub(crate) geometry: Geometry,
-    pub(crate) rows_column: Option<Column>,
+    /// By [`Stage`].
+    pub(crate) kept_columns: [Option<Column>; 2],
     /// Directory entries of lists `header.first_list ..`.
     pub(crate) entries: Vec<ListEntry>,
     pins: PinTable,
     /// Bytes of all that can be pinned.
     bytes: usize,
-    /// The pin numbers of the first page of the `ids` and of the `rows` column.
-    first_page: [u32; 2],
+    /// The pin numbers of the first page of the `ids` column and of the columns of kept rows.
+    first_page: [u32; 3],
     budget: Arc<Budget>,
     pub(crate) born: Instant,
 }
@@ -283,7 +289,7 @@ impl Snapshot {
         header: Header,
         tables: Quiet<ReadTables>,
         geometry: Geometry,
-        rows_column: Option<Column>,
+        kept_columns: [Option<Column>; 2],
         places: usize,
         budget: Arc<Budget>,
         born: Instant,
@@ -306,7 +312,8 @@ impl Snapshot {
         let pages = |column: Column| header.next_row.div_ceil(column.per_page());
         let ids_from = entries.len() as u32;
         let rows_from = ids_from.saturating_add(pages(ids_column()));
-        let pins = rows_from.saturating_add(rows_column.map_or(0, pages));
+        let exact_from = rows_from.saturating_add(kept_columns[Stage::Rows as usize].map_or(0, pages));
+        let pins = exact_from.saturating_add(kept_columns[Stage::Exact as usize].map_or(0, pages));
         let list_bytes = |entry: &ListEntry| -> usize {
             let blocks = 0..geometry.blocks(entry.n);
             blocks.map(|b| page_run(geometry.block_bytes(geometry.entries(entry.n, b) as usize))).sum()
@@ -314,15 +321,15 @@ impl Snapshot {
         let column_bytes = |column: Column| pages(column) as usize * (4096 << column.order);
         let bytes = entries.iter().map(list_bytes).sum::<usize>()
             + column_bytes(ids_column())
-            + rows_column.map_or(0, column_bytes);
+            + kept_columns.into_iter().flatten().map(column_bytes).sum::<usize>();
         Ok(Snapshot {
             pins: PinTable::new(pins as usize, bytes <= budget.limit.saturating_sub(budget.used())),
             bytes,
-            first_page: [ids_from, rows_from],
+            first_page: [ids_from, rows_from, exact_from],
             header,
             tables,
             geometry,
-            rows_column,
+            kept_columns,
             entries,
             budget,
             born,
@@ -402,18 +409,23 @@ impl Snapshot {
         self.pins.prefetch(list.wrapping_sub(self.header.first_list));
     }
 
-    /// Calls `touch` with the first bytes of `list`, if they are pinned: to have them in the cache soon.
-    pub(crate) fn peek(&self, list: u32, touch: impl FnOnce(&[u8])) {
-        if let Some(pin) = self.pins.get(list.wrapping_sub(self.header.first_list))
-            && let Some(value) = pin.first()
-        {
-            touch(value);
-        }
+    /// The first bytes of `list`, if they are pinned for good: to have them in the cache soon.
+    pub(crate) fn peek(&self, list: u32) -> Option<&[u8]> {
+        self.pins.resident(list.wrapping_sub(self.header.first_list))?.first()
     }
 
     /// Will soon ask for the id of `row`.
     pub(crate) fn approach_id(&self, row: u32) {
         self.pins.prefetch(self.first_page[0] + ids_column().page_of(row));
+    }
+
+    /// Will ask for it at once, and for others.
+    pub(crate) fn touch_id(&self, row: u32) {
+        let column = ids_column();
+        let pin = self.pins.resident(self.first_page[0] + column.page_of(row));
+        if let Some(entry) = pin.and_then(|pin| pinned_entry(pin, column, row)) {
+            Kernels::get().prefetch(entry);
+        }
     }
 
     /// The id of `row`.
@@ -429,18 +441,20 @@ impl Snapshot {
     /// their way from memory together.
     pub(crate) fn kept_rows(
         &self,
+        stage: Stage,
         rows: &[u32],
         each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
     ) -> Result<()> {
-        let Some(column) = self.rows_column else { return Ok(()) };
-        let name = &self.tables.names.rows;
+        let Some(column) = self.kept_columns[stage as usize] else { return Ok(()) };
+        let (table, name) = self.tables.kept(stage);
+        let first_page = self.first_page[1 + stage as usize];
         let missing = |row: u32| Error::corrupt(name, row.into(), "the kept row is missing");
         for &row in rows {
-            self.pins.prefetch(self.first_page[1] + column.page_of(row));
+            self.pins.prefetch(first_page + column.page_of(row));
         }
         let mut pins = Vec::with_capacity(rows.len());
         for &row in rows {
-            let page = self.page(self.first_page[1], column, &self.tables.rows, name, row)?;
+            let page = self.page(first_page, column, table, name, row)?;
             let page = page.ok_or_else(|| missing(row))?;
             Kernels::get().prefetch(pinned_entry(&page, column, row).unwrap_or_default());
             pins.push(page);

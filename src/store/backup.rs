@@ -80,7 +80,9 @@ impl Store {
 fn count(from: &ReadTransaction, index: &str) -> Result<u64> {
     let t = storage::open_read(from, index)?;
     let mut values = t.map.len()? + t.free.len()? + t.keymap.len()?;
-    for table in [&t.meta, &t.model, &t.lists, &t.blocks, &t.tails, &t.slots, &t.ids, &t.rows, &t.keys] {
+    let (columns, others) =
+        ([&t.lists, &t.slots, &t.ids, &t.rows, &t.exact], [&t.meta, &t.model, &t.blocks, &t.tails, &t.keys]);
+    for table in columns.into_iter().chain(others) {
         values += table.len()?;
     }
     Ok(values)

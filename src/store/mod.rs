@@ -336,7 +336,7 @@ impl Inner {
         let model = self.model(&*tables, &header, Some(began.commits))?;
         let (budget, places) = (self.budget.clone(), model.places());
         let mut snapshot =
-            Snapshot::new(header, tables, model.geometry, model.rows_column, places, budget, began.at)?;
+            Snapshot::new(header, tables, model.geometry, model.kept_columns(), places, budget, began.at)?;
         if let Some(older) = &older {
             snapshot.inherit(older);
         }

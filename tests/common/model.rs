@@ -2,7 +2,9 @@
 //!
 //! Vectors have small whole components (under cosine: one, four or sixteen equal ones, so that their
 //! length is exact too). Every distance is then exact in f32, whatever the order of the sum and whether
-//! the codes are f32, f16 or bf16, and ties are plentiful: so answers are compared without a tolerance.
+//! the codes are f32, f16 or bf16, and ties are plentiful: so answers are compared without a tolerance. Where rows are
+//! kept as steps, the components span 0 to 255, so that a step is 1. What nibble codes find is known only where all of
+//! it is scored again; else answers are compared as a part of the whole.
 
 use super::script::{Ids, Keys, Params, Sel, Wrong};
 use roaring::RoaringTreemap;
@@ -36,6 +38,17 @@ impl IndexModel {
             defaults: Params::default(),
             loading: None,
         }
+    }
+
+    /// The codes are estimates, so that who is found depends on how many are scored again.
+    pub(crate) fn estimates(&self) -> bool {
+        self.trained && matches!(self.spec.encoding(), Encoding::Nibble1 | Encoding::Nibble2)
+    }
+
+    /// True if a search for `k` of `n` vectors that scores `rerank` again scores all of them by what they are.
+    pub(crate) fn judges_all(&self, n: usize, k: usize, rerank: usize) -> bool {
+        let second = k.saturating_mul(2).max(k.saturating_add(8));
+        rerank >= n && (self.spec.kept_rows() != Some(KeptRows::SQ8Flat) || second >= n)
     }
 
     /// Lists in use.
@@ -181,7 +194,15 @@ pub(crate) fn vector(spec: &IndexSpec, seed: u8) -> Vec<f32> {
         ((state >> 33) % below as u64) as usize
     };
     if spec.metric() != Metric::Cosine {
-        return (0..dim).map(|_| next(9) as f32 - 4.0).collect();
+        let least = match spec.kept_rows() {
+            Some(KeptRows::U8 | KeptRows::SQ8) => 0.0,
+            _ => -4.0,
+        };
+        let mut vector: Vec<f32> = (0..dim).map(|_| next(9) as f32 + least).collect();
+        if spec.kept_rows() == Some(KeptRows::SQ8) && dim > 1 {
+            (vector[0], vector[1]) = (0.0, 255.0);
+        }
+        return vector;
     }
     let scale = 1.0 + next(4) as f32;
     let most = [1, 4, 16].into_iter().filter(|n| *n <= dim).count();
@@ -203,6 +224,7 @@ pub(crate) fn components(
 ) -> (Vec<f32>, usize, Option<&'static str>) {
     let dim = spec.dim();
     let mut rows: Vec<Vec<f32>> = seeds.iter().map(|seed| vector(spec, *seed)).collect();
+    let bytes = spec.kept_rows() == Some(KeptRows::U8);
     let half = spec.encoding() == Encoding::F16 || spec.kept_rows() == Some(KeptRows::F16);
     let refusal = match (wrong, rows.last_mut()) {
         (Wrong::Dimension, _) => {
@@ -216,6 +238,10 @@ pub(crate) fn components(
         (Wrong::Zero, Some(row)) if spec.metric() == Metric::Cosine => {
             row.fill(0.0);
             Some("ZeroVector")
+        }
+        (Wrong::Huge, Some(row)) if bytes && stored => {
+            row[0] = [-1.0, 0.5, 256.0][seeds.len() % 3];
+            Some("OutOfRange")
         }
         (Wrong::Huge, Some(row)) if half && stored && spec.metric() != Metric::Cosine => {
             row[0] = -1e6;

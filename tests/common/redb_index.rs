@@ -3,11 +3,13 @@
 use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
 
 /// The tables of an index that hold bytes under numbers.
-pub(crate) const BYTES: [&str; 9] =
-    ["meta", "model", "lists", "blocks", "tails", "slots", "ids", "rows", "keys"];
+pub(crate) const BYTES: [&str; 10] =
+    ["meta", "model", "lists", "blocks", "tails", "slots", "ids", "rows", "exact", "keys"];
 /// All of them.
-pub(crate) const TABLES: [&str; 12] =
-    ["meta", "model", "lists", "blocks", "tails", "slots", "ids", "rows", "keys", "map", "free", "keymap"];
+pub(crate) const TABLES: [&str; 13] = [
+    "meta", "model", "lists", "blocks", "tails", "slots", "ids", "rows", "exact", "keys", "map", "free",
+    "keymap",
+];
 
 /// A value of any table, as bytes.
 pub(crate) type Pair = (Vec<u8>, Vec<u8>);

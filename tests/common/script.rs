@@ -273,6 +273,19 @@ pub(crate) const SETTINGS: usize = 12;
 /// What is left of an operation's bytes.
 struct Bytes<'a>(&'a [u8]);
 
+/// What the model can predict an index with: nibble codes alone are estimates, bytes and steps of what cosine scales are
+/// refused or inexact, and steps do not go with other codes.
+fn fitting(spec: &IndexSpec, kept: Option<KeptRows>) -> Option<KeptRows> {
+    let nibbles = matches!(spec.encoding(), Encoding::Nibble2 | Encoding::Nibble1);
+    match (kept, spec.metric()) {
+        (None, _) if nibbles => Some(KeptRows::F32),
+        (Some(KeptRows::U8), Metric::Cosine) => Some(KeptRows::F32),
+        (Some(KeptRows::SQ8), Metric::Cosine) if nibbles => Some(KeptRows::SQ8Flat),
+        (Some(KeptRows::SQ8 | KeptRows::SQ8Flat), _) if !nibbles => None,
+        (kept, _) => kept,
+    }
+}
+
 impl Bytes<'_> {
     fn byte(&mut self) -> u8 {
         let Some((first, rest)) = self.0.split_first() else { return 0 };
@@ -314,8 +327,23 @@ impl Bytes<'_> {
             false => IndexSpec::ivf(dim, metric, nlist),
         };
         spec = if spec.nlist().is_some_and(|nlist| nlist > 1) { spec.with_spill(spill) } else { spec };
-        spec = spec.with_encoding(self.pick([Encoding::Flat, Encoding::F16, Encoding::BF16]));
-        if let Some(kept) = self.pick([None, None, Some(KeptRows::F32), Some(KeptRows::F16)]) {
+        spec = spec.with_encoding(self.pick([
+            Encoding::Flat,
+            Encoding::F16,
+            Encoding::BF16,
+            Encoding::Nibble2,
+            Encoding::Nibble1,
+        ]));
+        let kept = self.pick([
+            None,
+            None,
+            Some(KeptRows::F32),
+            Some(KeptRows::F16),
+            Some(KeptRows::U8),
+            Some(KeptRows::SQ8),
+            Some(KeptRows::SQ8Flat),
+        ]);
+        if let Some(kept) = fitting(&spec, kept) {
             spec = spec.with_kept_rows(kept);
         }
         spec.with_keys(self.rarely(4)).with_block_order(self.pick([0, 0, 0, 1, 2]))

@@ -193,7 +193,7 @@ impl Stored {
     /// How what an index gives back rounds: the kept rows, or else the codes.
     pub(crate) fn of_rows(spec: &IndexSpec) -> Self {
         match spec.kept_rows() {
-            Some(KeptRows::F32) => Stored::F32,
+            Some(KeptRows::F32 | KeptRows::U8 | KeptRows::SQ8Flat) => Stored::F32,
             Some(KeptRows::F16) => Stored::F16,
             _ => Stored::of_codes(spec),
         }

@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 use std::fs;
 use std::ops::Range;
 use std::time::Instant;
-use vellum::files::VectorReader;
-use vellum::{ClusteringParams, Error, IndexSpec, Rows, Store, TrainParams, WriteTxn};
+use vellum::files::{Element, VectorReader};
+use vellum::{
+    ClusteringParams, Encoding, Error, IndexSpec, KeptRows, Metric, Rows, Store, TrainParams, WriteTxn,
+};
 
 pub(crate) fn create(args: &Create, common: &Common, console: &Console) -> Result<(), Failure> {
     let Target { store: path, index } = &args.target;
@@ -33,7 +35,7 @@ pub(crate) fn build(args: &Build, common: &Common, console: &Console) -> Result<
     let Target { index, .. } = &args.target;
     let mut input = Input::open(&args.data, &args.names)?;
     let keyed = args.names.keys.is_some();
-    let spec = args.kind.spec(input.vectors.dim()).with_keys(keyed);
+    let spec = fitted(args.kind.spec(input.vectors.dim()).with_keys(keyed), input.vectors.element());
     let mut stages = Stages::default();
     let store = making(&args.target, common, |store| {
         refuse_existing(store, index)?;
@@ -73,6 +75,16 @@ pub(crate) fn build(args: &Build, common: &Common, console: &Console) -> Result<
     console.say(stages.table())?;
     console.say(format_args!("\n{} vectors of {} components in `{index}`", count(rows), spec.dim()))?;
     console.json(|| json!({"index": index, "rows": rows, "dim": spec.dim(), "stages": stages.json()}))
+}
+
+/// Where the specification leaves open which rows to keep, those of a file of bytes are kept as such: exactly, and in a
+/// fifth of what the default takes. Not under cosine, which scales them.
+fn fitted(spec: IndexSpec, element: Element) -> IndexSpec {
+    let open = spec.encoding() == Encoding::Nibble && spec.kept_rows().is_none();
+    match open && element == Element::U8 && spec.metric() != Metric::Cosine {
+        true => spec.with_kept_rows(KeptRows::U8),
+        false => spec,
+    }
 }
 
 pub(crate) fn train(args: &Train, common: &Common, console: &Console) -> Result<(), Failure> {

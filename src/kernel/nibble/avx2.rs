@@ -2,7 +2,11 @@
 
 #![allow(unsafe_code)]
 
-use super::{Book, Found, GROUP, Group, NibbleQuery, choose_body, group_bytes, hadamard_body, portable};
+use super::{
+    Book, Found, GROUP, Group, NibbleQuery, choose_body, group_bytes, hadamard_body, piece, portable,
+    table_body,
+};
+use crate::kernel::avx2::prefetch;
 use std::arch::x86_64::*;
 
 /// Pairs of sub-spaces that a 16-bit sum holds: each adds at most 2 · 128.
@@ -12,10 +16,13 @@ const PAIRS_MAX: usize = 120;
 pub(in crate::kernel) fn scan(
     subspaces: usize,
     groups: &[u8],
+    ahead: &[u8],
     queries: &[NibbleQuery<'_>],
     found: &mut [Found],
 ) {
+    let piece = piece(subspaces, groups, ahead);
     for (g, group) in groups.chunks_exact(group_bytes(subspaces)).enumerate() {
+        prefetch(ahead.get(g * piece..ahead.len().min((g + 1) * piece)).unwrap_or_default());
         let group = Group::of(subspaces, group);
         for (query, found) in queries.iter().zip(&mut *found) {
             let mut totals = [0i32; GROUP];
@@ -105,4 +112,9 @@ pub(in crate::kernel) fn choose(book: &Book, planes: &[f32], codes: &mut [u8]) {
 #[target_feature(enable = "avx2")]
 pub(in crate::kernel) fn hadamard(values: &mut [f32]) {
     hadamard_body(values);
+}
+
+#[target_feature(enable = "avx2")]
+pub(in crate::kernel) fn table(book: &Book, query: &[f32], products: &mut [f32], table: &mut [i8]) -> f32 {
+    table_body(book, query, products, table)
 }

@@ -2,7 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use super::{Book, Found, GROUP, Group, NibbleQuery, choose_body, group_bytes, hadamard_body};
+use super::{
+    Book, Found, GROUP, Group, NibbleQuery, choose_body, group_bytes, hadamard_body, piece, table_body,
+};
+use crate::kernel::avx2::prefetch;
 use std::arch::x86_64::*;
 
 /// True if this processor has what the scan uses beyond AVX-512 F, BW, DQ and VL.
@@ -25,14 +28,15 @@ const TRANSPOSE: [u8; 64] = {
 pub(in crate::kernel) fn scan(
     subspaces: usize,
     groups: &[u8],
+    ahead: &[u8],
     queries: &[NibbleQuery<'_>],
     found: &mut [Found],
 ) {
     match (queries, found) {
-        ([a], [x]) => scan_some([*a], [x], subspaces, groups),
-        ([a, b], [x, y]) => scan_some([*a, *b], [x, y], subspaces, groups),
-        ([a, b, c], [x, y, z]) => scan_some([*a, *b, *c], [x, y, z], subspaces, groups),
-        ([a, b, c, d], [x, y, z, w]) => scan_some([*a, *b, *c, *d], [x, y, z, w], subspaces, groups),
+        ([a], [x]) => scan_some([*a], [x], subspaces, groups, ahead),
+        ([a, b], [x, y]) => scan_some([*a, *b], [x, y], subspaces, groups, ahead),
+        ([a, b, c], [x, y, z]) => scan_some([*a, *b, *c], [x, y, z], subspaces, groups, ahead),
+        ([a, b, c, d], [x, y, z, w]) => scan_some([*a, *b, *c, *d], [x, y, z, w], subspaces, groups, ahead),
         _ => {}
     }
 }
@@ -44,8 +48,11 @@ fn scan_some<const Q: usize>(
     found: [&mut Found; Q],
     subspaces: usize,
     groups: &[u8],
+    ahead: &[u8],
 ) {
+    let piece = piece(subspaces, groups, ahead);
     for (g, group) in groups.chunks_exact(group_bytes(subspaces)).enumerate() {
+        prefetch(ahead.get(g * piece..ahead.len().min((g + 1) * piece)).unwrap_or_default());
         let group = Group::of(subspaces, group);
         let sums = sums(&queries, group.codes);
         for q in 0..Q {
@@ -141,4 +148,9 @@ pub(in crate::kernel) fn choose(book: &Book, planes: &[f32], codes: &mut [u8]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(in crate::kernel) fn hadamard(values: &mut [f32]) {
     hadamard_body(values);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+pub(in crate::kernel) fn table(book: &Book, query: &[f32], products: &mut [f32], table: &mut [i8]) -> f32 {
+    table_body(book, query, products, table)
 }

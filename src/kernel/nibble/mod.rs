@@ -76,9 +76,16 @@ impl Found {
     }
 }
 
-pub(super) type NibbleScan =
-    unsafe fn(subspaces: usize, groups: &[u8], queries: &[NibbleQuery<'_>], found: &mut [Found]);
+pub(super) type NibbleScan = unsafe fn(
+    subspaces: usize,
+    groups: &[u8],
+    ahead: &[u8],
+    queries: &[NibbleQuery<'_>],
+    found: &mut [Found],
+);
 pub(super) type NibbleChoose = unsafe fn(book: &Book, planes: &[f32], codes: &mut [u8]);
+pub(super) type NibbleTable =
+    unsafe fn(book: &Book, query: &[f32], products: &mut [f32], table: &mut [i8]) -> f32;
 pub(super) type Hadamard = unsafe fn(values: &mut [f32]);
 
 /// The points of a code book and what the choice among them needs, by component.
@@ -94,11 +101,13 @@ pub(crate) struct Book {
 
 #[allow(unsafe_code)]
 impl Kernels {
-    /// Scans whole groups for up to [`NIBBLE_QUERIES`] queries; appends what each finds to `found`.
+    /// Scans whole groups for up to [`NIBBLE_QUERIES`] queries; appends what each finds to `found`. Meanwhile `ahead` is
+    /// brought into the cache, a piece with each group: all at once would wait for each other.
     pub(crate) fn nibble_scan(
         &self,
         subspaces: usize,
         groups: &[u8],
+        ahead: &[u8],
         queries: &[NibbleQuery<'_>],
         found: &mut [Found],
     ) {
@@ -115,7 +124,7 @@ impl Kernels {
             found.scores.reserve((n + 1) * GROUP);
         }
         // SAFETY: the table exists only where its instructions do; the lengths were checked above.
-        unsafe { (self.nibble_scan)(subspaces, groups, queries, found) }
+        unsafe { (self.nibble_scan)(subspaces, groups, ahead, queries, found) }
     }
 
     /// The nearest point of `book` for each sub-space: component `p` of sub-space `j` is
@@ -125,6 +134,21 @@ impl Kernels {
         assert!(codes.len().is_multiple_of(CHOOSE));
         // SAFETY: as for `nibble_scan`.
         unsafe { (self.nibble_choose)(book, planes, codes) }
+    }
+
+    /// The table of a rotated query: the products of its parts with all points, as signed bytes. Returns the step from
+    /// one whole number to the next, 0 for a query of zeros, whose table is zeros too. `products` is scratch.
+    pub(crate) fn nibble_table(
+        &self,
+        book: &Book,
+        query: &[f32],
+        products: &mut [f32],
+        table: &mut [i8],
+    ) -> f32 {
+        assert!((1..=4).contains(&book.components) && query.len().is_multiple_of(book.components));
+        assert!(table.len() == POINTS * (query.len() / book.components) && products.len() == table.len());
+        // SAFETY: as for `nibble_scan`.
+        unsafe { (self.nibble_table)(book, query, products, table) }
     }
 
     /// The Hadamard transform of `values`, a power of two of them, not normalised.
@@ -165,6 +189,33 @@ fn choose_body(book: &Book, planes: &[f32], codes: &mut [u8]) {
             codes[lane] = chosen[lane] as u8;
         }
     }
+}
+
+/// The body of [`Kernels::nibble_table`].
+#[inline(always)]
+fn table_body(book: &Book, query: &[f32], products: &mut [f32], table: &mut [i8]) -> f32 {
+    let mut most = [0.0f32; POINTS];
+    for (part, out) in query.chunks_exact(book.components).zip(products.as_chunks_mut::<POINTS>().0) {
+        let mut sums = [0.0; POINTS];
+        for (&value, points) in part.iter().zip(&book.points) {
+            for k in 0..POINTS {
+                sums[k] += value * points[k];
+            }
+        }
+        for k in 0..POINTS {
+            let size = sums[k].abs();
+            most[k] = if size > most[k] { size } else { most[k] };
+        }
+        *out = sums;
+    }
+    let step = most.iter().fold(0.0f32, |most, v| most.max(*v)) / 127.0;
+    // So short a query that its steps underflow counts as zeros.
+    let inverse = if step >= f32::MIN_POSITIVE { 1.0 / step } else { 0.0 };
+    for (value, out) in products.iter().zip(table) {
+        // Added to 1.5·2^23 a number is rounded to the nearest whole one, ties to even, in its lowest bits.
+        *out = (value * inverse + 12_582_912.0).to_bits() as u8 as i8;
+    }
+    if inverse == 0.0 { 0.0 } else { step }
 }
 
 /// The body of [`Kernels::hadamard`]: butterflies of 1, 2, 4 within eights, then of whole eights.
@@ -210,6 +261,12 @@ fn small_hadamard(values: &mut [f32]) {
         }
         half *= 2;
     }
+}
+
+/// Bytes of `ahead` to bring along with each group: whole lines, and all of it by the last group.
+fn piece(subspaces: usize, groups: &[u8], ahead: &[u8]) -> usize {
+    let groups = (groups.len() / group_bytes(subspaces)).max(1);
+    ahead.len().div_ceil(groups).next_multiple_of(64)
 }
 
 /// A group cut into its parts.

@@ -12,6 +12,7 @@ const SUBSPACES_MAX: usize = 240;
 pub(in crate::kernel) fn scan(
     subspaces: usize,
     groups: &[u8],
+    _ahead: &[u8],
     queries: &[NibbleQuery<'_>],
     found: &mut [Found],
 ) {

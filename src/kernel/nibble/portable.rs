@@ -1,10 +1,11 @@
 //! What the scan means, in plain loops.
 
-use super::{Book, Found, GROUP, Group, NibbleQuery, choose_body, group_bytes, hadamard_body};
+use super::{Book, Found, GROUP, Group, NibbleQuery, choose_body, group_bytes, hadamard_body, table_body};
 
 pub(in crate::kernel) fn scan(
     subspaces: usize,
     groups: &[u8],
+    _ahead: &[u8],
     queries: &[NibbleQuery<'_>],
     found: &mut [Found],
 ) {
@@ -49,4 +50,8 @@ pub(in crate::kernel) fn choose(book: &Book, planes: &[f32], codes: &mut [u8]) {
 
 pub(in crate::kernel) fn hadamard(values: &mut [f32]) {
     hadamard_body(values);
+}
+
+pub(in crate::kernel) fn table(book: &Book, query: &[f32], products: &mut [f32], table: &mut [i8]) -> f32 {
+    table_body(book, query, products, table)
 }
