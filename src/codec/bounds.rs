@@ -145,6 +145,7 @@ impl Scanner for Bounds<'_> {
         };
         let limits: Vec<f32> = self.visits[first..].iter().zip(worst).map(limit).collect();
         self.codes.scan(block, first, &limits, live, found);
+        // What was there before was found by this scanner, too.
         found.iter_mut().for_each(|found| found.scores.fill(f32::NEG_INFINITY));
     }
 }

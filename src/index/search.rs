@@ -212,11 +212,18 @@ impl<'a> Collect<'a> {
         }
     }
 
-    /// Takes what was found in a block; a filter that goes by ids has its say here.
-    fn take(&mut self, view: &dyn View, filter: &Filter, block: BlockRef<'_>, found: &Found) -> Result<()> {
+    fn found(&mut self) -> &mut Found {
         match self {
-            Collect::TopK(topk) => offer(view, filter, block, found, topk),
-            Collect::Radius(radius) => offer(view, filter, block, found, radius),
+            Collect::TopK(topk) => topk.found(),
+            Collect::Radius(radius) => radius.found(),
+        }
+    }
+
+    fn give_back(&mut self, found: Found) {
+        *self.found() = found;
+        match self {
+            Collect::TopK(topk) => topk.check(),
+            Collect::Radius(radius) => radius.check(),
         }
     }
 
@@ -241,20 +248,29 @@ impl<'a> Collect<'a> {
     }
 }
 
-fn offer(
+/// Turns what was found in a block, from `before` on, from entries into rows; a filter that goes by ids has its say.
+fn take(
     view: &dyn View,
     filter: &Filter,
     block: BlockRef<'_>,
-    found: &Found,
-    collector: &mut impl Collector,
+    before: usize,
+    found: &mut Found,
 ) -> Result<()> {
-    for (entry, score) in found.iter() {
-        let row = block.rows[entry as usize].get();
-        let by_id = matches!(filter, Filter::Ids(_));
-        if score <= collector.threshold() && (!by_id || filter.admits(view, row)?) {
-            collector.offer(row, score);
+    for entry in &mut found.entries[before..] {
+        *entry = block.rows[*entry as usize].get();
+    }
+    if !matches!(filter, Filter::Ids(_)) {
+        return Ok(());
+    }
+    let mut kept = before;
+    for at in before..found.len() {
+        let (row, score) = (found.entries[at], found.scores[at]);
+        if filter.admits(view, row)? {
+            (found.entries[kept], found.scores[kept]) = (row, score);
+            kept += 1;
         }
     }
+    found.truncate(kept);
     Ok(())
 }
 
@@ -302,7 +318,13 @@ impl Scan<'_> {
                 buffers.worst.clear();
                 let threshold = |stop: &Stop| collectors[stop.visit.query as usize].threshold();
                 buffers.worst.extend(stops.iter().map(threshold));
+                // The scan writes straight to the collectors' own buffers, lent for as long as it takes.
                 let found = &mut buffers.found[..stops.len()];
+                let before = &mut [0; VISITS_AT_ONCE][..stops.len()];
+                for ((stop, found), before) in stops.iter().zip(&mut *found).zip(&mut *before) {
+                    *found = std::mem::take(collectors[stop.visit.query as usize].found());
+                    *before = found.len();
+                }
                 let ahead = if group == 0 { codes.ahead } else { &[] };
                 scanner.scan(
                     Codes { ahead, ..codes },
@@ -311,9 +333,10 @@ impl Scan<'_> {
                     &live[..stops.len()],
                     found,
                 );
-                for (stop, found) in stops.iter().zip(found) {
-                    collectors[stop.visit.query as usize].take(*view, request.filter, block, found)?;
-                    found.clear();
+                for ((stop, found), before) in stops.iter().zip(found).zip(before) {
+                    let taken = take(*view, request.filter, block, *before, found);
+                    collectors[stop.visit.query as usize].give_back(std::mem::take(found));
+                    taken?;
                 }
             }
             seen += n;

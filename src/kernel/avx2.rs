@@ -36,6 +36,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nibble_choose: nibble::avx2::choose,
     nibble_table: nibble::avx2::table,
     hadamard: nibble::avx2::hadamard,
+    bound: nibble::avx2::bound,
+    keep_at_most: nibble::avx2::keep_at_most,
 };
 
 /// True if this processor has what this file uses.

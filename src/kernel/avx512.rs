@@ -38,6 +38,8 @@ const TABLE: Kernels = Kernels {
     nibble_choose: nibble::avx512::choose,
     nibble_table: nibble::avx512::table,
     hadamard: nibble::avx512::hadamard,
+    bound: nibble::avx512::bound,
+    keep_at_most: nibble::avx512::keep_at_most,
 };
 
 pub(super) static KERNELS: Kernels = TABLE;

@@ -194,6 +194,8 @@ pub(crate) struct Kernels {
     nibble_choose: nibble::NibbleChoose,
     nibble_table: nibble::NibbleTable,
     hadamard: nibble::Hadamard,
+    bound: nibble::Bound,
+    keep_at_most: nibble::KeepAtMost,
 }
 
 #[allow(unsafe_code)]

@@ -47,6 +47,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nibble_choose: nibble::portable::choose,
     nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
+    bound: nibble::portable::bound,
+    keep_at_most: nibble::portable::keep_at_most,
 };
 
 const LANES: usize = 4;

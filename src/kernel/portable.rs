@@ -28,6 +28,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nibble_choose: nibble::portable::choose,
     nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
+    bound: nibble::portable::bound,
+    keep_at_most: nibble::portable::keep_at_most,
 };
 
 /// Lanes of a pair's sum: what an AVX-512 register holds, and enough for any narrower one.

@@ -4,8 +4,11 @@
 //! the hits sorted by score and, where scores are equal, by id. So a result depends on neither the order
 //! of lists nor on how the work was cut. Ids live in a column that costs a look-up: [`TopK`] reads one
 //! only for the winners and for candidates whose scores tie at the last place.
+//!
+//! A row that stands in two lists may be offered twice. Repeats are left alone until the end: 2k entries are k rows or
+//! more, so a collector of repeats keeps the best 2k, and only then looks which of them are the same.
 
-use crate::kernel::Kernels;
+use crate::kernel::{Found, Kernels};
 use crate::{Error, Result};
 use std::cell::RefCell;
 
@@ -24,6 +27,12 @@ pub(crate) trait Collector {
 
     /// Takes an entry; one beyond the threshold, or NaN, is ignored.
     fn offer(&mut self, row: u32, score: f32);
+
+    /// Where a scan may put (row, score) pairs within the threshold by itself, if it lets [`check`](Self::check) know.
+    fn found(&mut self) -> &mut Found;
+
+    /// Something was put there.
+    fn check(&mut self);
 }
 
 /// One result.
@@ -41,42 +50,39 @@ pub(crate) struct Entry {
     pub(crate) row: u32,
 }
 
-impl Entry {
-    /// Adding 0 turns -0 into 0, so that `==` and `total_cmp` mean the same ties.
-    fn new(row: u32, score: f32) -> Self {
-        Entry { score: score + 0.0, row }
-    }
-}
-
 /// The `k` smallest by (score, id), exactly.
 ///
-/// Entries go to a buffer of about `3k`. When it is full, selection by score finds the k-th and the rest
-/// is dropped: that is a few operations per entry on average, where a heap pays a logarithm.
+/// Entries go to a buffer. When it is full, a score is sought by bisection that at least `k` entries and not many
+/// more do not exceed, and the others are dropped: two passes over a few hundred floats, where a heap pays a logarithm
+/// for each. Which k of them it is, is settled at the end.
 pub(crate) struct TopK<'a> {
     ids: &'a dyn RowIds,
     k: usize,
-    threshold: f32,
-    entries: Vec<Entry>,
-    capacity: usize,
-    /// A row may be offered several times.
     repeats: bool,
+    /// Entries that are k rows for sure: k, or 2k where rows may be offered twice.
+    keep: usize,
+    threshold: f32,
+    found: Found,
+    capacity: usize,
     error: Option<Error>,
 }
 
 impl<'a> TopK<'a> {
     /// Keeps the `k` best of what scores at most `limit` (infinity for no limit).
     pub(crate) fn new(k: usize, ids: &'a dyn RowIds, limit: f32) -> Self {
-        let capacity = k.saturating_mul(3).max(k.saturating_add(64));
-        let threshold = if k == 0 { f32::NEG_INFINITY } else { limit };
-        // Room grows with what is offered: k may be far larger than the index.
-        let entries = Vec::with_capacity(capacity.min(1024));
-        TopK { ids, k, threshold, entries, capacity, repeats: false, error: None }
+        Self::with_room(k, false, ids, limit)
     }
 
-    /// The same where a row may be offered several times: the `k` best rows, each by the best score it was offered
-    /// with. A row that was dropped had k others before it, and their scores only fall: so dropping never errs.
+    /// The same where a row may be offered twice: the `k` best rows, each by the better of its scores.
     pub(crate) fn of_repeats(k: usize, ids: &'a dyn RowIds, limit: f32) -> Self {
-        TopK { repeats: true, ..TopK::new(k, ids, limit) }
+        Self::with_room(k, true, ids, limit)
+    }
+
+    fn with_room(k: usize, repeats: bool, ids: &'a dyn RowIds, limit: f32) -> Self {
+        let keep = if repeats { k.saturating_mul(2) } else { k };
+        let capacity = keep.saturating_mul(2).max(keep.saturating_add(64));
+        let threshold = if k == 0 { f32::NEG_INFINITY } else { limit };
+        TopK { ids, k, repeats, keep, threshold, found: Found::default(), capacity, error: None }
     }
 
     /// The hits, sorted by (score, id); the first error of the ids if there was one.
@@ -87,43 +93,60 @@ impl<'a> TopK<'a> {
 
     /// The same in no order and without ids.
     pub(crate) fn finish_entries(mut self) -> Result<Vec<Entry>> {
-        if self.repeats || self.entries.len() > self.k {
-            self.compact();
+        if self.repeats {
+            if self.found.len() > self.keep {
+                self.compact();
+            }
+            keep_best_of_each_row(&mut self.found);
+        }
+        if self.found.len() > self.k {
+            self.settle(self.k);
         }
         match self.error {
             Some(error) => Err(error),
-            None => Ok(self.entries),
+            None => Ok(entries(&self.found)),
         }
     }
 
-    /// Keeps the k best. Ids are read only if entries that tie at the k-th score do not all fit.
+    /// Drops what cannot be among the k best.
     fn compact(&mut self) {
         if self.k == 0 {
-            return self.entries.clear();
+            return self.found.clear();
         }
-        if self.repeats {
-            keep_best_of_each_row(&mut self.entries);
-            // The threshold is the score of a k-th row, and there is none yet.
-            if self.entries.len() <= self.k {
-                return;
-            }
+        let kernels = Kernels::get();
+        let bound = kernels.bound(&self.found.scores, self.keep, self.keep + self.keep / 8 + 8);
+        kernels.keep_at_most(&mut self.found, bound);
+        self.threshold = bound.min(self.threshold);
+        // Where many tie, no bound tells them apart.
+        if self.found.len() >= self.capacity {
+            self.settle(self.keep);
+        }
+    }
+
+    /// Keeps the k best entries. Ids are read only if entries that tie at the k-th score do not all fit.
+    fn settle(&mut self, k: usize) {
+        let mut entries = entries(&self.found);
+        self.found.clear();
+        if k == 0 {
+            return;
         }
         let by_score = |a: &Entry, b: &Entry| a.score.total_cmp(&b.score);
-        let kth = self.entries.select_nth_unstable_by(self.k - 1, by_score).1.score;
-        if self.entries[self.k..].iter().any(|entry| entry.score == kth) {
-            self.settle_ties(kth);
+        let kth = entries.select_nth_unstable_by(k - 1, by_score).1.score;
+        if entries[k..].iter().any(|entry| entry.score == kth) {
+            self.settle_ties(&mut entries, kth);
         }
-        self.entries.truncate(self.k);
+        entries.truncate(k);
+        entries.iter().for_each(|entry| self.found.push(entry.row, entry.score));
         self.threshold = kth;
     }
 
     /// Moves the entries below `kth` to the front, and behind them those at `kth` with the lowest ids.
-    fn settle_ties(&mut self, kth: f32) {
-        self.entries.retain(|entry| entry.score <= kth);
-        self.entries.sort_unstable_by(|a, b| a.score.total_cmp(&b.score));
-        let below = self.entries.partition_point(|entry| entry.score < kth);
+    fn settle_ties(&mut self, entries: &mut Vec<Entry>, kth: f32) {
+        entries.retain(|entry| entry.score <= kth);
+        entries.sort_unstable_by(|a, b| a.score.total_cmp(&b.score));
+        let below = entries.partition_point(|entry| entry.score < kth);
         let error = RefCell::new(None);
-        self.entries[below..].sort_by_cached_key(|entry| {
+        entries[below..].sort_by_cached_key(|entry| {
             self.ids.id(entry.row).unwrap_or_else(|e| {
                 error.borrow_mut().get_or_insert(e);
                 u64::MAX
@@ -135,6 +158,43 @@ impl<'a> TopK<'a> {
     }
 }
 
+/// Leaves one entry of each row, the better one, in one pass with a table of where each row stands.
+fn keep_best_of_each_row(found: &mut Found) {
+    let (mut kept, n) = (0, found.len());
+    if n < 2 {
+        return;
+    }
+    let places = (2 * n).next_power_of_two();
+    let mut place_of = vec![u32::MAX; places];
+    for at in 0..n {
+        let (row, score) = (found.entries[at], found.scores[at]);
+        // The upper bits of a product with 2^32 / φ spread numbers that follow each other.
+        let mut place = row.wrapping_mul(0x9e37_79b1) as usize >> (32 - places.trailing_zeros());
+        loop {
+            match place_of[place] {
+                u32::MAX => {
+                    place_of[place] = kept as u32;
+                    (found.entries[kept], found.scores[kept]) = (row, score);
+                    kept += 1;
+                    break;
+                }
+                other if found.entries[other as usize] == row => {
+                    let best = &mut found.scores[other as usize];
+                    *best = if score < *best { score } else { *best };
+                    break;
+                }
+                _ => place = (place + 1) & (places - 1),
+            }
+        }
+    }
+    found.truncate(kept);
+}
+
+/// Adding 0 turns -0 into 0, so that `==` and `total_cmp` mean the same ties.
+fn entries(found: &Found) -> Vec<Entry> {
+    found.iter().map(|(row, score)| Entry { score: score + 0.0, row }).collect()
+}
+
 impl Collector for TopK<'_> {
     fn threshold(&self) -> f32 {
         self.threshold
@@ -142,10 +202,18 @@ impl Collector for TopK<'_> {
 
     fn offer(&mut self, row: u32, score: f32) {
         if score <= self.threshold && self.k > 0 {
-            self.entries.push(Entry::new(row, score));
-            if self.entries.len() >= self.capacity {
-                self.compact();
-            }
+            self.found.push(row, score);
+            self.check();
+        }
+    }
+
+    fn found(&mut self) -> &mut Found {
+        &mut self.found
+    }
+
+    fn check(&mut self) {
+        if self.found.len() >= self.capacity {
+            self.compact();
         }
     }
 }
@@ -154,17 +222,17 @@ impl Collector for TopK<'_> {
 pub(crate) struct Radius<'a> {
     ids: &'a dyn RowIds,
     radius: f32,
-    entries: Vec<Entry>,
+    found: Found,
     repeats: bool,
 }
 
 impl<'a> Radius<'a> {
     /// Keeps what scores below `radius`.
     pub(crate) fn new(radius: f32, ids: &'a dyn RowIds) -> Self {
-        Radius { ids, radius, entries: Vec::new(), repeats: false }
+        Radius { ids, radius, found: Found::default(), repeats: false }
     }
 
-    /// The same where a row may be offered several times: its best score counts.
+    /// The same where a row may be offered twice: the better of its scores counts.
     pub(crate) fn of_repeats(radius: f32, ids: &'a dyn RowIds) -> Self {
         Radius { repeats: true, ..Radius::new(radius, ids) }
     }
@@ -178,9 +246,9 @@ impl<'a> Radius<'a> {
     /// The same in no order and without ids.
     pub(crate) fn finish_entries(mut self) -> Vec<Entry> {
         if self.repeats {
-            keep_best_of_each_row(&mut self.entries);
+            keep_best_of_each_row(&mut self.found);
         }
-        self.entries
+        entries(&self.found)
     }
 }
 
@@ -192,14 +260,15 @@ impl Collector for Radius<'_> {
 
     fn offer(&mut self, row: u32, score: f32) {
         if score < self.radius {
-            self.entries.push(Entry::new(row, score));
+            self.found.push(row, score);
         }
     }
-}
 
-fn keep_best_of_each_row(entries: &mut Vec<Entry>) {
-    entries.sort_unstable_by(|a, b| a.row.cmp(&b.row).then(a.score.total_cmp(&b.score)));
-    entries.dedup_by_key(|entry| entry.row);
+    fn found(&mut self) -> &mut Found {
+        &mut self.found
+    }
+
+    fn check(&mut self) {}
 }
 
 fn sorted_hits(entries: &[Entry], ids: &dyn RowIds) -> Result<Vec<Hit>> {
