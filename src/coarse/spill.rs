@@ -113,7 +113,7 @@ mod tests {
         let (r, away) = (minus(row, first), minus(row, other));
         let norm = dot(&r, &r).sqrt();
         let along = if norm == 0.0 { 0.0 } else { dot(&r, &away) / norm };
-        dot(&away, &away) + f64::from(LAMBDA) * along * along
+        dot(&away, &away) + 1.5 * along * along
     }
 
     /// Breaks if the two products are put together wrongly, if a border of tasks or blocks is, or if a row's second
