@@ -1,7 +1,7 @@
 //! `verify` notices: a value of any table that is changed, deleted, added, swapped or put back to what it was.
 //!
 //! The worry is a table, or a kind of damage, that no check looks at: `verify` then says that all is well while
-//! answers are wrong, and nobody repairs. So every table of three indexes is damaged through redb itself, one value at
+//! answers are wrong, and nobody repairs. So every table of four indexes is damaged through redb itself, one value at
 //! a time; each time `verify` must report a problem that names the table. What is well-formed and wrong (a header or
 //! a list entry with good checksums) needs the crate's own writers: those cases stand in `src/index/verify.rs`.
 
@@ -19,7 +19,7 @@ use support::*;
 use vellum::*;
 
 const DIM: usize = 16;
-const INDEXES: [&str; 3] = ["numbers", "keyed", "stages"];
+const INDEXES: [&str; 4] = ["numbers", "keyed", "stages", "spilled"];
 
 type Contents = BTreeMap<(&'static str, &'static str), Vec<redb_index::Pair>>;
 
@@ -28,7 +28,7 @@ fn contents(db: &Database) -> Contents {
     each.map(|(index, table)| ((index, table), entries(db, index, table))).collect()
 }
 
-/// A database with three indexes in which every table has something, and what they held a commit before.
+/// A database with four indexes in which every table has something, and what they held a commit before.
 fn build() -> (Arc<Database>, Contents) {
     let db = Arc::new(Database::builder().create_with_backend(InMemoryBackend::new()).unwrap());
     let store = Store::builder().attach(db.clone()).unwrap();
@@ -46,6 +46,11 @@ fn build() -> (Arc<Database>, Contents) {
         writer.add(rows(&data, DIM)).unwrap();
         train(writer, rows(&data, DIM));
     });
+    create(&store, "spilled", &spec("IVF5_SOAR,Flat", DIM, Metric::L2).with_block_order(0));
+    change(&store, "spilled", |writer| {
+        writer.add(rows(&data[..300 * DIM], DIM)).unwrap();
+        train(writer, rows(&data[..300 * DIM], DIM));
+    });
     let keys: Vec<String> = (0..600).map(|i| format!("key {i}")).collect();
     change(&store, "keyed", |writer| {
         writer.add_with_keys(&keys, rows(&data[..600 * DIM], DIM)).unwrap();
@@ -56,6 +61,10 @@ fn build() -> (Arc<Database>, Contents) {
     change(&store, "numbers", |writer| {
         writer.remove_ids(&IdSelector::callback(|id| id % 5 == 0)).unwrap();
         writer.add(rows(&more[..250 * DIM], DIM)).unwrap();
+    });
+    change(&store, "spilled", |writer| {
+        writer.remove_ids(&IdSelector::callback(|id| id % 5 == 0)).unwrap();
+        writer.update_vectors(&[1, 2, 3], rows(&more[..3 * DIM], DIM)).unwrap();
     });
     change(&store, "keyed", |writer| {
         writer.remove_keys(&keys[..50]).unwrap();
@@ -158,7 +167,7 @@ fn every_kind_of_damage_to_every_table_is_noticed_and_named() {
     let mut cases = 0;
     for ((index, table), entries) in &now {
         let unused = match *table {
-            "rows" => *index == "numbers",
+            "rows" => ["numbers", "spilled"].contains(index),
             "exact" => *index != "stages",
             "keys" | "keymap" => *index != "keyed",
             _ => false,

@@ -10,7 +10,7 @@
 //! for many probes and for numbers so large that the bounds say nothing, it is a full scan.
 
 use super::quantised::{Quantised, View};
-use super::{CoarseQuantizer, Probes};
+use super::{CoarseQuantizer, Probes, spill};
 use crate::Rows;
 use crate::kernel::{Kernels, Similarity};
 use crate::math::linalg::Panels;
@@ -185,6 +185,10 @@ fn score_of(key: u64) -> f32 {
 impl CoarseQuantizer for FlatCoarse {
     fn assign(&self, rows: Rows<'_>, lists: &mut [u32], scores: &mut [f32]) {
         self.panels.nearest_par(self.similarity, rows, lists, scores);
+    }
+
+    fn spill(&self, rows: Rows<'_>, lists: &[u32], second: &mut [u32]) {
+        spill::second_lists(&self.panels, self.centroids(), rows, lists, second);
     }
 
     fn nearest(&self, queries: Rows<'_>, nprobe: usize, probes: &mut Probes) {

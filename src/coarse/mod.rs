@@ -2,6 +2,7 @@
 
 mod flat;
 mod quantised;
+mod spill;
 
 pub(crate) use flat::FlatCoarse;
 
@@ -22,6 +23,15 @@ pub(crate) struct Probes {
 pub(crate) trait CoarseQuantizer: Send + Sync {
     /// The nearest list of each row, and its score; ties go to the lower list.
     fn assign(&self, rows: Rows<'_>, lists: &mut [u32], scores: &mut [f32]);
+
+    /// The second list of each row, which stands in `lists` first; ties go to the lower list. There are two lists or
+    /// more.
+    ///
+    /// With r = x − c, the residual in the first list c, the second is the c' ≠ c that minimises
+    /// `‖x − c'‖² + λ·⟨r/‖r‖, x − c'⟩²` with λ = 1.5, or ‖x − c'‖² alone where r is 0: a query that misses x in its first
+    /// list points along r, so a second residual across r is the one that helps it (SOAR, Sun et al. 2023). Distances are
+    /// Euclidean whatever the metric: they measure what a list keeps of x.
+    fn spill(&self, rows: Rows<'_>, lists: &[u32], second: &mut [u32]);
 
     /// The `nprobe` nearest lists of each query, nearest first, ties by list; replaces `probes`.
     fn nearest(&self, queries: Rows<'_>, nprobe: usize, probes: &mut Probes);

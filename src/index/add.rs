@@ -3,21 +3,25 @@
 //! A batch is checked as a whole, assigned and encoded; then each touched list is opened, appended to and
 //! stored once, and the columns and maps are written in row and id order. An update keeps the vector's
 //! row: its code is replaced in place, or moves if its list changes.
+//!
+//! With spilling a row has two entries, each with a list and a code of its own. The verbs below count *entries*: those of
+//! the nearest lists come first, row by row, then those of the second lists, so that without spilling entries are rows.
 
 use super::model::{KeptColumn, Model};
 use super::writer::IndexWriter;
 use crate::codec::Assigned;
 use crate::storage::format::ListEntry;
-use crate::storage::ids::{KEY_BYTES_MAX, NO_ID, Slot};
+use crate::storage::ids::{KEY_BYTES_MAX, NO_ID, Slot, Slots};
 use crate::storage::lists::{ListEdit, store_entries};
 use crate::{Error, Observer, Result, Rows};
 use rayon::prelude::*;
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::ops::Range;
 use std::sync::Arc;
 
-/// Checked rows with their lists and codes, ready to be written.
+/// Checked rows with the lists and codes of their entries, ready to be written.
 pub(crate) struct Encoded<'r> {
     pub(crate) rows: Cow<'r, [f32]>,
     pub(crate) lists: Vec<u32>,
@@ -39,8 +43,14 @@ impl<'r> Encoded<'r> {
     }
 }
 
-/// The packed codes of prepared rows.
+/// The packed codes of the entries of prepared rows.
 pub(crate) fn encode(model: &Model, rows: Rows<'_>, lists: &[u32]) -> Vec<u8> {
+    if lists.len() > rows.len() {
+        let (first, second) = lists.split_at(rows.len());
+        let mut codes = encode(model, rows, first);
+        codes.extend(encode(model, rows, second));
+        return codes;
+    }
     let starts: Vec<usize> = (0..rows.len()).step_by(ENCODE_CHUNK).collect();
     let part = |start: usize| {
         let range = start..rows.len().min(start + ENCODE_CHUNK);
@@ -260,7 +270,7 @@ impl IndexWriter<'_> {
         }
         let seq = self.header.seq;
         let numbers = self.tables.pick_rows(ids.len(), self.header.next_row)?;
-        self.append(encoded, &numbers)?;
+        self.append_new(encoded, &numbers)?;
         self.tables.set_ids(seq, numbers.iter().copied().zip(ids.iter().copied()))?;
         let mut pairs: Vec<(u64, u32)> = ids.iter().copied().zip(numbers.iter().copied()).collect();
         pairs.sort_unstable();
@@ -285,41 +295,74 @@ impl IndexWriter<'_> {
         Ok(new.len())
     }
 
-    /// Gives rows that are there new vectors: in place where the list stays the same.
+    /// Gives rows that are there new vectors: in place where an entry's list stays the same. An entry of the old vector
+    /// whose list is the new vector's other one stays too, and the two change roles.
     fn replace(&mut self, encoded: &Encoded<'_>, numbers: &[u32]) -> Result<()> {
-        let code_bytes = self.model.codec.layout().code_bytes();
-        let first_list = self.header.first_list;
-        let mut changes = Vec::with_capacity(numbers.len());
+        let (n, code_bytes) = (numbers.len(), self.model.codec.layout().code_bytes());
+        let (first_list, places) = (self.header.first_list, self.model.places());
+        let mut changes = Vec::with_capacity(places * n);
         let mut moving = Vec::new();
         for (i, &row) in numbers.iter().enumerate() {
-            let slot = self.tables.slot_of(row)?;
-            let stays = slot.list == first_list + encoded.lists[i];
-            if !stays {
-                moving.push(i);
+            let slots = self.slots_of(row)?;
+            let entries = (0..places).map(|place| place * n + i);
+            let list = |entry: &usize| first_list + encoded.lists[*entry];
+            for slot in slots.iter() {
+                let stays = entries.clone().find(|entry| list(entry) == slot.list);
+                let code = stays.map(|entry| &encoded.codes[entry * code_bytes..(entry + 1) * code_bytes]);
+                changes.push(SlotChange { slot, row, code });
             }
-            let code = stays.then(|| &encoded.codes[i * code_bytes..(i + 1) * code_bytes]);
-            changes.push(SlotChange { slot, row, code });
+            moving.extend(entries.filter(|entry| slots.iter().all(|slot| slot.list != list(entry))));
         }
-        self.change_slots(changes, &mut Observer::none())?;
-        let moved: Vec<u32> = moving.iter().map(|i| numbers[*i]).collect();
-        self.append(&encoded.select(&self.model, &moving), &moved)?;
+        let mut moved = Moved::default();
+        self.change_slots(changes, &mut moved, &mut Observer::none())?;
+        for (entry, slot) in self.append(encoded, numbers, moving)? {
+            self.moved_row(&mut moved, numbers[entry % n])?.enter(slot);
+        }
+        for (row, nearest) in numbers.iter().zip(&encoded.lists).filter(|_| places > 1) {
+            self.moved_row(&mut moved, *row)?.lead_with(first_list + nearest);
+        }
+        self.store_moved(moved)?;
         self.keep_rows(&encoded.rows, numbers)
     }
 
+    /// The slots of `row`.
+    pub(crate) fn slots_of(&self, row: u32) -> Result<Slots> {
+        self.tables.slots_of(row, &self.model.slots_column, self.model.places())
+    }
+
+    /// The slots of a row as they are after what happened so far. A row of one place has nothing that a move does not
+    /// say, so it is not looked up.
+    fn moved_row<'m>(&self, moved: &'m mut Moved, row: u32) -> Result<&'m mut Slots> {
+        Ok(match moved.0.entry(row) {
+            Entry::Occupied(slots) => slots.into_mut(),
+            Entry::Vacant(place) if self.model.spills() => place.insert(self.slots_of(row)?),
+            Entry::Vacant(place) => place.insert(Slots::default()),
+        })
+    }
+
+    /// Records where rows stand now: nowhere, or in as many lists as all rows.
+    pub(crate) fn store_moved(&mut self, moved: Moved) -> Result<()> {
+        let places = self.model.places();
+        assert!(moved.0.values().all(|slots| [0, places].contains(&slots.len())), "all places of a row");
+        let (column, seq) = (self.model.slots_column, self.header.seq);
+        self.tables.set_slots(&column, seq, moved.0.into_iter())
+    }
+
     /// Replaces or removes the codes at slots, list by list from the highest offset down: what fills a
-    /// hole then never needs to be removed itself.
+    /// hole then never needs to be removed itself. Where rows stand now is told to `moved`.
     ///
-    /// Ticks as `"remove"`, in changes.
+    /// Ticks as `"remove"`, in rows.
     pub(crate) fn change_slots(
         &mut self,
         mut changes: Vec<SlotChange<'_>>,
+        moved: &mut Moved,
         observer: &mut Observer<'_>,
     ) -> Result<()> {
         changes.sort_unstable_by(|a, b| (a.slot.list, b.slot.offset).cmp(&(b.slot.list, a.slot.offset)));
         let (seq, nonce) = (self.header.seq, self.header.nonce);
         let (model, geometry) = (self.model.clone(), self.model.geometry);
+        let rows = |changes: usize| (changes / model.places()) as u64;
         let mut entries: Vec<(u32, ListEntry)> = Vec::new();
-        let mut slots: HashMap<u32, Option<Slot>> = HashMap::new();
         let mut done = 0;
         for group in changes.chunk_by(|a, b| a.slot.list == b.slot.list) {
             let list = group[0].slot.list;
@@ -341,9 +384,10 @@ impl IndexWriter<'_> {
                     }
                     None => {
                         let removed = edit.swap_remove(&self.tables, offset)?;
-                        slots.insert(removed.row, None);
-                        if let Some(moved) = removed.moved {
-                            slots.insert(moved, Some(change.slot));
+                        self.moved_row(moved, removed.row)?.leave(list);
+                        if let Some(row) = removed.moved {
+                            let from = Slot { list, offset: edit.entry.n };
+                            self.move_within(moved, row, from, change.slot)?;
                         }
                         removed.code
                     }
@@ -352,40 +396,69 @@ impl IndexWriter<'_> {
             }
             entries.push(edit.store(&mut self.tables, seq, nonce)?);
             done += group.len();
-            observer.tick("remove", done as u64, changes.len() as u64)?;
+            observer.tick("remove", rows(done), rows(changes.len()))?;
         }
-        store_entries(&mut self.tables, seq, entries)?;
-        self.tables.set_slots(seq, slots.into_iter())
+        store_entries(&mut self.tables, seq, entries)
     }
 
-    /// Appends codes to their lists and records the slots of their rows.
-    pub(crate) fn append(&mut self, encoded: &Encoded<'_>, numbers: &[u32]) -> Result<()> {
+    /// Another row of the list took a hole: of its two slots the one in this list is meant.
+    fn move_within(&self, moved: &mut Moved, row: u32, from: Slot, to: Slot) -> Result<()> {
+        let slots = self.moved_row(moved, row)?;
+        match slots.in_list(to.list) {
+            Some(slot) if *slot == from => *slot = to,
+            None if !self.model.spills() => slots.enter(to),
+            _ => return Err(lost(row, from)),
+        }
+        Ok(())
+    }
+
+    /// Appends all entries of rows that stand nowhere yet, and records their slots.
+    pub(crate) fn append_new(&mut self, encoded: &Encoded<'_>, numbers: &[u32]) -> Result<()> {
+        let mut slots = vec![Slots::default(); numbers.len()];
+        let all = (0..encoded.lists.len()).collect();
+        let mut seconds = Vec::new();
+        for (entry, slot) in self.append(encoded, numbers, all)? {
+            match slots.get_mut(entry) {
+                Some(slots) => slots.first = Some(slot),
+                None => seconds.push((entry - numbers.len(), slot)),
+            }
+        }
+        seconds.into_iter().for_each(|(row, slot)| slots[row].second = Some(slot));
+        let (column, seq) = (self.model.slots_column, self.header.seq);
+        self.tables.set_slots(&column, seq, numbers.iter().copied().zip(slots))
+    }
+
+    /// Appends the codes of `entries` to their lists; returns (entry, slot) pairs.
+    pub(crate) fn append(
+        &mut self,
+        encoded: &Encoded<'_>,
+        numbers: &[u32],
+        mut entries: Vec<usize>,
+    ) -> Result<Vec<(usize, Slot)>> {
         let model: Arc<Model> = self.model.clone();
         let (seq, nonce, first_list) = (self.header.seq, self.header.nonce, self.header.first_list);
         let code_bytes = model.codec.layout().code_bytes();
-        let mut order: Vec<u32> = (0..numbers.len() as u32).collect();
-        order.sort_by_key(|i| encoded.lists[*i as usize]);
-        let mut entries = Vec::new();
-        let mut slots = Vec::with_capacity(numbers.len());
-        for group in order.chunk_by(|a, b| encoded.lists[*a as usize] == encoded.lists[*b as usize]) {
-            let list = encoded.lists[group[0] as usize];
+        entries.sort_by_key(|entry| encoded.lists[*entry]);
+        let mut stored = Vec::new();
+        let mut slots = Vec::with_capacity(entries.len());
+        for group in entries.chunk_by(|a, b| encoded.lists[*a] == encoded.lists[*b]) {
+            let list = encoded.lists[group[0]];
             let mut edit = ListEdit::open(&self.tables, model.geometry, first_list + list)?;
-            for &i in group {
-                let (i, number) = (i as usize, numbers[i as usize]);
-                let code = &encoded.codes[i * code_bytes..(i + 1) * code_bytes];
-                let offset = edit.push(&self.tables, code, number)?;
+            for &entry in group {
+                let code = &encoded.codes[entry * code_bytes..(entry + 1) * code_bytes];
+                let offset = edit.push(&self.tables, code, numbers[entry % numbers.len()])?;
                 edit.entry.residual += model.residual(list, code);
-                slots.push((number, Some(Slot { list: first_list + list, offset })));
+                slots.push((entry, Slot { list: first_list + list, offset }));
             }
-            entries.push(edit.store(&mut self.tables, seq, nonce)?);
+            stored.push(edit.store(&mut self.tables, seq, nonce)?);
         }
-        store_entries(&mut self.tables, seq, entries)?;
-        self.tables.set_slots(seq, slots.into_iter())
+        store_entries(&mut self.tables, seq, stored)?;
+        Ok(slots)
     }
 
     /// The vector of a row by its code, for a repair.
     pub(crate) fn decoded(&self, row: u32) -> Result<Vec<f32>> {
-        let slot = self.tables.slot_of(row)?;
+        let slot = self.tables.slot_of(row, &self.model.slots_column, self.model.places())?;
         let (code, _) = self.tables.code_at(slot, &self.model.geometry)?.ok_or_else(|| lost(row, slot))?;
         Ok(self.model.decode(slot.list - self.header.first_list, &code))
     }
@@ -400,13 +473,17 @@ impl IndexWriter<'_> {
         if model.code_element().is_some() || !judge.form.is_exact() {
             return Ok(());
         }
-        let slots: Vec<Slot> = numbers.iter().map(|row| self.tables.slot_of(*row)).collect::<Result<_>>()?;
-        let lists: Vec<u32> = slots.iter().map(|slot| slot.list - self.header.first_list).collect();
+        let slots: Vec<Slots> = numbers.iter().map(|row| self.slots_of(*row)).collect::<Result<_>>()?;
+        let firsts = slots.iter().zip(numbers).filter_map(|(slots, row)| Some((slots.first?, *row)));
+        let seconds = slots.iter().zip(numbers).filter_map(|(slots, row)| Some((slots.second?, *row)));
+        let entries: Vec<(Slot, u32)> = firsts.chain(seconds).collect();
+        let lists: Vec<u32> = entries.iter().map(|(slot, _)| slot.list - self.header.first_list).collect();
         let codes = encode(&model, Rows::of(&rows, model.spec.dim), &lists);
         let codes = codes.chunks_exact(model.codec.layout().code_bytes());
-        let change = |((slot, &row), code)| SlotChange { slot, row, code: Some(code) };
-        let changes = slots.into_iter().zip(numbers).zip(codes).map(change).collect();
-        self.change_slots(changes, &mut Observer::none())
+        let change = |((slot, row), code)| SlotChange { slot, row, code: Some(code) };
+        let changes = entries.into_iter().zip(codes).map(change).collect();
+        // Codes change where they are: nothing moves.
+        self.change_slots(changes, &mut Moved::default(), &mut Observer::none())
     }
 
     /// Writes kept rows, if the index keeps any.
@@ -425,6 +502,11 @@ impl IndexWriter<'_> {
     }
 }
 
+/// Where rows stand that a change has touched: written at its end, as another change of the same verb may touch them
+/// again.
+#[derive(Default)]
+pub(crate) struct Moved(HashMap<u32, Slots>);
+
 /// What is to happen at a slot: a new code, or removal.
 pub(crate) struct SlotChange<'c> {
     pub(crate) slot: Slot,
@@ -438,9 +520,10 @@ pub(crate) fn lost(row: u32, slot: Slot) -> Error {
 }
 
 impl Encoded<'_> {
-    /// The rows `picks`, in that order.
+    /// The rows `picks`, in that order, with all their entries.
     fn select(&self, model: &Model, picks: &[usize]) -> Encoded<'_> {
-        if picks.len() == self.lists.len() && picks.is_sorted() {
+        let (places, n) = (model.places(), self.lists.len() / model.places());
+        if picks.len() == n && picks.is_sorted() {
             return Encoded {
                 rows: Cow::Borrowed(&self.rows),
                 lists: self.lists.clone(),
@@ -449,13 +532,12 @@ impl Encoded<'_> {
         }
         let (dim, code_bytes) = (model.spec.dim, model.codec.layout().code_bytes());
         let pick = |i: &usize| self.rows[i * dim..(i + 1) * dim].iter().copied();
+        let entries = (0..places).flat_map(|place| picks.iter().map(move |i| place * n + i));
+        let code = |entry| self.codes[entry * code_bytes..(entry + 1) * code_bytes].iter().copied();
         Encoded {
             rows: Cow::Owned(picks.iter().flat_map(pick).collect()),
-            lists: picks.iter().map(|i| self.lists[*i]).collect(),
-            codes: picks
-                .iter()
-                .flat_map(|i| self.codes[i * code_bytes..(i + 1) * code_bytes].iter().copied())
-                .collect(),
+            lists: entries.clone().map(|entry| self.lists[entry]).collect(),
+            codes: entries.flat_map(code).collect(),
         }
     }
 }

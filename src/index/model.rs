@@ -7,6 +7,7 @@ use crate::kernel::Element;
 use crate::storage::block::Geometry;
 use crate::storage::column::Column;
 use crate::storage::format::{Header, MAX_ORDER};
+use crate::storage::ids::slots_column;
 use crate::storage::sections::Section;
 use crate::storage::{BytesTable, Stage, Tables};
 use crate::{Encoding, Error, IndexSpec, Metric, Result, Rows, metric};
@@ -25,6 +26,7 @@ pub(crate) struct Model {
     pub(crate) spec: IndexSpec,
     pub(crate) codec: Box<dyn Codec>,
     pub(crate) geometry: Geometry,
+    pub(crate) slots_column: Column,
     /// The columns of kept rows, the coarser first.
     pub(crate) kept: Vec<KeptColumn>,
     /// The encoding of the codes as they stand now.
@@ -58,7 +60,9 @@ impl Model {
         };
         let forms = spec.kept.map_or(Vec::new(), |kept| KeptForm::stages(kept, spec.dim));
         let kept = [Stage::Rows, Stage::Exact].into_iter().zip(forms).map(column).collect::<Result<_>>()?;
-        Ok(Model { spec: spec.clone(), codec, geometry, kept, encoding, coarse: None, version: 0 })
+        let slots_column = slots_column(spec.spill);
+        let spec = spec.clone();
+        Ok(Model { spec, codec, geometry, slots_column, kept, encoding, coarse: None, version: 0 })
     }
 
     /// The same with lists.
@@ -92,6 +96,16 @@ impl Model {
 
     pub(crate) fn metric(&self) -> Metric {
         self.spec.metric
+    }
+
+    /// True if each row stands in two lists: not before training, when there is one.
+    pub(crate) fn spills(&self) -> bool {
+        self.spec.spill && self.coarse.is_some()
+    }
+
+    /// Lists that each row stands in.
+    pub(crate) fn places(&self) -> usize {
+        if self.spills() { 2 } else { 1 }
     }
 
     /// Lists of this model.
@@ -155,11 +169,15 @@ impl Model {
         self.kept.iter().try_for_each(|kept| kept.form.check(rows))
     }
 
-    /// The list of each (prepared) row.
+    /// The list of each (prepared) row; with spilling the second list of each behind them.
     pub(crate) fn assign(&self, rows: Rows<'_>) -> Vec<u32> {
-        let mut lists = vec![0; rows.len()];
+        let mut lists = vec![0; self.places() * rows.len()];
         if let Some(coarse) = &self.coarse {
-            coarse.assign(rows, &mut lists, &mut vec![0.0; rows.len()]);
+            let (first, second) = lists.split_at_mut(rows.len());
+            coarse.assign(rows, first, &mut vec![0.0; rows.len()]);
+            if self.spills() {
+                coarse.spill(rows, first, second);
+            }
         }
         lists
     }

@@ -54,9 +54,9 @@ impl IndexReader<'static> {
         check_usable(index, &header)?;
         let tables = Quiet::new(storage::open_read(txn, index)?);
         let model = Arc::new(Model::load(&*tables, &header)?);
-        let budget = Budget::new(LONE_READER_BYTES);
+        let (budget, places, now) = (Budget::new(LONE_READER_BYTES), model.places(), Instant::now());
         let snapshot =
-            Snapshot::new(header, tables, model.geometry, model.kept_columns(), budget, Instant::now())?;
+            Snapshot::new(header, tables, model.geometry, model.kept_columns(), places, budget, now)?;
         Ok(IndexReader { view: Arc::new(snapshot), model, pool: None, _database: None })
     }
 }
@@ -277,7 +277,7 @@ impl<'a> IndexReader<'a> {
         if queries.is_empty() {
             return Ok(Vec::new());
         }
-        let all = self.len() as usize;
+        let all = (self.len() as usize).saturating_mul(self.model.places());
         let scanned = all.saturating_mul(queries.len()).saturating_mul(resolved.nprobe) / self.nlist();
         let filter = Filter::new(&*self.view, params.selector.as_ref(), scanned)?;
         let request =
@@ -319,8 +319,8 @@ impl<'a> IndexReader<'a> {
         self.view.id_of_key(key)
     }
 
-    /// The vector of `id`, as exact as the index keeps it: the most exact of kept rows and decoded code. Under
-    /// cosine it has length 1.
+    /// The vector of `id`, as exact as the index keeps it: the most exact of kept rows and decoded code (of the nearest
+    /// list, where it stands in two). Under cosine it has length 1.
     ///
     /// # Errors
     /// [`Error::UnknownId`].
@@ -342,7 +342,7 @@ impl<'a> IndexReader<'a> {
         if let Some(vector) = rerank::kept_vector(&*self.view, &self.model, row)? {
             return Ok(vector);
         }
-        let slot = self.view.slot_of(row)?;
+        let slot = self.view.slot_of(row, &self.model.slots_column, self.model.places())?;
         let lost = || Error::corrupt("slots", row.into(), format!("{slot:?} does not hold the row"));
         let (code, resident) = self.view.code_at(slot, &self.model.geometry)?.ok_or_else(lost)?;
         let list = slot.list.checked_sub(self.header().first_list).filter(|l| (*l as usize) < self.nlist());
@@ -352,7 +352,7 @@ impl<'a> IndexReader<'a> {
         }
     }
 
-    /// Entries of each list.
+    /// Entries of each list. Where vectors stand in two lists, each is an entry of both.
     pub fn list_sizes(&self) -> Result<Vec<usize>> {
         (0..self.nlist() as u32).map(|list| Ok(self.view.list(list)?.n as usize)).collect()
     }

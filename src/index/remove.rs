@@ -1,6 +1,6 @@
 //! Removing: by selector, by key, or everything.
 
-use super::add::SlotChange;
+use super::add::{Moved, SlotChange};
 use super::model::KeptColumn;
 use super::writer::IndexWriter;
 use crate::math::selector::IdSelector;
@@ -73,11 +73,13 @@ impl IndexWriter<'_> {
 
     /// Removes the vectors of (id, row) pairs, ascending by id.
     fn remove_rows(&mut self, pairs: &[(u64, u32)], observer: &mut Observer<'_>) -> Result<()> {
-        let mut changes = Vec::with_capacity(pairs.len());
+        let mut changes = Vec::with_capacity(pairs.len() * self.model.places());
         for &(_, row) in pairs {
-            changes.push(SlotChange { slot: self.tables.slot_of(row)?, row, code: None });
+            changes.extend(self.slots_of(row)?.iter().map(|slot| SlotChange { slot, row, code: None }));
         }
-        self.change_slots(changes, observer)?;
+        let mut moved = Moved::default();
+        self.change_slots(changes, &mut moved, observer)?;
+        self.store_moved(moved)?;
         for (done, (id, _)) in pairs.iter().enumerate() {
             if done.is_multiple_of(TICK_IDS) {
                 observer.tick("forget", done as u64, pairs.len() as u64)?;

@@ -12,7 +12,7 @@ use super::add::lost;
 use super::model::KeptColumn;
 use super::writer::IndexWriter;
 use crate::storage::format::Header;
-use crate::storage::ids::{NO_ID, Slot};
+use crate::storage::ids::{NO_ID, Slot, Slots};
 use crate::storage::lists::{ListEdit, store_entries};
 use crate::{Error, Observer, Result};
 
@@ -79,9 +79,9 @@ impl IndexWriter<'_> {
     fn move_rows(&mut self, moves: &[Move], observer: &mut Observer<'_>) -> Result<()> {
         let seq = self.header.seq;
         let slots = self.move_entries(moves, observer)?;
-        let (came, went) =
-            (slots.iter().map(|(m, slot)| (m.to, Some(*slot))), moves.iter().map(|m| (m.from, None)));
-        self.tables.set_slots(seq, came.chain(went))?;
+        let came = moves.iter().map(|m| m.to).zip(slots);
+        let went = moves.iter().map(|m| (m.from, Slots::default()));
+        self.tables.set_slots(&self.model.slots_column, seq, came.chain(went))?;
         let (came, went) = (moves.iter().map(|m| (m.to, m.id)), moves.iter().map(|m| (m.from, NO_ID)));
         self.tables.set_ids(seq, came.chain(went))?;
         let mut by_id: Vec<(u64, u32)> = moves.iter().map(|m| (m.id, m.to)).collect();
@@ -100,16 +100,16 @@ impl IndexWriter<'_> {
         Ok(())
     }
 
-    /// Tells the lists the new numbers; where each row stands.
-    fn move_entries(&mut self, moves: &[Move], observer: &mut Observer<'_>) -> Result<Vec<(Move, Slot)>> {
-        let (seq, nonce) = (self.header.seq, self.header.nonce);
-        let mut slots = Vec::with_capacity(moves.len());
-        for m in moves {
-            slots.push((*m, self.tables.slot_of(m.from)?));
-        }
-        slots.sort_unstable_by_key(|(_, slot)| *slot);
+    /// Tells the lists the new numbers; where each row stands, in the order of `moves`.
+    fn move_entries(&mut self, moves: &[Move], observer: &mut Observer<'_>) -> Result<Vec<Slots>> {
+        let (seq, nonce, places) = (self.header.seq, self.header.nonce, self.model.places());
+        let slots: Vec<Slots> = moves.iter().map(|m| self.slots_of(m.from)).collect::<Result<_>>()?;
+        let pairs = moves.iter().zip(&slots);
+        let mut sorted: Vec<(Move, Slot)> =
+            pairs.flat_map(|(m, slots)| slots.iter().map(move |slot| (*m, slot))).collect();
+        sorted.sort_unstable_by_key(|(_, slot)| *slot);
         let (mut entries, mut done) = (Vec::new(), 0);
-        for group in slots.chunk_by(|a, b| a.1.list == b.1.list) {
+        for group in sorted.chunk_by(|a, b| a.1.list == b.1.list) {
             let list = group[0].1.list;
             if list.wrapping_sub(self.header.first_list) >= self.header.nlist {
                 return Err(lost(group[0].0.from, group[0].1));
@@ -123,7 +123,7 @@ impl IndexWriter<'_> {
             }
             entries.push(edit.store(&mut self.tables, seq, nonce)?);
             done += group.len();
-            observer.tick("renumber", done as u64, moves.len() as u64)?;
+            observer.tick("renumber", (done / places) as u64, moves.len() as u64)?;
         }
         store_entries(&mut self.tables, seq, entries)?;
         Ok(slots)

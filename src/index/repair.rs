@@ -5,18 +5,24 @@
 //! entry is lost only with its block, or if nothing says its id any more. Where witnesses contradict each
 //! other (a page was put back to an earlier state), each row ends up in one place, and each id and key with
 //! one row.
+//!
+//! In an index that spills a row ends up in two places, of two lists. It survives as long as one of them does; the other
+//! is then made anew from its kept row or its code.
 
+use super::add::{Encoded, encode};
 use super::kept::KeptCheck;
 use super::model::{KeptColumn, Model};
+use super::rerank;
 use super::writer::IndexWriter;
 use crate::storage::block::{BlockBuf, BlockRef};
 use crate::storage::column::Column;
 use crate::storage::format::{Frame, Kind, ListEntry, State, TableName};
-use crate::storage::ids::{KEY_BYTES_MAX, NO_ID, Slot, decode_id, ids_column, slots_column};
+use crate::storage::ids::{KEY_BYTES_MAX, NO_ID, Slot, Slots, decode_id, ids_column};
 use crate::storage::lists::{ListEdit, block_key, store_entries};
 use crate::storage::{BytesTable, Stage};
-use crate::{Observer, Result};
+use crate::{Error, Observer, Result, Rows};
 use redb::ReadableTable;
+use std::borrow::Cow;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
@@ -34,6 +40,8 @@ pub struct RepairReport {
     pub lost_blocks: u64,
     /// Lists that were put together anew.
     pub rebuilt_lists: u64,
+    /// Entries made anew, of vectors that were left in one list and belong into two.
+    pub spilled_again: u64,
     /// Kept rows that were lost or contradicted their codes, now made anew: of the other form of the row if two are
     /// kept and that one is whole, or else of the code.
     pub decoded_rows: u64,
@@ -59,13 +67,89 @@ struct Repair<'w, 't> {
     witnesses: Witnesses,
     /// Every id that anything knew before.
     known: BTreeSet<u64>,
-    /// The one place of each row that stands in several.
-    places: HashMap<u32, Slot>,
+    /// The places to be kept of each row that stands in more than it should.
+    places: HashMap<u32, Slots>,
+    /// The list that comes first, as the column of slots said, where rows stand in two.
+    nearest: HashMap<u32, u32>,
+    /// Where rows of two places stand now.
+    placed: BTreeMap<u32, Placed>,
     /// The surviving rows and their ids.
     alive: BTreeMap<u32, u64>,
     /// The lists of surviving rows (as numbers within the model) and what their codes come to, if kept rows can be
     /// compared with them.
-    sums: HashMap<u32, (u32, u32)>,
+    sums: HashMap<u32, [Option<(u32, u32)>; 2]>,
+}
+
+/// Where a row stands, and ‖x − c‖² at its first slot.
+#[derive(Clone, Copy, Default)]
+struct Placed {
+    slots: Slots,
+    residual: f64,
+}
+
+impl Placed {
+    /// Adds a place. The list that the column named comes first, or else the one of the smaller residual, which is the
+    /// nearest as far as the codes can tell.
+    fn enter(&mut self, slot: Slot, residual: f64, nearest: Option<u32>) {
+        let nearer = match (self.slots.first, nearest) {
+            (Some(first), Some(list)) if list == first.list || list == slot.list => list == slot.list,
+            _ => residual < self.residual,
+        };
+        if self.slots.first.is_none() || nearer {
+            self.residual = residual;
+        }
+        self.slots.enter(slot);
+        if nearer {
+            self.slots.lead_with(slot.list);
+        }
+    }
+}
+
+/// An entry's claim to be its row's; the greater one is believed.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Claim {
+    /// The row's slots say so, too.
+    by_slots: bool,
+    /// The change that wrote its block.
+    seq: u64,
+    slot: Slot,
+    /// The checksum of its code where both codes of a row are the same.
+    sum: u32,
+}
+
+/// The claims to a row: one, or two of different lists.
+#[derive(Default)]
+struct Claims {
+    best: [Option<Claim>; 2],
+    /// Some claim cannot be granted.
+    rivals: bool,
+}
+
+impl Claims {
+    /// Hears a claim where a row has `places`.
+    fn hear(&mut self, claim: Claim, places: usize) {
+        let best = &mut self.best[..places];
+        let same_list = best.iter().position(|own| own.is_some_and(|own| own.slot.list == claim.slot.list));
+        let least = |best: &[Option<Claim>]| (0..best.len()).min_by_key(|at| best[*at]).unwrap_or(0);
+        // No claim is less than any: an empty place is the least.
+        let own = &mut best[same_list.unwrap_or(least(best))];
+        self.rivals |= own.is_some();
+        *own = (*own).max(Some(claim));
+    }
+
+    /// The places that are granted. Of two entries that are different vectors the one written last is believed: the
+    /// other was put back to an earlier state, as a change of a vector writes both.
+    fn settle(&mut self) -> Slots {
+        if let [Some(a), Some(b)] = self.best
+            && a.sum != b.sum
+        {
+            self.rivals = true;
+            self.best = [if (a.seq, a) > (b.seq, b) { Some(a) } else { Some(b) }, None];
+        }
+        let mut slots = Slots::default();
+        self.best.iter().flatten().for_each(|claim| slots.enter(claim.slot));
+        slots
+    }
 }
 
 /// A witness: what it says about something.
@@ -129,6 +213,8 @@ impl<'w, 't> Repair<'w, 't> {
             witnesses,
             known,
             places: HashMap::new(),
+            nearest: HashMap::new(),
+            placed: BTreeMap::new(),
             alive: BTreeMap::new(),
             sums: HashMap::new(),
         })
@@ -146,6 +232,7 @@ impl<'w, 't> Repair<'w, 't> {
             self.list(list, &ids)?;
             observer.tick("repair", (list - lists.start + 1).into(), (lists.end - lists.start).into())?;
         }
+        self.second_places()?;
         self.identity()?;
         self.kept_rows()?;
         self.report.rows = self.alive.len() as u64;
@@ -154,31 +241,38 @@ impl<'w, 't> Repair<'w, 't> {
         Ok(self.report)
     }
 
-    /// All rows that stand in readable blocks. Of a row that stands in several places one is chosen: that of
-    /// its slot, or else the one in the block written last.
+    /// All rows that stand in readable blocks. Of a row that stands in too many places those are chosen that its
+    /// slots name, or else those in the blocks written last.
     fn survey(&mut self, lists: Range<u32>) -> Result<BTreeSet<u32>> {
-        let mut slots = HashMap::new();
-        let (column, tables) = (slots_column(), &self.writer.tables);
-        read_column(column, &tables.slots, &tables.names.slots, &mut |row, bytes| {
-            slots.extend(Slot::decode(bytes).map(|slot| (row, slot)));
+        let mut slots: HashMap<u32, Slots> = HashMap::new();
+        let (model, tables) = (self.writer.model.clone(), &self.writer.tables);
+        read_column(model.slots_column, &tables.slots, &tables.names.slots, &mut |row, bytes| {
+            slots
+                .extend(Some(Slots::decode(bytes)).filter(|slots| slots.len() > 0).map(|slots| (row, slots)));
         })?;
-        let capacity = self.writer.model.geometry.capacity;
-        let mut claims: BTreeMap<u32, (bool, u64, Slot)> = BTreeMap::new();
+        let (capacity, code_bytes) = (model.geometry.capacity, model.geometry.layout.code_bytes());
+        let same_codes = model.spills() && model.code_element().is_some();
+        let mut claims: BTreeMap<u32, Claims> = BTreeMap::new();
         for list in lists {
             for (block, found) in self.read_list(list)?.blocks {
                 for (i, row) in found.buf.rows.iter().enumerate() {
                     let offset = block.saturating_mul(capacity).saturating_add(i as u32);
                     let slot = Slot { list, offset };
-                    let claim = (slots.get(row) == Some(&slot), found.seq, slot);
-                    match claims.get_mut(row) {
-                        None => drop(claims.insert(*row, claim)),
-                        Some(best) => {
-                            *best = claim.max(*best);
-                            self.places.insert(*row, best.2);
-                        }
-                    }
+                    let by_slots = slots.get(row).is_some_and(|slots| slots.contains(slot));
+                    let sum = if same_codes { crc32fast::hash(found.buf.code(i, code_bytes)) } else { 0 };
+                    let claim = Claim { by_slots, seq: found.seq, slot, sum };
+                    claims.entry(*row).or_default().hear(claim, model.places());
                 }
             }
+        }
+        for (row, claims) in &mut claims {
+            let granted = claims.settle();
+            if claims.rivals {
+                self.places.insert(*row, granted);
+            }
+        }
+        if model.spills() {
+            self.nearest = slots.iter().filter_map(|(row, slots)| Some((*row, slots.first?.list))).collect();
         }
         Ok(claims.into_keys().collect())
     }
@@ -207,7 +301,8 @@ impl<'w, 't> Repair<'w, 't> {
         for (&block, FoundBlock { buf, .. }) in &found.blocks {
             for (i, &row) in buf.rows.iter().enumerate() {
                 let offset = block.saturating_mul(geometry.capacity).saturating_add(i as u32);
-                let elsewhere = self.places.get(&row).is_some_and(|place| *place != Slot { list, offset });
+                let elsewhere =
+                    self.places.get(&row).is_some_and(|places| !places.contains(Slot { list, offset }));
                 match ids.get(&row) {
                     Some(&id) if !elsewhere => {
                         self.alive.insert(row, id);
@@ -226,11 +321,15 @@ impl<'w, 't> Repair<'w, 't> {
         let model = self.writer.model.clone();
         let within = list - self.writer.header.first_list;
         let code = |i: usize| &survivors.codes[i * code_bytes..(i + 1) * code_bytes];
-        let residual: f64 = (0..survivors.rows.len()).map(|i| model.residual(within, code(i))).sum();
+        let residuals: Vec<f64> =
+            (0..survivors.rows.len()).map(|i| model.residual(within, code(i))).collect();
+        let residual = residuals.iter().sum();
         if let Some(mut kept) = KeptCheck::new(&model) {
             for (i, row) in survivors.rows.iter().enumerate() {
                 let sum = kept.of_code(code(i), &model.decode(within, code(i)));
-                self.sums.insert(*row, (within, sum));
+                let sums = self.sums.entry(*row).or_default();
+                let free = usize::from(sums[0].is_some());
+                sums[free] = Some((within, sum));
             }
         }
         let (seq, nonce) = (self.writer.header.seq, self.writer.header.nonce);
@@ -250,8 +349,79 @@ impl<'w, 't> Repair<'w, 't> {
         }
         store_entries(&mut self.writer.tables, seq, vec![(list, entry)])?;
         let slot = |offset: usize| Slot { list, offset: offset as u32 };
-        let slots = survivors.rows.iter().enumerate().map(|(offset, row)| (*row, Some(slot(offset))));
-        self.writer.tables.set_slots(seq, slots)
+        if model.spills() {
+            for (offset, (row, residual)) in survivors.rows.iter().zip(residuals).enumerate() {
+                let nearest = self.nearest.get(row).copied();
+                self.placed.entry(*row).or_default().enter(slot(offset), residual, nearest);
+            }
+            return Ok(());
+        }
+        let one = |offset| Slots { first: Some(slot(offset)), second: None };
+        let slots = survivors.rows.iter().enumerate().map(|(offset, row)| (*row, one(offset)));
+        self.writer.tables.set_slots(&model.slots_column, seq, slots)
+    }
+
+    /// Where rows stand in two lists: those that were left in one get their other entry, and all their slots.
+    fn second_places(&mut self) -> Result<()> {
+        let single = |(row, placed): (&u32, &Placed)| placed.slots.second.is_none().then_some(*row);
+        let single: Vec<u32> = self.placed.iter().filter_map(single).collect();
+        for rows in single.chunks(DECODE_ROWS) {
+            self.spill_again(rows)?;
+        }
+        self.report.spilled_again = single.len() as u64;
+        let slots = std::mem::take(&mut self.placed).into_iter().map(|(row, placed)| (row, placed.slots));
+        let (column, seq) = (self.writer.model.slots_column, self.writer.header.seq);
+        self.writer.tables.set_slots(&column, seq, slots)
+    }
+
+    /// Gives each of `numbers`, which stand in one list, an entry in the other one of the two that they are assigned to;
+    /// in the nearest, if what is left of them is assigned to two others.
+    fn spill_again(&mut self, numbers: &[u32]) -> Result<()> {
+        let mut rows = Vec::with_capacity(numbers.len() * self.writer.model.spec.dim);
+        for &row in numbers {
+            rows.extend(self.survivor(row)?);
+        }
+        let model = self.writer.model.clone();
+        let rows = Rows::of(&rows, model.spec.dim);
+        let first_list = self.writer.header.first_list;
+        let stands: Vec<Option<u32>> = numbers
+            .iter()
+            .map(|row| self.placed.get(row)?.slots.first.map(|slot| slot.list - first_list))
+            .collect();
+        let encoded = IndexWriter::in_pool(&self.writer.pool, || {
+            let assigned = model.assign(rows);
+            let (nearest, second) = assigned.split_at(rows.len());
+            let other = |((stands, nearest), second): ((&Option<u32>, &u32), &u32)| {
+                if *stands == Some(*nearest) { *second } else { *nearest }
+            };
+            let lists: Vec<u32> = stands.iter().zip(nearest).zip(second).map(other).collect();
+            let codes = encode(&model, rows, &lists);
+            (Encoded { rows: Cow::Borrowed(rows.as_slice()), lists, codes }, nearest.to_vec())
+        });
+        let (encoded, nearest) = encoded;
+        for (entry, slot) in self.writer.append(&encoded, numbers, (0..numbers.len()).collect())? {
+            if let Some(placed) = self.placed.get_mut(&numbers[entry]) {
+                placed.slots.enter(slot);
+                placed.slots.lead_with(first_list + nearest[entry]);
+            }
+        }
+        Ok(())
+    }
+
+    /// The vector of a row of which one entry is left: the kept row, if it can be read, or else its code.
+    fn survivor(&self, row: u32) -> Result<Vec<f32>> {
+        let (model, tables) = (&self.writer.model, &self.writer.tables);
+        // A code that is the vector is as good as the kept row, and cannot be one of another commit.
+        if model.code_element().is_none()
+            && let Ok(Some(vector)) = rerank::kept_vector(&*self.writer.reader().view, model, row)
+            && vector.iter().all(|component| component.is_finite())
+        {
+            return Ok(vector);
+        }
+        let nowhere = || Error::corrupt(&tables.names.slots, row.into(), "the row stands nowhere");
+        let slot = self.placed.get(&row).and_then(|placed| placed.slots.first).ok_or_else(nowhere)?;
+        let (code, _) = tables.code_at(slot, &model.geometry)?.ok_or_else(nowhere)?;
+        Ok(model.decode(slot.list - self.writer.header.first_list, &code))
     }
 
     /// The readable blocks of a list by number; the later one where two claim a number.
@@ -390,18 +560,19 @@ impl<'w, 't> Repair<'w, 't> {
         let rows: Vec<u32> = self.alive.keys().copied().collect();
         let mut check = KeptCheck::new(model);
         let mut vector = vec![0.0; model.spec.dim];
-        // Of each row that is there: whether its code agrees, and what the coarser row should be.
-        let mut there: HashMap<u32, (bool, u32)> = HashMap::new();
+        // Of each row that is there: whether its codes agree, and what the coarser row should be.
+        let mut there: HashMap<u32, (Agreement, u32)> = HashMap::new();
         let mut coarse = Vec::new();
         let (table, name) = self.writer.tables.kept(exact.stage);
         exact.column.for_some(table, name, &rows, |row, bytes| {
             if exact.form.is_row(bytes, &mut vector) {
                 let agrees = |check: &mut KeptCheck<'_>| {
-                    self.sums.get(&row).is_some_and(|&(list, sum)| check.of_kept(list, bytes) == sum)
+                    let sums = self.sums.get(&row).into_iter().flatten().flatten();
+                    Agreement::of(sums.map(|&(list, sum)| check.of_kept(list, bytes) == sum))
                 };
                 coarse.clear();
                 coarser.iter().for_each(|coarser| coarser.form.encode(&vector, &mut coarse));
-                there.insert(row, (check.as_mut().is_none_or(agrees), crc32fast::hash(&coarse)));
+                there.insert(row, (check.as_mut().map_or(Agreement::Full, agrees), crc32fast::hash(&coarse)));
             }
             Ok(())
         })?;
@@ -416,15 +587,39 @@ impl<'w, 't> Repair<'w, 't> {
             })?;
         }
         let source = |row: &u32| match (there.get(row), coarser) {
-            (Some((true, _)), []) => None,
-            (Some((agrees, sum)), [_]) if sums.get(row) == Some(sum) => {
-                (!agrees).then_some((*row, Source::Kept(exact)))
+            (Some((Agreement::Full, _)), []) => None,
+            (Some((agreement, sum)), [_]) if sums.get(row) == Some(sum) => {
+                (*agreement != Agreement::Full).then_some((*row, Source::Kept(exact)))
             }
-            (Some((true, _)), _) => Some((*row, Source::Kept(exact))),
+            (Some((Agreement::Full | Agreement::Partial, _)), _) => Some((*row, Source::Kept(exact))),
             (_, [coarser]) if sums.contains_key(row) => Some((*row, Source::Kept(coarser))),
             _ => Some((*row, Source::Code)),
         };
         Ok(rows.iter().filter_map(source).collect())
+    }
+}
+
+/// Whether a row's codes are those of its kept row.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Agreement {
+    Full,
+    /// One of two is, so the other went back to an earlier state.
+    Partial,
+    None,
+}
+
+impl Agreement {
+    fn of(codes: impl Iterator<Item = bool>) -> Self {
+        let (mut agree, mut all) = (0, 0);
+        for same in codes {
+            agree += usize::from(same);
+            all += 1;
+        }
+        match agree {
+            0 => Agreement::None,
+            agree if agree == all => Agreement::Full,
+            _ => Agreement::Partial,
+        }
     }
 }
 

@@ -11,6 +11,9 @@
 //! several queries in one pass over a block. One query alone takes its lists nearest first, so that its
 //! threshold tightens early. Which of the two, in what chunks, on how many threads: the answer is the
 //! same, because a score depends on nothing but the query and the entry, and ties are settled by id.
+//!
+//! Where vectors stand in two lists an answer is the best rows by (the best score of the row's entries in the probed
+//! lists, id): collectors drop repeats. `max_codes` counts entries.
 
 use super::filter::Filter;
 use super::model::Model;
@@ -105,7 +108,8 @@ fn search_chunk(
     request: &Request<'_>,
 ) -> Result<Vec<Vec<Hit>>> {
     let ids = ViewIds(view);
-    let mut collectors: Vec<_> = queries.iter().map(|_| Collect::new(request.goal, &ids)).collect();
+    let mut collectors: Vec<_> =
+        queries.iter().map(|_| Collect::new(request.goal, &ids, model.spills())).collect();
     let stops =
         stops(view, model.nlist(), &model.probe(queries, request.nprobe), request.max_codes(), queries)?;
     let mut scan = Scan {
@@ -195,11 +199,14 @@ enum Collect<'a> {
 }
 
 impl<'a> Collect<'a> {
-    fn new(goal: Goal, ids: &'a ViewIds<'a>) -> Self {
+    /// Where rows stand in two lists a row may be found twice; each counts once, for reranking too.
+    fn new(goal: Goal, ids: &'a ViewIds<'a>, spills: bool) -> Self {
+        let top_k = if spills { TopK::of_repeats } else { TopK::new };
+        let radius_of = if spills { Radius::of_repeats } else { Radius::new };
         match goal {
-            Goal::TopK { k, limit } => Collect::TopK(TopK::new(k, ids, limit)),
-            Goal::Rerank { rows, .. } => Collect::TopK(TopK::new(rows, ids, f32::INFINITY)),
-            Goal::Radius { radius, .. } => Collect::Radius(Radius::new(radius, ids)),
+            Goal::TopK { k, limit } => Collect::TopK(top_k(k, ids, limit)),
+            Goal::Rerank { rows, .. } => Collect::TopK(top_k(rows, ids, f32::INFINITY)),
+            Goal::Radius { radius, .. } => Collect::Radius(radius_of(radius, ids)),
         }
     }
 

@@ -13,6 +13,8 @@ pub struct IndexStats {
     pub spec: IndexSpec,
     /// Vectors.
     pub rows: u64,
+    /// Entries of all lists: one a vector, or two where vectors stand in two lists.
+    pub entries: u64,
     /// Bytes of one code.
     pub code_bytes: usize,
     /// Bytes of one kept row, in both forms if there are two; 0 if none are kept.
@@ -27,7 +29,7 @@ pub struct IndexStats {
     pub longest_list: usize,
     /// nlist·Σn²/(Σn)²; 1 when all lists are equally long.
     pub imbalance: f64,
-    /// Mean ‖x − c‖² of the vectors in trained lists.
+    /// Mean ‖x − c‖² of the entries of trained lists.
     pub mean_residual: f64,
     /// Row numbers that were freed and not used again yet.
     pub free_rows: u64,
@@ -51,10 +53,10 @@ pub struct PartStats {
 }
 
 impl IndexStats {
-    /// What the vectors, ids, map and slots would take without any overhead: per row, the code, an id in the
-    /// column, an id and a row number in the map, a slot, and the kept row.
+    /// What the vectors, ids, map and slots would take without any overhead: per entry, the code and a slot; per row,
+    /// an id in the column, an id and a row number in the map, and the kept row.
     pub fn logical_bytes(&self) -> u64 {
-        self.rows * (self.code_bytes + self.row_bytes + 8 + 12 + 8) as u64
+        self.entries * (self.code_bytes + 8) as u64 + self.rows * (self.row_bytes + 8 + 12) as u64
     }
 
     /// Bytes of all pages of the index.
@@ -68,6 +70,7 @@ impl IndexReader<'_> {
     pub fn stats(&self) -> Result<IndexStats> {
         let header = self.view.header();
         let sizes = self.list_sizes()?;
+        let entries: u64 = sizes.iter().map(|n| *n as u64).sum();
         let mut residual = 0.0;
         for list in 0..self.nlist() as u32 {
             residual += self.view.list(list)?.residual;
@@ -75,6 +78,7 @@ impl IndexReader<'_> {
         Ok(IndexStats {
             spec: self.spec().clone(),
             rows: self.len(),
+            entries,
             code_bytes: self.model.codec.layout().code_bytes(),
             row_bytes: self.model.kept.iter().map(|kept| kept.form.width()).sum(),
             lists: self.nlist(),
@@ -82,7 +86,7 @@ impl IndexReader<'_> {
             shortest_list: sizes.iter().copied().min().unwrap_or(0),
             longest_list: sizes.iter().copied().max().unwrap_or(0),
             imbalance: imbalance(&sizes),
-            mean_residual: if self.is_empty() { 0.0 } else { residual / self.len() as f64 },
+            mean_residual: if entries == 0 { 0.0 } else { residual / entries as f64 },
             free_rows: u64::from(header.next_row).saturating_sub(header.ntotal),
             changes: header.seq,
             parts: self.view.parts()?,

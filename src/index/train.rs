@@ -12,6 +12,8 @@ use super::writer::{IndexWriter, random};
 use crate::math::kmeans::{ClusteringParams, IterationStats, cluster};
 use crate::math::random::Random;
 use crate::math::seeding::Init;
+use crate::storage::block::{BlockRef, Geometry};
+use crate::storage::ids::Slots;
 use crate::storage::lists::block_key;
 use crate::storage::sections::Section;
 use crate::{Error, Observer, Result, Rows, metric};
@@ -155,14 +157,14 @@ impl IndexWriter<'_> {
         };
         self.tables.lists.retain(|_, _| false)?;
 
+        let nearest = self.nearest_lists(&old)?;
         let mut batch = Batch::default();
         let mut done = 0;
         for (within, list) in old_lists.clone().enumerate() {
             let (entry, geometry) = (sizes[within], old.geometry);
+            let here = |row: u32| nearest.as_ref().is_none_or(|of| of.get(row as usize) == Some(&list));
             self.tables.for_each_block(&geometry, list, &entry, |_, block| {
-                geometry.layout.unpack(block.codes, block.rows.len(), &mut batch.codes);
-                batch.numbers.extend(block.rows.iter().map(|row| row.get()));
-                batch.lists.resize(batch.numbers.len(), within as u32);
+                batch.take(&geometry, block, within as u32, here);
                 Ok(())
             })?;
             if batch.numbers.len() * old.spec.dim * 4 >= REDISTRIBUTE_BYTES {
@@ -171,6 +173,10 @@ impl IndexWriter<'_> {
             }
         }
         done += self.redistribute(&old, batch)?;
+        if done != self.header.ntotal {
+            let what = format!("{done} rows stand in the lists, the header says {}", self.header.ntotal);
+            return Err(Error::corrupt(&self.tables.names.slots, 0, what));
+        }
         if done > 0 {
             observer.tick("redistribute", done, self.header.ntotal)?;
         }
@@ -201,8 +207,27 @@ impl IndexWriter<'_> {
             let codes = encode(&model, view, &lists);
             Encoded { lists, codes, rows: Cow::Borrowed(&rows) }
         });
-        self.append(&encoded, &batch.numbers)?;
+        self.append_new(&encoded, &batch.numbers)?;
         Ok(batch.numbers.len() as u64)
+    }
+
+    /// Where rows stand in two lists, the nearest of each: a row moves once, and the code there knows it best. Taken
+    /// before anything moves.
+    fn nearest_lists(&self, old: &Model) -> Result<Option<Vec<u32>>> {
+        if !old.spills() {
+            return Ok(None);
+        }
+        let (tables, mut nearest) = (&self.tables, Vec::new());
+        old.slots_column.for_each(
+            &tables.slots,
+            &tables.names.slots,
+            0..self.header.next_row,
+            |_, bytes| {
+                nearest.push(Slots::decode(bytes).first.map_or(u32::MAX, |slot| slot.list));
+                Ok(())
+            },
+        )?;
+        Ok(Some(nearest))
     }
 }
 
@@ -219,6 +244,23 @@ struct Batch {
     codes: Vec<u8>,
     numbers: Vec<u32>,
     lists: Vec<u32>,
+}
+
+impl Batch {
+    /// Takes the entries of a block whose rows are to be taken from this list.
+    fn take(&mut self, geometry: &Geometry, block: BlockRef<'_>, list: u32, here: impl Fn(u32) -> bool) {
+        let (code_bytes, from) = (geometry.layout.code_bytes(), self.codes.len());
+        geometry.layout.unpack(block.codes, block.rows.len(), &mut self.codes);
+        let mut end = from;
+        for (i, row) in block.rows.iter().map(|row| row.get()).enumerate().filter(|(_, row)| here(*row)) {
+            self.numbers.push(row);
+            let code = from + i * code_bytes;
+            self.codes.copy_within(code..code + code_bytes, end);
+            end += code_bytes;
+        }
+        self.codes.truncate(end);
+        self.lists.resize(self.numbers.len(), list);
+    }
 }
 
 fn sample<'r>(rows: Rows<'r>, params: &TrainParams) -> Cow<'r, [f32]> {

@@ -1,7 +1,7 @@
 //! Verifying: every checksum and every invariant of an index, reporting all that is wrong.
 //!
-//! The invariants: lists hold each live row exactly once; slots, ids and map say the same of it; free
-//! rows are the others, and no kept row is theirs; counts in header, directory and tables agree; no stray value in
+//! The invariants: lists hold each live row exactly once, or in an index that spills twice, in two lists and as the same
+//! vector; slots, ids and map say the same of it; free rows are the others, and no kept row is theirs; counts in header, directory and tables agree; no stray value in
 //! any table; all vectors finite, and kept rows the same as their codes.
 //!
 //! Out of reach are values that are whole, in their place, and agree with all others: what only a header knows, its
@@ -14,7 +14,7 @@ use crate::guard::guarded;
 use crate::storage::block::Geometry;
 use crate::storage::column::{ABSENT, Column};
 use crate::storage::format::{Header, ListEntry, State};
-use crate::storage::ids::{KEY_BYTES_MAX, Slot, decode_id, ids_column, slots_column};
+use crate::storage::ids::{KEY_BYTES_MAX, Slot, Slots, decode_id, ids_column};
 use crate::storage::lists::{check_digest, directory};
 use crate::storage::sections::{Section, chunks};
 use crate::storage::{self, ReadBytes, ReadTables, Stage};
@@ -117,7 +117,10 @@ pub(crate) fn verify(
         model: &model,
         next_row: header.next_row,
         slots: Vec::new(),
+        second: Vec::new(),
         sums: Vec::new(),
+        second_sums: Vec::new(),
+        twins: Vec::new(),
     };
     report.step(|report| check.rows_in_use(report))?;
     report.step(|report| check.model(report))?;
@@ -167,8 +170,14 @@ struct Check<'a> {
     next_row: u32,
     /// Where the lists say each row is.
     slots: Vec<Option<Slot>>,
+    /// And again, where rows stand in two lists.
+    second: Vec<Option<Slot>>,
+    /// The checksum of each row's first code, where the two are equal.
+    twins: Vec<u32>,
     /// What each row's code comes to, if kept rows can be compared with codes; then what the coarser kept row should.
     sums: Vec<u32>,
+    /// What the second code of each row comes to.
+    second_sums: Vec<u32>,
 }
 
 impl Check<'_> {
@@ -193,6 +202,15 @@ impl Check<'_> {
         self.slots.resize(self.next_row as usize, None);
         if self.kept.is_some() {
             self.sums.resize(self.next_row as usize, 0);
+        }
+        if self.model.spills() {
+            self.second.resize(self.next_row as usize, None);
+            if self.kept.is_some() {
+                self.second_sums.resize(self.next_row as usize, 0);
+            }
+            if self.model.code_element().is_some() {
+                self.twins.resize(self.next_row as usize, 0);
+            }
         }
         Ok(())
     }
@@ -229,8 +247,9 @@ impl Check<'_> {
         self.directory(report, lists.clone())?;
         let entries = tables.list_entries(lists.clone())?;
         let total: u64 = entries.iter().map(|entry| u64::from(entry.n)).sum();
-        if total != header.ntotal {
-            let what = format!("the lists hold {total} rows, {} says {}", names.meta, header.ntotal);
+        let expected = header.ntotal.saturating_mul(self.model.places() as u64);
+        if total != expected {
+            let what = format!("the lists hold {total} entries, {} says {expected}", names.meta);
             report.note(&names.lists, 0, what);
         }
         let (mut blocks, mut tails) = (0u64, 0u64);
@@ -239,7 +258,7 @@ impl Check<'_> {
             self.list_entry(report, list, entry);
             for block in 0..self.geometry().blocks(entry.n) {
                 // A damaged count may call for blocks without end.
-                if report.problem_count >= PROBLEMS_KEPT as u64 && total > header.ntotal {
+                if report.problem_count >= PROBLEMS_KEPT as u64 && total > expected {
                     break;
                 }
                 let in_tails = self.geometry().in_tails(self.geometry().entries(entry.n, block));
@@ -316,13 +335,14 @@ impl Check<'_> {
             let codes = codes.chunks_exact(geometry.layout.code_bytes());
             let centroid = model.centroid(list - self.header.first_list);
             for ((i, row), code) in b.rows.iter().enumerate().zip(codes) {
-                report.rows += 1;
                 let row = row.get();
                 let slot = Slot { list, offset: block * geometry.capacity + i as u32 };
                 model.codec.decode(centroid, code, &mut row_vector);
                 if row_vector.iter().any(|component| !component.is_finite()) {
                     report.note(name, row.into(), "a component is not finite");
                 }
+                let sum_of_code = self.kept.as_mut().map(|kept| kept.of_code(code, &row_vector));
+                let twin = self.twins.get_mut(row as usize).map(|twin| (crc32fast::hash(code), twin));
                 match self.slots.get_mut(row as usize) {
                     None => {
                         let (meta, end) = (&tables.names.meta, self.header.next_row);
@@ -330,15 +350,34 @@ impl Check<'_> {
                         report.note(name, row.into(), what);
                         continue;
                     }
+                    Some(Some(other))
+                        if other.list != list && self.second.get(row as usize) == Some(&None) =>
+                    {
+                        self.second[row as usize] = Some(slot);
+                        if let (Some(is), Some(sum)) = (sum_of_code, self.second_sums.get_mut(row as usize)) {
+                            *sum = is;
+                        }
+                        if let Some((sum, twin)) = twin
+                            && sum != *twin
+                        {
+                            let names = format!("{} or {}", tables.names.blocks, tables.names.tails);
+                            let what = format!("in {other:?} and {slot:?} are different vectors, in {names}");
+                            report.note(name, row.into(), what);
+                        }
+                    }
                     Some(Some(other)) => {
                         // Which of the two is wrong, nobody knows, nor in which table.
                         let names = format!("{} or {}", tables.names.blocks, tables.names.tails);
                         report.note(name, row.into(), format!("in {other:?} and {slot:?}, in {names}"));
                     }
-                    Some(free) => *free = Some(slot),
-                }
-                if let (Some(kept), Some(sum)) = (&mut self.kept, self.sums.get_mut(row as usize)) {
-                    *sum = kept.of_code(code, &row_vector);
+                    Some(free) => {
+                        *free = Some(slot);
+                        report.rows += 1;
+                        twin.into_iter().for_each(|(sum, twin)| *twin = sum);
+                        if let (Some(is), Some(sum)) = (sum_of_code, self.sums.get_mut(row as usize)) {
+                            *sum = is;
+                        }
+                    }
                 }
             }
         })?;
@@ -351,13 +390,20 @@ impl Check<'_> {
     }
 
     fn slots(&self, report: &mut VerifyReport) -> Result<()> {
-        let (column, names) = (slots_column(), &self.tables.names);
+        let (column, names, places) = (self.model.slots_column, &self.tables.names, self.model.places());
         let rows = self.whole_pages(column);
         pages(report, &self.tables.slots, &names.slots, 0..column.page_of(rows.end))?;
         column.for_each(&self.tables.slots, &names.slots, rows, |row, bytes| {
-            let (says, is) = (Slot::decode(bytes), self.slots.get(row as usize).copied().flatten());
-            if says != is {
+            let place = |slots: &[Option<Slot>]| slots.get(row as usize).copied().flatten();
+            let (says, is) =
+                (Slots::decode(bytes), Slots { first: place(&self.slots), second: place(&self.second) });
+            // Which comes first is the column's to say; so is what it writes of a slot that is not there.
+            if !says.same_places(&is) || says.encode()[..column.width] != *bytes {
                 report.note(&names.slots, row.into(), format!("says {says:?}, the blocks say {is:?}"));
+            }
+            if is.len() != places && is.len() > 0 {
+                let what = format!("in {} list, {places} are wanted: {is:?}", is.len());
+                report.note(&names.slots, row.into(), what);
             }
             Ok(())
         })
@@ -500,7 +546,14 @@ impl Check<'_> {
                 }
                 _ => (crc32fast::hash(bytes), "the exact one"),
             };
-            if is != *sum {
+            let second = self.second.get(row as usize).copied().flatten().filter(|_| most_exact);
+            let as_second = |kept: &mut KeptCheck<'_>| {
+                second.is_none_or(|slot| {
+                    let is = kept.of_kept(slot.list - self.header.first_list, bytes);
+                    self.second_sums.get(row as usize) == Some(&is)
+                })
+            };
+            if is != *sum || !self.kept.as_mut().is_none_or(as_second) {
                 report.note(name, row.into(), format!("the kept row is another vector than {other}"));
             }
             if let Some(coarser) = coarser {

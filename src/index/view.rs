@@ -40,7 +40,8 @@ pub(crate) trait View: Send + Sync {
     fn row_of(&self, id: u64) -> Result<Option<u32>>;
     /// Calls `each(row, id)` for every row, ascending.
     fn for_each_id(&self, each: &mut dyn FnMut(u32, u64)) -> Result<()>;
-    fn slot_of(&self, row: u32) -> Result<Slot>;
+    /// The slot in the nearest of the `places` lists that each row stands in.
+    fn slot_of(&self, row: u32, column: &Column, places: usize) -> Result<Slot>;
     /// The code at a slot, packed, and the row that stands there.
     fn code_at(&self, slot: Slot, geometry: &Geometry) -> Result<Option<(Vec<u8>, u32)>>;
     fn id_of_key(&self, key: &[u8]) -> Result<Option<u64>>;
@@ -79,8 +80,8 @@ macro_rules! by_tables {
         fn for_each_id(&self, each: &mut dyn FnMut(u32, u64)) -> Result<()> {
             self.tables.for_each_id(self.header(), each)
         }
-        fn slot_of(&self, row: u32) -> Result<Slot> {
-            self.tables.slot_of(row)
+        fn slot_of(&self, row: u32, column: &Column, places: usize) -> Result<Slot> {
+            self.tables.slot_of(row, column, places)
         }
         fn code_at(&self, slot: Slot, geometry: &Geometry) -> Result<Option<(Vec<u8>, u32)>> {
             self.tables.code_at(slot, geometry)

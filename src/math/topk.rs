@@ -4,6 +4,9 @@
 //! the hits sorted by score and, where scores are equal, by id. So a result depends on neither the order
 //! of lists nor on how the work was cut. Ids live in a column that costs a look-up: [`TopK`] reads one
 //! only for the winners and for candidates whose scores tie at the last place.
+//!
+//! A row that stands in two lists may be offered twice. Repeats are left alone until the end: 2k entries are k rows or
+//! more, so a collector of repeats keeps the best 2k, and only then looks which of them are the same.
 
 use crate::kernel::{Found, Kernels};
 use crate::{Error, Result};
@@ -55,6 +58,9 @@ pub(crate) struct Entry {
 pub(crate) struct TopK<'a> {
     ids: &'a dyn RowIds,
     k: usize,
+    repeats: bool,
+    /// Entries that are k rows for sure: k, or 2k where rows may be offered twice.
+    keep: usize,
     threshold: f32,
     found: Found,
     capacity: usize,
@@ -64,9 +70,19 @@ pub(crate) struct TopK<'a> {
 impl<'a> TopK<'a> {
     /// Keeps the `k` best of what scores at most `limit` (infinity for no limit).
     pub(crate) fn new(k: usize, ids: &'a dyn RowIds, limit: f32) -> Self {
-        let capacity = k.saturating_mul(2).max(k.saturating_add(64));
+        Self::with_room(k, false, ids, limit)
+    }
+
+    /// The same where a row may be offered twice: the `k` best rows, each by the better of its scores.
+    pub(crate) fn of_repeats(k: usize, ids: &'a dyn RowIds, limit: f32) -> Self {
+        Self::with_room(k, true, ids, limit)
+    }
+
+    fn with_room(k: usize, repeats: bool, ids: &'a dyn RowIds, limit: f32) -> Self {
+        let keep = if repeats { k.saturating_mul(2) } else { k };
+        let capacity = keep.saturating_mul(2).max(keep.saturating_add(64));
         let threshold = if k == 0 { f32::NEG_INFINITY } else { limit };
-        TopK { ids, k, threshold, found: Found::default(), capacity, error: None }
+        TopK { ids, k, repeats, keep, threshold, found: Found::default(), capacity, error: None }
     }
 
     /// The hits, sorted by (score, id); the first error of the ids if there was one.
@@ -77,8 +93,14 @@ impl<'a> TopK<'a> {
 
     /// The same in no order and without ids.
     pub(crate) fn finish_entries(mut self) -> Result<Vec<Entry>> {
+        if self.repeats {
+            if self.found.len() > self.keep {
+                self.compact();
+            }
+            keep_best_of_each_row(&mut self.found);
+        }
         if self.found.len() > self.k {
-            self.settle();
+            self.settle(self.k);
         }
         match self.error {
             Some(error) => Err(error),
@@ -92,28 +114,28 @@ impl<'a> TopK<'a> {
             return self.found.clear();
         }
         let kernels = Kernels::get();
-        let bound = kernels.bound(&self.found.scores, self.k, self.k + self.k / 8 + 8);
+        let bound = kernels.bound(&self.found.scores, self.keep, self.keep + self.keep / 8 + 8);
         kernels.keep_at_most(&mut self.found, bound);
         self.threshold = bound.min(self.threshold);
         // Where many tie, no bound tells them apart.
         if self.found.len() >= self.capacity {
-            self.settle();
+            self.settle(self.keep);
         }
     }
 
-    /// Keeps the k best. Ids are read only if entries that tie at the k-th score do not all fit.
-    fn settle(&mut self) {
+    /// Keeps the k best entries. Ids are read only if entries that tie at the k-th score do not all fit.
+    fn settle(&mut self, k: usize) {
         let mut entries = entries(&self.found);
         self.found.clear();
-        if self.k == 0 {
+        if k == 0 {
             return;
         }
         let by_score = |a: &Entry, b: &Entry| a.score.total_cmp(&b.score);
-        let kth = entries.select_nth_unstable_by(self.k - 1, by_score).1.score;
-        if entries[self.k..].iter().any(|entry| entry.score == kth) {
+        let kth = entries.select_nth_unstable_by(k - 1, by_score).1.score;
+        if entries[k..].iter().any(|entry| entry.score == kth) {
             self.settle_ties(&mut entries, kth);
         }
-        entries.truncate(self.k);
+        entries.truncate(k);
         entries.iter().for_each(|entry| self.found.push(entry.row, entry.score));
         self.threshold = kth;
     }
@@ -134,6 +156,38 @@ impl<'a> TopK<'a> {
             self.error.get_or_insert(e);
         }
     }
+}
+
+/// Leaves one entry of each row, the better one, in one pass with a table of where each row stands.
+fn keep_best_of_each_row(found: &mut Found) {
+    let (mut kept, n) = (0, found.len());
+    if n < 2 {
+        return;
+    }
+    let places = (2 * n).next_power_of_two();
+    let mut place_of = vec![u32::MAX; places];
+    for at in 0..n {
+        let (row, score) = (found.entries[at], found.scores[at]);
+        // The upper bits of a product with 2^32 / φ spread numbers that follow each other.
+        let mut place = row.wrapping_mul(0x9e37_79b1) as usize >> (32 - places.trailing_zeros());
+        loop {
+            match place_of[place] {
+                u32::MAX => {
+                    place_of[place] = kept as u32;
+                    (found.entries[kept], found.scores[kept]) = (row, score);
+                    kept += 1;
+                    break;
+                }
+                other if found.entries[other as usize] == row => {
+                    let best = &mut found.scores[other as usize];
+                    *best = if score < *best { score } else { *best };
+                    break;
+                }
+                _ => place = (place + 1) & (places - 1),
+            }
+        }
+    }
+    found.truncate(kept);
 }
 
 /// Adding 0 turns -0 into 0, so that `==` and `total_cmp` mean the same ties.
@@ -169,21 +223,31 @@ pub(crate) struct Radius<'a> {
     ids: &'a dyn RowIds,
     radius: f32,
     found: Found,
+    repeats: bool,
 }
 
 impl<'a> Radius<'a> {
     /// Keeps what scores below `radius`.
     pub(crate) fn new(radius: f32, ids: &'a dyn RowIds) -> Self {
-        Radius { ids, radius, found: Found::default() }
+        Radius { ids, radius, found: Found::default(), repeats: false }
+    }
+
+    /// The same where a row may be offered twice: the better of its scores counts.
+    pub(crate) fn of_repeats(radius: f32, ids: &'a dyn RowIds) -> Self {
+        Radius { repeats: true, ..Radius::new(radius, ids) }
     }
 
     /// The hits, sorted by (score, id).
     pub(crate) fn finish(self) -> Result<Vec<Hit>> {
-        sorted_hits(&entries(&self.found), self.ids)
+        let ids = self.ids;
+        sorted_hits(&self.finish_entries(), ids)
     }
 
     /// The same in no order and without ids.
-    pub(crate) fn finish_entries(self) -> Vec<Entry> {
+    pub(crate) fn finish_entries(mut self) -> Vec<Entry> {
+        if self.repeats {
+            keep_best_of_each_row(&mut self.found);
+        }
         entries(&self.found)
     }
 }
@@ -333,6 +397,29 @@ mod tests {
                 offer_all(&mut within, &scores);
                 prop_assert_eq!(pairs(within.finish().unwrap()), oracle(&scores, |s| s < radius, usize::MAX));
             }
+        }
+
+        /// Each row twice, the second time with another score and in another order: the oracle takes the better one.
+        #[test]
+        fn of_a_row_offered_twice_the_better_score_counts(
+            scores in scores(), turn in 0usize..400, k in 0usize..90, limit in -6f32..12.0,
+        ) {
+            let n = scores.len();
+            let again: Vec<f32> = (0..n).map(|row| scores[(row + turn) % n]).collect();
+            let best: Vec<f32> = scores.iter().zip(&again).map(|(a, b)| a.min(*b)).collect();
+            let ids = Falling;
+            let mut tops = [limit, f32::INFINITY].map(|limit| (limit, TopK::of_repeats(k, &ids, limit)));
+            let mut within = Radius::of_repeats(limit, &ids);
+            for collector in tops.iter_mut().map(|(_, top)| top as &mut dyn Collector).chain([&mut within as _]) {
+                // A part of the rows has both scores before the others have one.
+                offer_all(collector, &scores[..n / 3]);
+                (0..n).rev().for_each(|row| collector.offer(row as u32, again[row]));
+                (n / 3..n).for_each(|row| collector.offer(row as u32, scores[row]));
+            }
+            for (limit, top) in tops {
+                prop_assert_eq!(pairs(top.finish().unwrap()), oracle(&best, |s| s <= limit, k));
+            }
+            prop_assert_eq!(pairs(within.finish().unwrap()), oracle(&best, |s| s < limit, usize::MAX));
         }
 
         #[test]

@@ -2,7 +2,13 @@
 //!
 //! The `map` table goes from id to row, the `ids` column back. Where ids are keys (strings or bytes),
 //! each key also has an assigned id, and `keymap` and `keys` go between the two; so every verb works on
-//! ids, and keys are one more step at the door. The `slots` column is the direct map: row → list, offset.
+//! ids, and keys are one more step at the door. The `slots` column is the direct map: row → list, offset; where rows
+//! stand in two lists an entry holds both, that of the nearest list first.
+//!
+//! ```text
+//! slots   | list u32 | offset u32 |                              0xFF bytes where there is none
+//! spilled | list u32 | offset u32 | list u32 | offset u32 |      the second is absent until training
+//! ```
 
 use super::column::{ABSENT, Column};
 use super::format::{Header, Kind};
@@ -23,9 +29,13 @@ pub(crate) fn ids_column() -> Column {
     Column::narrow(Kind::Ids, 8)
 }
 
-pub(crate) fn slots_column() -> Column {
-    Column::narrow(Kind::Slots, 8)
+/// The column of slots of an index that spills, or of one that does not.
+pub(crate) fn slots_column(spill: bool) -> Column {
+    Column::narrow(Kind::Slots, if spill { 2 * SLOT } else { SLOT })
 }
+
+/// Bytes of a slot.
+const SLOT: usize = 8;
 
 /// Where a row's code stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,8 +45,8 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    pub(crate) fn encode(self) -> [u8; 8] {
-        let mut bytes = [0; 8];
+    pub(crate) fn encode(self) -> [u8; SLOT] {
+        let mut bytes = [0; SLOT];
         bytes[..4].copy_from_slice(&self.list.to_le_bytes());
         bytes[4..].copy_from_slice(&self.offset.to_le_bytes());
         bytes
@@ -47,6 +57,75 @@ impl Slot {
         let (list, offset) = (bytes.first_chunk::<4>()?, bytes.last_chunk::<4>()?);
         let slot = Slot { list: u32::from_le_bytes(*list), offset: u32::from_le_bytes(*offset) };
         (slot.list != u32::MAX).then_some(slot)
+    }
+}
+
+/// Where all codes of a row stand: in one list, or in two where the index spills; nowhere by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Slots {
+    pub(crate) first: Option<Slot>,
+    pub(crate) second: Option<Slot>,
+}
+
+impl Slots {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Slot> {
+        self.first.into_iter().chain(self.second)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.iter().count()
+    }
+
+    pub(crate) fn contains(&self, slot: Slot) -> bool {
+        self.iter().any(|own| own == slot)
+    }
+
+    /// Both are the same places, whichever comes first.
+    pub(crate) fn same_places(&self, other: &Slots) -> bool {
+        self.len() == other.len() && self.iter().all(|slot| other.contains(slot))
+    }
+
+    /// The place within `list`: rows never stand in a list twice.
+    pub(crate) fn in_list(&mut self, list: u32) -> Option<&mut Slot> {
+        self.first.iter_mut().chain(&mut self.second).find(|slot| slot.list == list)
+    }
+
+    /// Takes the place within `list` away; what is left comes first.
+    pub(crate) fn leave(&mut self, list: u32) {
+        let stays = |slot: &Slot| slot.list != list;
+        (self.first, self.second) = match (self.first.filter(stays), self.second.filter(stays)) {
+            (None, second) => (second, None),
+            slots => slots,
+        };
+    }
+
+    /// Adds a place behind what is there.
+    pub(crate) fn enter(&mut self, slot: Slot) {
+        match self.first {
+            None => self.first = Some(slot),
+            Some(_) => self.second = Some(slot),
+        }
+    }
+
+    /// Puts the place within `list` first, if there is one.
+    pub(crate) fn lead_with(&mut self, list: u32) {
+        if self.second.is_some_and(|slot| slot.list == list) {
+            std::mem::swap(&mut self.first, &mut self.second);
+        }
+    }
+
+    /// The entry of a column; one of narrow entries takes the first slot alone.
+    pub(crate) fn encode(self) -> [u8; 2 * SLOT] {
+        let mut bytes = [ABSENT; 2 * SLOT];
+        for (bytes, slot) in bytes.chunks_exact_mut(SLOT).zip(self.iter()) {
+            bytes.copy_from_slice(&slot.encode());
+        }
+        bytes
+    }
+
+    pub(crate) fn decode(entry: &[u8]) -> Self {
+        let mut slots = entry.chunks_exact(SLOT).map(Slot::decode);
+        Slots { first: slots.next().flatten(), second: slots.next().flatten() }
     }
 }
 
@@ -163,12 +242,21 @@ where
         }
     }
 
-    /// The slot of `row`.
-    pub(crate) fn slot_of(&self, row: u32) -> Result<Slot> {
-        let mut bytes = [ABSENT; 8];
-        slots_column().get(&self.slots, &self.names.slots, row, &mut bytes)?;
-        Slot::decode(&bytes)
-            .ok_or_else(|| Error::corrupt(&self.names.slots, row.into(), "the row has no slot"))
+    /// The slots of `row`, which are `places`.
+    pub(crate) fn slots_of(&self, row: u32, column: &Column, places: usize) -> Result<Slots> {
+        let mut bytes = [ABSENT; 2 * SLOT];
+        column.get(&self.slots, &self.names.slots, row, &mut bytes[..column.width])?;
+        let slots = Slots::decode(&bytes[..column.width]);
+        match slots.len() {
+            n if n == places => Ok(slots),
+            n => Err(Error::corrupt(&self.names.slots, row.into(), format!("{n} slots, expected {places}"))),
+        }
+    }
+
+    /// The first slot of `row`, of `places`: that of its nearest list.
+    pub(crate) fn slot_of(&self, row: u32, column: &Column, places: usize) -> Result<Slot> {
+        let first = self.slots_of(row, column, places)?.first;
+        first.ok_or_else(|| Error::corrupt(&self.names.slots, row.into(), "the row has no first slot"))
     }
 
     /// The id that stands for `key`: the two tables of keys must agree.
@@ -249,17 +337,17 @@ impl WriteTables<'_> {
         ids_column().set(&mut self.ids, &self.names.ids, seq, pairs.iter().map(|(row, id)| (*row, &id[..])))
     }
 
-    /// Sets the slots of rows; `pairs` in any order, `None` for a row that has none any more.
+    /// Sets the slots of rows; `pairs` in any order, no slots for a row that is nowhere any more.
     pub(crate) fn set_slots(
         &mut self,
+        column: &Column,
         seq: u64,
-        pairs: impl Iterator<Item = (u32, Option<Slot>)>,
+        pairs: impl Iterator<Item = (u32, Slots)>,
     ) -> Result<()> {
-        let bytes = |slot: Option<Slot>| slot.map_or([ABSENT; 8], Slot::encode);
-        let mut pairs: Vec<_> = pairs.map(|(row, slot)| (row, bytes(slot))).collect();
+        let mut pairs: Vec<_> = pairs.map(|(row, slots)| (row, slots.encode())).collect();
         pairs.sort_unstable_by_key(|(row, _)| *row);
-        let column = slots_column();
-        column.set(&mut self.slots, &self.names.slots, seq, pairs.iter().map(|(row, slot)| (*row, &slot[..])))
+        let entries = pairs.iter().map(|(row, bytes)| (*row, &bytes[..column.width]));
+        column.set(&mut self.slots, &self.names.slots, seq, entries)
     }
 
     /// Takes rows out of the free ones, as [`Tables::pick_rows`] chose them.
@@ -285,7 +373,30 @@ mod tests {
         let slot = Slot { list: 7, offset: 1 << 31 };
         assert_eq!(Slot::decode(&slot.encode()), Some(slot));
         assert_eq!(Slot::decode(&[ABSENT; 8]), None);
+        let both = Slots { first: Some(slot), second: Some(Slot { list: 2, offset: 0 }) };
+        for slots in [both, Slots { second: None, ..both }, Slots::default()] {
+            assert_eq!(Slots::decode(&slots.encode()), slots);
+        }
+        let narrow = slots_column(false).width;
+        assert_eq!(Slots::decode(&both.encode()[..narrow]), Slots { second: None, ..both });
         assert_eq!(decode_id(&[ABSENT; 8]), None);
         assert_eq!(decode_id(&5u64.to_le_bytes()), Some(5));
+    }
+
+    #[test]
+    fn slots_move_by_their_list() {
+        let slot = |list, offset| Slot { list, offset };
+        let mut slots = Slots::default();
+        slots.enter(slot(4, 0));
+        slots.enter(slot(9, 1));
+        *slots.in_list(9).unwrap() = slot(9, 7);
+        assert_eq!(slots.in_list(5), None);
+        slots.lead_with(9);
+        assert_eq!(slots, Slots { first: Some(slot(9, 7)), second: Some(slot(4, 0)) });
+        slots.lead_with(9);
+        slots.leave(9);
+        assert_eq!(slots, Slots { first: Some(slot(4, 0)), second: None });
+        slots.leave(4);
+        assert_eq!(slots, Slots::default());
     }
 }

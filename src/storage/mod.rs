@@ -7,7 +7,7 @@
 //! {index}/lists             column: list → n, change number, statistics
 //! {index}/blocks            list≪32 | block → block, where it is longer than 4,080 B
 //! {index}/tails             list≪32 | block → the last, partial block of a list, where it is short
-//! {index}/slots             column: row → list, offset (the direct map)
+//! {index}/slots             column: row → list, offset (the direct map); two of both if rows spill
 //! {index}/ids               column: row → id
 //! {index}/rows              column: row → vector, if the specification keeps it
 //! {index}/exact             column: row → vector, if it keeps an exact one beside a rounded one

@@ -284,11 +284,13 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
+    /// Each row stands in `places` lists.
     pub(crate) fn new(
         header: Header,
         tables: Quiet<ReadTables>,
         geometry: Geometry,
         kept_columns: [Option<Column>; 2],
+        places: usize,
         budget: Arc<Budget>,
         born: Instant,
     ) -> Result<Self> {
@@ -297,8 +299,9 @@ impl Snapshot {
         // A page of the directory that is gone reads as one of empty lists, and one that was put back to an
         // earlier state has good checksums.
         let total: u64 = entries.iter().map(|entry| u64::from(entry.n)).sum();
-        if total != header.ntotal {
-            let what = format!("the lists hold {total} rows, the header says {}", header.ntotal);
+        let expected = header.ntotal.saturating_mul(places as u64);
+        if total != expected {
+            let what = format!("the lists hold {total} entries, the header says {expected}");
             return Err(Error::corrupt(&tables.names.lists, 0, what));
         }
         if let Some(at) = entries.iter().position(|entry| entry.seq > header.seq) {

@@ -334,9 +334,9 @@ impl Inner {
         }
         let tables = Quiet::new(storage::open_read(txn, index)?);
         let model = self.model(&*tables, &header, Some(began.commits))?;
-        let budget = self.budget.clone();
+        let (budget, places) = (self.budget.clone(), model.places());
         let mut snapshot =
-            Snapshot::new(header, tables, model.geometry, model.kept_columns(), budget, began.at)?;
+            Snapshot::new(header, tables, model.geometry, model.kept_columns(), places, budget, began.at)?;
         if let Some(older) = &older {
             snapshot.inherit(older);
         }

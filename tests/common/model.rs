@@ -56,6 +56,11 @@ impl IndexModel {
         if self.trained { self.spec.nlist().unwrap_or(1) } else { 1 }
     }
 
+    /// Lists that each vector stands in.
+    pub(crate) fn places(&self) -> usize {
+        if self.trained && self.spec.spill() { 2 } else { 1 }
+    }
+
     pub(crate) fn insert(&mut self, id: u64, vector: &[f32]) {
         self.rows.insert(id, stored(&self.spec, vector));
         self.next_id = self.next_id.max(id + 1);

@@ -319,11 +319,14 @@ impl Bytes<'_> {
     fn spec(&mut self) -> IndexSpec {
         let dim = self.pick([3, 1, 2, 4, 8, 24, 97, 250, 300, 1000]);
         let metric = self.pick([Metric::L2, Metric::InnerProduct, Metric::Cosine]);
-        let nlist = self.pick([3, 1, 2, 5, 9, 16]);
+        let byte = self.byte() as usize;
+        // What is left of the byte says whether vectors spill, so that scripts are as long as they were.
+        let (nlist, spill) = ([3, 1, 2, 5, 9, 16][byte % 6], byte / 6 % 3 == 2);
         let mut spec = match self.rarely(6) {
             true => IndexSpec::flat(dim, metric),
             false => IndexSpec::ivf(dim, metric, nlist),
         };
+        spec = if spec.nlist().is_some_and(|nlist| nlist > 1) { spec.with_spill(spill) } else { spec };
         spec = spec.with_encoding(self.pick([
             Encoding::Flat,
             Encoding::F16,

@@ -159,6 +159,7 @@ fn describe(name: &str, stats: &Result<IndexStats, Error>) -> Value {
         "metric": stats.spec.metric().to_string(),
         "dim": stats.spec.dim(),
         "rows": stats.rows,
+        "entries": stats.entries,
         "keys": stats.spec.keys(),
         "trained": stats.trained,
         "lists": stats.lists,
