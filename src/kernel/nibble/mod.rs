@@ -312,8 +312,7 @@ fn keep_body(found: &mut Found, bound: f32) {
 /// The body of [`Kernels::hadamard`]: butterflies of 1, 2, 4 within eights, then of whole eights.
 #[inline(always)]
 fn hadamard_body(values: &mut [f32]) {
-    let n = values.len();
-    if n < 8 {
+    if values.len() < 8 {
         return small_hadamard(values);
     }
     for eight in values.as_chunks_mut::<8>().0 {
