@@ -34,6 +34,15 @@ impl Layout {
         }
     }
 
+    /// Entries that lie together: where blocks hold a whole number of groups, their codes put together are as those of
+    /// one larger block.
+    pub(crate) fn group(&self) -> usize {
+        match self {
+            Layout::RowMajor { .. } => 1,
+            Layout::Nibbles { .. } => GROUP,
+        }
+    }
+
     /// Bytes that the codes of `n` entries take within a block.
     pub(crate) fn region_bytes(&self, n: usize) -> usize {
         match *self {

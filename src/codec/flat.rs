@@ -19,6 +19,8 @@ pub(crate) struct Flat {
 
 /// Queries scored in one kernel call.
 const QUERIES_A_PASS: usize = 8;
+/// Rows that one query is scored with in one call: a tile of the widest kernel.
+const ROWS_A_STEP: usize = 8;
 
 impl Flat {
     pub(crate) fn new(dim: usize, element: Element, similarity: Similarity) -> Self {
@@ -107,24 +109,41 @@ impl Scanner for FlatScanner<'_> {
     }
 
     fn scan(&mut self, block: Codes<'_>, first: usize, worst: &[f32], live: &[&[u32]], found: &mut [Found]) {
-        let Flat { similarity, element, kernels, .. } = *self.codec;
-        kernels.prefetch(block.ahead);
-        let visits = &self.visits[first..first + worst.len()];
-        self.scores.resize(QUERIES_A_PASS * block.n, 0.0);
-        for (pass, visits) in visits.chunks(QUERIES_A_PASS).enumerate() {
-            let mut queries = [&[][..]; QUERIES_A_PASS];
-            for (query, visit) in queries.iter_mut().zip(visits) {
-                *query = self.queries.row(visit.query as usize);
-            }
-            let scores = &mut self.scores[..visits.len() * block.n];
-            kernels.scan(similarity, element, &queries[..visits.len()], block.bytes, scores);
-            for (v, scores) in (pass * QUERIES_A_PASS..).zip(scores.chunks_exact(block.n)) {
-                kernels.select_at_most(scores, worst[v], &mut self.picks);
-                for &pick in &self.picks {
-                    if live[v][pick as usize / 32] >> (pick % 32) & 1 == 1 {
-                        found[v].push(pick, scores[pick as usize]);
-                    }
+        let FlatScanner { codec, queries, visits, scores, picks } = self;
+        let Flat { similarity, element, kernels, .. } = **codec;
+        let visits = &visits[first..first + worst.len()];
+        scores.resize(QUERIES_A_PASS * block.n, 0.0);
+        let mut take = |v: usize, scores: &[f32]| {
+            kernels.select_at_most(scores, worst[v], picks);
+            for &pick in &*picks {
+                if live[v][pick as usize / 32] >> (pick % 32) & 1 == 1 {
+                    found[v].push(pick, scores[pick as usize]);
                 }
+            }
+        };
+        if let [visit] = visits {
+            let (query, scores) = (queries.row(visit.query as usize), &mut scores[..block.n]);
+            // One query is bound by memory: what comes next is fetched a piece with each step, as all at once would wait
+            // for each other.
+            let step_bytes = ROWS_A_STEP * (block.bytes.len() / block.n);
+            let mut ahead =
+                block.ahead.chunks(block.ahead.len().div_ceil(block.n.div_ceil(ROWS_A_STEP)).max(1));
+            for (rows, scores) in block.bytes.chunks(step_bytes).zip(scores.chunks_mut(ROWS_A_STEP)) {
+                kernels.prefetch_stream(ahead.next().unwrap_or_default());
+                kernels.scan(similarity, element, &[query], rows, scores);
+            }
+            return take(0, scores);
+        }
+        kernels.prefetch(block.ahead);
+        for (pass, visits) in visits.chunks(QUERIES_A_PASS).enumerate() {
+            let mut rows = [&[][..]; QUERIES_A_PASS];
+            for (row, visit) in rows.iter_mut().zip(visits) {
+                *row = queries.row(visit.query as usize);
+            }
+            let scores = &mut scores[..visits.len() * block.n];
+            kernels.scan(similarity, element, &rows[..visits.len()], block.bytes, scores);
+            for (v, scores) in (pass * QUERIES_A_PASS..).zip(scores.chunks_exact(block.n)) {
+                take(v, scores);
             }
         }
     }

@@ -3,15 +3,18 @@
 
 use crate::coarse::{CoarseQuantizer, FlatCoarse, Probes};
 use crate::codec::{Codec, Flat, KeptForm, Nibble, NibbleBits};
+use crate::guard::Quiet;
 use crate::kernel::Element;
 use crate::storage::block::Geometry;
 use crate::storage::column::Column;
 use crate::storage::format::{Header, MAX_ORDER};
 use crate::storage::ids::slots_column;
 use crate::storage::sections::Section;
-use crate::storage::{BytesTable, Stage, Tables};
+use crate::storage::snapshot::Source;
+use crate::storage::{BytesTable, ReadTables, Stage, Tables};
 use crate::{Encoding, Error, IndexSpec, Metric, Result, Rows, metric};
 use std::borrow::Cow;
+use std::time::Instant;
 
 /// A column of kept rows.
 #[derive(Clone, Copy, Debug)]
@@ -101,6 +104,12 @@ impl Model {
     /// True if each row stands in two lists: not before training, when there is one.
     pub(crate) fn spills(&self) -> bool {
         self.spec.spill && self.coarse.is_some()
+    }
+
+    /// What a snapshot reads of an index with this model.
+    pub(crate) fn source(&self, header: Header, tables: Quiet<ReadTables>, born: Instant) -> Source {
+        let (kept_columns, places) = (self.kept_columns(), self.places());
+        Source { header, tables, geometry: self.geometry, kept_columns, places, born }
     }
 
     /// Lists that each row stands in.

@@ -10,7 +10,8 @@ use crate::math::topk::Hit;
 use crate::spec::{IndexSpec, SearchParams};
 use crate::storage;
 use crate::storage::format::{Header, State};
-use crate::storage::snapshot::{Budget, Snapshot};
+use crate::storage::pins::Budget;
+use crate::storage::snapshot::Snapshot;
 use crate::{Error, Metric, Result, Rows};
 use std::sync::Arc;
 use std::time::Instant;
@@ -54,9 +55,8 @@ impl IndexReader<'static> {
         check_usable(index, &header)?;
         let tables = Quiet::new(storage::open_read(txn, index)?);
         let model = Arc::new(Model::load(&*tables, &header)?);
-        let (budget, places, now) = (Budget::new(LONE_READER_BYTES), model.places(), Instant::now());
-        let snapshot =
-            Snapshot::new(header, tables, model.geometry, model.kept_columns(), places, budget, now)?;
+        let source = model.source(header, tables, Instant::now());
+        let snapshot = Snapshot::new(source, &Budget::new(LONE_READER_BYTES), None)?;
         Ok(IndexReader { view: Arc::new(snapshot), model, pool: None, _database: None })
     }
 }

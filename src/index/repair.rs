@@ -714,5 +714,5 @@ fn open_block(name: &TableName, key: u64, value: &[u8], model: &Model) -> Option
         return None;
     }
     let block = BlockRef::open(name, key, value, &model.geometry, n as usize).ok()?;
-    Some(FoundBlock { buf: BlockBuf::copy_of(block, &model.geometry), seq: frame.seq, crc: frame.crc })
+    Some(FoundBlock { buf: BlockBuf::copy_of(block.run, &model.geometry), seq: frame.seq, crc: frame.crc })
 }

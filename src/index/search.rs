@@ -23,7 +23,7 @@ use crate::coarse::Probes;
 use crate::codec::{Codes, KeptForm, Probe, Scanner, Visit};
 use crate::kernel::Found;
 use crate::math::topk::{Collector, Hit, Radius, TopK};
-use crate::storage::block::BlockRef;
+use crate::storage::block::Run;
 use crate::{Result, Rows};
 use rayon::prelude::*;
 use zerocopy::little_endian::U32;
@@ -59,14 +59,13 @@ impl Request<'_> {
         if self.counts_while_scanning() { 0 } else { self.max_codes }
     }
 
-    /// Queries whose collectors fit into memory together.
-    fn chunk(&self) -> usize {
-        match self.goal {
-            Goal::TopK { k, .. } | Goal::Rerank { rows: k, .. } => {
-                (COLLECTOR_BYTES / k.saturating_mul(16)).clamp(1, CHUNK)
-            }
-            Goal::Radius { .. } => CHUNK,
-        }
+    /// Queries whose collectors fit into memory together: what they keep, and what a scan of `run` entries may add.
+    fn chunk(&self, run: usize) -> usize {
+        let kept = match self.goal {
+            Goal::TopK { k, .. } | Goal::Rerank { rows: k, .. } => k.saturating_mul(2),
+            Goal::Radius { .. } => 0,
+        };
+        (COLLECTOR_BYTES / kept.saturating_add(run).saturating_mul(8)).clamp(1, CHUNK)
     }
 }
 
@@ -75,8 +74,6 @@ impl Request<'_> {
 /// instead of two are 1.2 times as fast at nprobe 2 over 300,000 rows.
 const CHUNK: usize = 4096;
 const COLLECTOR_BYTES: usize = 64 << 20;
-/// How many lists ahead their pins are fetched.
-const AHEAD: usize = 3;
 /// Visits whose scores of one block are held at once.
 const VISITS_AT_ONCE: usize = 64;
 
@@ -90,7 +87,9 @@ pub(crate) fn search(
     let n = queries.len();
     let chunk = match request.counts_while_scanning() {
         true => 1,
-        false => n.div_ceil(rayon::current_num_threads()).clamp(1, request.chunk()),
+        false => {
+            n.div_ceil(rayon::current_num_threads()).clamp(1, request.chunk(model.geometry.run_entries()))
+        }
     };
     let one = |first: usize| search_chunk(view, model, queries.slice(first..n.min(first + chunk)), request);
     if n <= chunk {
@@ -120,15 +119,9 @@ fn search_chunk(
         budget: request.max_codes,
         buffers: Buffers::default(),
     };
-    // Three lists ahead what leads to a list is fetched, one ahead the list itself.
-    let mut groups = stops.chunk_by(|a, b| a.list == b.list);
-    let mut ahead = groups.clone();
-    ahead.by_ref().take(AHEAD).for_each(|group| view.approach(group[0].list));
+    let mut groups = stops.chunk_by(|a, b| a.list == b.list).peekable();
     while let Some(group) = groups.next() {
-        if let Some(next) = ahead.next() {
-            view.approach(next[0].list);
-        }
-        let ahead = groups.clone().next().and_then(|next| view.peek(next[0].list));
+        let ahead = groups.peek().and_then(|next| view.peek(next[0].list));
         scan.list(group, ahead.unwrap_or_default(), &mut collectors)?;
     }
     let finish = |(collector, query): (Collect<'_>, _)| collector.finish(view, model, query, request.goal);
@@ -148,8 +141,9 @@ fn scanner<'a>(model: &'a Model, queries: Rows<'a>, goal: Goal) -> Box<dyn Scann
 struct Stop {
     list: u32,
     visit: Visit,
-    /// Entries it may look at, from the front of the list.
+    /// Entries it may look at, from the front of the list, and those there are.
     entries: u32,
+    of: u32,
 }
 
 /// The stops of all queries: in probe order for one query, by list for several.
@@ -168,11 +162,12 @@ fn stops(
             if left == 0 {
                 break;
             }
-            let entries = (view.list(list)?.n as usize).min(left);
+            let of = view.list(list)?.n;
+            let entries = (of as usize).min(left);
             left -= entries;
             if entries > 0 {
                 let visit = Visit { query: query as u32, coarse };
-                stops.push(Stop { list, visit, entries: entries as u32 });
+                stops.push(Stop { list, visit, entries: entries as u32, of });
             }
         }
     }
@@ -247,13 +242,7 @@ impl<'a> Collect<'a> {
 }
 
 /// Turns what was found in a block, from `before` on, from entries into rows; a filter that goes by ids has its say.
-fn take(
-    view: &dyn View,
-    filter: &Filter,
-    block: BlockRef<'_>,
-    before: usize,
-    found: &mut Found,
-) -> Result<()> {
+fn take(view: &dyn View, filter: &Filter, block: Run<'_>, before: usize, found: &mut Found) -> Result<()> {
     for entry in &mut found.entries[before..] {
         *entry = block.rows[*entry as usize].get();
     }
@@ -303,12 +292,14 @@ impl Scan<'_> {
         buffers.visits.extend(stops.iter().map(|stop| stop.visit));
         buffers.found.resize(VISITS_AT_ONCE.min(stops.len()), Found::default());
         scanner.enter(Probe { centroid: model.centroid(list), visits: &buffers.visits });
-        let mut seen = 0;
+        let (mut seen, all) = (0, stops[0].of as usize);
         view.visit(list, &mut |block| {
             let n = block.rows.len();
             let counted = request.counts_while_scanning().then_some(&mut *budget);
             live_entries(*view, request.filter, block, counted, &mut buffers.live)?;
-            let codes = Codes { bytes: block.codes, n, ahead: std::mem::take(&mut ahead) };
+            // Each run of entries fetches its share.
+            let share = if seen + n < all { ahead.len() * n / all } else { ahead.len() };
+            let codes = Codes { bytes: block.codes, n, ahead: ahead.split_off(..share).unwrap_or_default() };
             for (group, stops) in stops.chunks(VISITS_AT_ONCE).enumerate() {
                 let cut = cut_short(stops, seen, &buffers.live, n);
                 let mut live = [&buffers.live[..]; VISITS_AT_ONCE];
@@ -348,7 +339,7 @@ impl Scan<'_> {
 fn live_entries(
     view: &dyn View,
     filter: &Filter,
-    block: BlockRef<'_>,
+    block: Run<'_>,
     budget: Option<&mut usize>,
     live: &mut Vec<u32>,
 ) -> Result<()> {

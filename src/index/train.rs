@@ -12,7 +12,7 @@ use super::writer::{IndexWriter, random};
 use crate::math::kmeans::{ClusteringParams, IterationStats, cluster};
 use crate::math::random::Random;
 use crate::math::seeding::Init;
-use crate::storage::block::{BlockRef, Geometry};
+use crate::storage::block::{Geometry, Run};
 use crate::storage::ids::Slots;
 use crate::storage::lists::block_key;
 use crate::storage::sections::Section;
@@ -164,7 +164,7 @@ impl IndexWriter<'_> {
             let (entry, geometry) = (sizes[within], old.geometry);
             let here = |row: u32| nearest.as_ref().is_none_or(|of| of.get(row as usize) == Some(&list));
             self.tables.for_each_block(&geometry, list, &entry, |_, block| {
-                batch.take(&geometry, block, within as u32, here);
+                batch.take(&geometry, block.run, within as u32, here);
                 Ok(())
             })?;
             if batch.numbers.len() * old.spec.dim * 4 >= REDISTRIBUTE_BYTES {
@@ -248,7 +248,7 @@ struct Batch {
 
 impl Batch {
     /// Takes the entries of a block whose rows are to be taken from this list.
-    fn take(&mut self, geometry: &Geometry, block: BlockRef<'_>, list: u32, here: impl Fn(u32) -> bool) {
+    fn take(&mut self, geometry: &Geometry, block: Run<'_>, list: u32, here: impl Fn(u32) -> bool) {
         let (code_bytes, from) = (geometry.layout.code_bytes(), self.codes.len());
         geometry.layout.unpack(block.codes, block.rows.len(), &mut self.codes);
         let mut end = from;

@@ -331,10 +331,10 @@ impl Check<'_> {
             crc = b.crc;
             report.blocks += 1;
             let mut codes = Vec::new();
-            geometry.layout.unpack(b.codes, b.rows.len(), &mut codes);
+            geometry.layout.unpack(b.run.codes, b.run.rows.len(), &mut codes);
             let codes = codes.chunks_exact(geometry.layout.code_bytes());
             let centroid = model.centroid(list - self.header.first_list);
-            for ((i, row), code) in b.rows.iter().enumerate().zip(codes) {
+            for ((i, row), code) in b.run.rows.iter().enumerate().zip(codes) {
                 let row = row.get();
                 let slot = Slot { list, offset: block * geometry.capacity + i as u32 };
                 model.codec.decode(centroid, code, &mut row_vector);

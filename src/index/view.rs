@@ -7,7 +7,7 @@
 
 use super::stats::{self, PartStats};
 use crate::math::topk::RowIds;
-use crate::storage::block::{BlockRef, Geometry};
+use crate::storage::block::{Geometry, Run};
 use crate::storage::column::{ABSENT, Column};
 use crate::storage::format::{Header, ListEntry};
 use crate::storage::ids::Slot;
@@ -20,14 +20,11 @@ pub(crate) trait View: Send + Sync {
     fn header(&self) -> &Header;
     /// The directory entry of a list, by its number within the model.
     fn list(&self, list: u32) -> Result<ListEntry>;
-    fn visit(&self, list: u32, each: &mut dyn FnMut(BlockRef<'_>) -> Result<()>) -> Result<()>;
-    /// The first bytes of a list, if they stay in memory: to have them in the cache soon.
+    fn visit(&self, list: u32, each: &mut dyn FnMut(Run<'_>) -> Result<()>) -> Result<()>;
+    /// The bytes of a list, if they stay in memory: to have them in the cache soon.
     fn peek(&self, list: u32) -> Option<&[u8]>;
-    /// A hint that `peek` will be asked for the list soon, and one that `id` will be asked for the row.
-    fn approach(&self, list: u32);
-    fn approach_id(&self, row: u32);
-    /// The same, where the next thing will be to ask.
-    fn touch_id(&self, row: u32);
+    /// A hint that `id` will be asked for these rows.
+    fn approach_ids(&self, rows: &[u32]);
     fn id(&self, row: u32) -> Result<u64>;
     /// Calls `each(i, vector)` with the kept vector of `rows[i]`, as stored, in order; not at all if none are kept at
     /// that stage.
@@ -56,10 +53,8 @@ pub(crate) trait View: Send + Sync {
 pub(crate) struct ViewIds<'a>(pub(crate) &'a dyn View);
 
 impl RowIds for ViewIds<'_> {
-    fn approach(&self, rows: &mut dyn Iterator<Item = u32>) {
-        let rows: Vec<u32> = rows.collect();
-        rows.iter().for_each(|row| self.0.approach_id(*row));
-        rows.iter().for_each(|row| self.0.touch_id(*row));
+    fn approach(&self, rows: &[u32]) {
+        self.0.approach_ids(rows);
     }
 
     fn id(&self, row: u32) -> Result<u64> {
@@ -112,20 +107,14 @@ impl View for Snapshot {
     fn list(&self, list: u32) -> Result<ListEntry> {
         self.entry(self.header.first_list + list)
     }
-    fn visit(&self, list: u32, each: &mut dyn FnMut(BlockRef<'_>) -> Result<()>) -> Result<()> {
+    fn visit(&self, list: u32, each: &mut dyn FnMut(Run<'_>) -> Result<()>) -> Result<()> {
         Snapshot::visit(self, self.header.first_list + list, each)
     }
     fn peek(&self, list: u32) -> Option<&[u8]> {
         Snapshot::peek(self, self.header.first_list + list)
     }
-    fn approach(&self, list: u32) {
-        Snapshot::approach(self, self.header.first_list + list);
-    }
-    fn approach_id(&self, row: u32) {
-        Snapshot::approach_id(self, row);
-    }
-    fn touch_id(&self, row: u32) {
-        Snapshot::touch_id(self, row);
+    fn approach_ids(&self, rows: &[u32]) {
+        Snapshot::approach_ids(self, rows);
     }
     fn id(&self, row: u32) -> Result<u64> {
         Snapshot::id(self, row)
@@ -157,17 +146,15 @@ impl View for WriterView<'_, '_> {
     fn list(&self, list: u32) -> Result<ListEntry> {
         self.tables.list_entry(self.header.first_list + list)
     }
-    fn visit(&self, list: u32, each: &mut dyn FnMut(BlockRef<'_>) -> Result<()>) -> Result<()> {
+    fn visit(&self, list: u32, each: &mut dyn FnMut(Run<'_>) -> Result<()>) -> Result<()> {
         let entry = self.list(list)?;
         self.tables
-            .for_each_block(&self.geometry, self.header.first_list + list, &entry, |_, block| each(block))
+            .for_each_block(&self.geometry, self.header.first_list + list, &entry, |_, block| each(block.run))
     }
     fn peek(&self, _list: u32) -> Option<&[u8]> {
         None
     }
-    fn approach(&self, _list: u32) {}
-    fn approach_id(&self, _row: u32) {}
-    fn touch_id(&self, _row: u32) {}
+    fn approach_ids(&self, _rows: &[u32]) {}
     fn id(&self, row: u32) -> Result<u64> {
         self.tables.id_of(row)
     }

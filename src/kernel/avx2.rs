@@ -31,7 +31,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     decode: [portable::decode::<F32>, decode::<F16>, decode::<BF16>, portable::decode::<U8>],
     steps_score: [steps::avx2::score::<L2>, steps::avx2::score::<DOT>],
     steps_decode: steps::avx2::decode,
-    prefetch,
+    prefetch: [prefetch::<1>, prefetch::<2>],
     nibble_scan: nibble::avx2::scan,
     nibble_choose: nibble::avx2::choose,
     nibble_table: nibble::avx2::table,
@@ -405,9 +405,14 @@ fn decode<const E: u8>(codes: &[u8], out: &mut [f32]) {
 
 #[target_feature(enable = "sse")]
 #[allow(unused_unsafe)] // The intrinsic is unsafe in our oldest compiler and safe in newer ones.
-pub(super) fn prefetch(bytes: &[u8]) {
+pub(super) fn prefetch<const LEVEL: u8>(bytes: &[u8]) {
     for line in bytes.chunks(64) {
         // SAFETY: a hint that no program can see.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()) }
+        unsafe {
+            match LEVEL {
+                1 => _mm_prefetch::<_MM_HINT_T0>(line.as_ptr().cast()),
+                _ => _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()),
+            }
+        }
     }
 }

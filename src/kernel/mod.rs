@@ -16,6 +16,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod aligned;
+mod arena;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -29,6 +30,7 @@ mod portable;
 mod steps;
 
 pub(crate) use aligned::AlignedVec;
+pub(crate) use arena::{Arena, Piece};
 pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
 pub(crate) use nibble::{Book, CHOOSE, Found, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
 pub(crate) use picked::Picked;
@@ -189,7 +191,8 @@ pub(crate) struct Kernels {
     /// By similarity.
     steps_score: [steps::Score; 2],
     steps_decode: steps::Decode,
-    prefetch: Prefetch,
+    /// By level of the cache.
+    prefetch: [Prefetch; 2],
     nibble_scan: nibble::NibbleScan,
     nibble_choose: nibble::NibbleChoose,
     nibble_table: nibble::NibbleTable,
@@ -342,22 +345,21 @@ impl Kernels {
         unsafe { self.decode[element as usize](codes, out) }
     }
 
-    /// The same for signed bytes.
+    /// [`Kernels::prefetch`] for signed bytes.
     pub(crate) fn prefetch_signed(&self, bytes: &[i8]) {
         self.prefetch(bytes.as_bytes());
-    }
-
-    /// The same for the bytes of `value` itself.
-    pub(crate) fn prefetch_value<T>(&self, value: &T) {
-        // SAFETY: these are the bytes that `value` occupies, and they are not read: see `prefetch`.
-        let bytes = unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) };
-        self.prefetch(bytes);
     }
 
     /// Asks for `bytes` to be brought into the first-level cache.
     pub(crate) fn prefetch(&self, bytes: &[u8]) {
         // SAFETY: as for `scan`; a prefetch has no effect that a program can see.
-        unsafe { (self.prefetch)(bytes) }
+        unsafe { self.prefetch[0](bytes) }
+    }
+
+    /// The same into the second level: for a stream of more than the first one holds.
+    pub(crate) fn prefetch_stream(&self, bytes: &[u8]) {
+        // SAFETY: as above.
+        unsafe { self.prefetch[1](bytes) }
     }
 }
 

@@ -42,7 +42,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     ],
     steps_score: [steps::score::<L2>, steps::score::<DOT>],
     steps_decode: steps::decode,
-    prefetch,
+    prefetch: [prefetch::<1>, prefetch::<2>],
     nibble_scan: nibble::neon::scan,
     nibble_choose: nibble::portable::choose,
     nibble_table: nibble::portable::table,
@@ -335,12 +335,16 @@ fn norms(rows: &[f32], dim: usize, out: &mut [f32]) {
     portable::norms_fused(rows, dim, out);
 }
 
-fn prefetch(bytes: &[u8]) {
+fn prefetch<const LEVEL: u8>(bytes: &[u8]) {
     for line in bytes.chunks(64) {
-        // SAFETY: a hint that no program can see.
+        // SAFETY: hints that no program can see.
         unsafe {
-            asm!("prfm pldl1keep, [{line}]", line = in(reg) line.as_ptr(),
-                options(readonly, nostack, preserves_flags));
+            match LEVEL {
+                1 => asm!("prfm pldl1keep, [{line}]", line = in(reg) line.as_ptr(),
+                    options(readonly, nostack, preserves_flags)),
+                _ => asm!("prfm pldl2keep, [{line}]", line = in(reg) line.as_ptr(),
+                    options(readonly, nostack, preserves_flags)),
+            }
         }
     }
 }

@@ -23,7 +23,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     decode: [decode::<F32>, decode::<F16>, decode::<BF16>, decode::<U8>],
     steps_score: [steps::score::<L2>, steps::score::<DOT>],
     steps_decode: steps::decode,
-    prefetch,
+    prefetch: [prefetch; 2],
     nibble_scan: nibble::portable::scan,
     nibble_choose: nibble::portable::choose,
     nibble_table: nibble::portable::table,

@@ -15,7 +15,7 @@ use std::cell::RefCell;
 /// From row numbers to ids.
 pub(crate) trait RowIds {
     /// A hint that `id` will be asked for these rows next.
-    fn approach(&self, _rows: &mut dyn Iterator<Item = u32>) {}
+    fn approach(&self, _rows: &[u32]) {}
 
     fn id(&self, row: u32) -> Result<u64>;
 }
@@ -169,7 +169,7 @@ fn keep_best_of_each_row(found: &mut Found) {
     for at in 0..n {
         let (row, score) = (found.entries[at], found.scores[at]);
         // The upper bits of a product with 2^32 / φ spread numbers that follow each other.
-        let mut place = row.wrapping_mul(0x9e37_79b1) as usize >> (32 - places.trailing_zeros());
+        let mut place = ((u64::from(row.wrapping_mul(0x9e37_79b1)) * places as u64) >> 32) as usize;
         loop {
             match place_of[place] {
                 u32::MAX => {
@@ -272,7 +272,8 @@ impl Collector for Radius<'_> {
 }
 
 fn sorted_hits(entries: &[Entry], ids: &dyn RowIds) -> Result<Vec<Hit>> {
-    ids.approach(&mut entries.iter().map(|entry| entry.row));
+    let rows: Vec<u32> = entries.iter().map(|entry| entry.row).collect();
+    ids.approach(&rows);
     let hit = |entry: &Entry| Ok(Hit { score: entry.score, row: entry.row, id: ids.id(entry.row)? });
     let mut hits = entries.iter().map(hit).collect::<Result<Vec<Hit>>>()?;
     hits.sort_unstable_by(|a, b| a.score.total_cmp(&b.score).then(a.id.cmp(&b.id)));

@@ -41,15 +41,57 @@ impl Geometry {
             (FRAME + self.layout.region_bytes(n) + 4 * n).next_multiple_of(16)
         }
     }
+
+    /// Bytes of the codes of `n` entries in blocks, from the front of a list.
+    fn codes_bytes(&self, n: usize) -> usize {
+        let capacity = self.capacity as usize;
+        n / capacity * self.layout.region_bytes(capacity) + self.layout.region_bytes(n % capacity)
+    }
+
+    /// Bytes of a list of `n` entries whose blocks are put together: the codes of all of them, then the row numbers.
+    pub(crate) fn list_bytes(&self, n: usize) -> usize {
+        self.codes_bytes(n) + 4 * n
+    }
+
+    /// The entries of such a list, in runs; `None` if it is not that long.
+    pub(crate) fn runs<'a>(&self, list: &'a [u8], n: usize) -> Option<impl Iterator<Item = Run<'a>>> {
+        let (codes, rows) = list.split_at_checked(self.codes_bytes(n))?;
+        let rows = <[U32]>::ref_from_bytes(rows).ok().filter(|rows| rows.len() == n)?;
+        let (geometry, entries) = (*self, self.run_entries());
+        Some(rows.chunks(entries).enumerate().map(move |(i, rows)| {
+            let first = i * entries;
+            Run { codes: &codes[geometry.codes_bytes(first)..geometry.codes_bytes(first + rows.len())], rows }
+        }))
+    }
+
+    /// Entries of a run: so many blocks that their codes stay in the second-level cache while the queries of a batch
+    /// pass by; one where blocks cannot be scanned as one.
+    pub(crate) fn run_entries(&self) -> usize {
+        let capacity = self.capacity as usize;
+        if !capacity.is_multiple_of(self.layout.group()) {
+            return capacity;
+        }
+        let blocks = (RUN_BYTES / self.layout.region_bytes(capacity)).min(RUN_ENTRIES / capacity);
+        capacity * blocks.max(1)
+    }
+}
+
+const RUN_BYTES: usize = 64 << 10;
+const RUN_ENTRIES: usize = 1024;
+
+/// Some entries of a list.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Run<'a> {
+    /// Codes in the layout's order, `layout.region_bytes(rows.len())` bytes.
+    pub(crate) codes: &'a [u8],
+    /// The row number of each entry.
+    pub(crate) rows: &'a [U32],
 }
 
 /// A validated block, borrowed from its value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BlockRef<'a> {
-    /// Codes in the layout's order, `layout.region_bytes(rows.len())` bytes.
-    pub(crate) codes: &'a [u8],
-    /// The row number of each entry.
-    pub(crate) rows: &'a [U32],
+    pub(crate) run: Run<'a>,
     /// The checksum that names this version of the block.
     pub(crate) crc: u32,
 }
@@ -85,7 +127,7 @@ impl<'a> BlockRef<'a> {
     fn split(payload: &'a [u8], crc: u32, geometry: &Geometry, n: usize) -> Option<Self> {
         let (codes, rows) = payload.split_at_checked(geometry.layout.region_bytes(n))?;
         let rows = <[U32]>::ref_from_bytes(rows).ok()?;
-        (rows.len() == n).then_some(BlockRef { codes, rows, crc })
+        (rows.len() == n).then_some(BlockRef { run: Run { codes, rows }, crc })
     }
 }
 
@@ -97,7 +139,7 @@ pub(crate) struct BlockBuf {
 }
 
 impl BlockBuf {
-    pub(crate) fn copy_of(block: BlockRef<'_>, geometry: &Geometry) -> Self {
+    pub(crate) fn copy_of(block: Run<'_>, geometry: &Geometry) -> Self {
         let mut codes = Vec::with_capacity(geometry.capacity as usize * geometry.layout.code_bytes());
         geometry.layout.unpack(block.codes, block.rows.len(), &mut codes);
         BlockBuf { codes, rows: block.rows.iter().map(|row| row.get()).collect() }
@@ -152,8 +194,8 @@ mod tests {
                 let (value, _) = block.encode(&geometry, [9; 16], 5, 1);
                 assert_eq!(value.len(), (4096 << order) - 16);
                 let back = BlockRef::open(&home(), 5, &value, &geometry, n).unwrap();
-                assert_eq!(back.codes, block.codes);
-                assert!(back.rows.iter().map(|r| r.get()).eq(0..n as u32));
+                assert_eq!(back.run.codes, block.codes);
+                assert!(back.run.rows.iter().map(|r| r.get()).eq(0..n as u32));
             }
         }
     }
@@ -170,7 +212,44 @@ mod tests {
         let (value, _) = block.encode(&geometry, [9; 16], 5, 1);
         assert_eq!(value.len(), (64 + 36 + 12usize).next_multiple_of(16));
         let back = BlockRef::open(&home(), 5, &value, &geometry, 3).unwrap();
-        assert_eq!(BlockBuf::copy_of(back, &geometry).rows, block.rows);
+        assert_eq!(BlockBuf::copy_of(back.run, &geometry).rows, block.rows);
         assert!(BlockRef::open(&home(), 5, &value, &geometry, 4).is_err());
+    }
+
+    /// Blocks put together, as pins hold them, are the same entries, however many a run takes of them.
+    #[test]
+    fn runs_are_the_blocks_of_a_list() {
+        for (layout, order, merged) in [
+            (Layout::RowMajor { code_bytes: 12 }, 0, true),
+            (Layout::RowMajor { code_bytes: 3000 }, 1, true),
+            (Layout::Nibbles { subspaces: 4 }, 0, true),
+            (Layout::Nibbles { subspaces: 64 }, 0, false),
+            (Layout::Nibbles { subspaces: 64 }, 2, true),
+        ] {
+            let geometry = Geometry::new(layout, order).unwrap();
+            let capacity = geometry.capacity as usize;
+            assert_eq!(geometry.run_entries() > capacity, merged, "{layout:?} {capacity}");
+            for n in [1, capacity - 1, capacity, capacity + 1, 3 * capacity, 7 * capacity / 2, 5000] {
+                let code = |row: usize| (0..layout.code_bytes()).map(move |i| (row * 31 + i * 7) as u8);
+                let (mut codes, mut rows) = (Vec::new(), Vec::new());
+                for first in (0..n).step_by(capacity) {
+                    let numbers = first..n.min(first + capacity);
+                    layout.pack(&numbers.clone().flat_map(code).collect::<Vec<_>>(), &mut codes);
+                    numbers.for_each(|row| rows.extend_from_slice(&(row as u32).to_le_bytes()));
+                }
+                let list = [codes, rows].concat();
+                assert_eq!(list.len(), geometry.list_bytes(n));
+                let mut seen = 0;
+                for run in geometry.runs(&list, n).unwrap() {
+                    let buf = BlockBuf::copy_of(run, &geometry);
+                    let numbers = seen..seen + buf.rows.len();
+                    assert!(buf.rows.iter().map(|row| *row as usize).eq(numbers.clone()));
+                    assert_eq!(buf.codes, numbers.flat_map(code).collect::<Vec<_>>());
+                    seen += buf.rows.len();
+                }
+                assert_eq!(seen, n);
+                assert!(geometry.runs(&list[1..], n).is_none());
+            }
+        }
     }
 }

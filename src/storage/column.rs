@@ -47,7 +47,8 @@ impl Column {
         row / self.per_page()
     }
 
-    fn payload_bytes(&self) -> usize {
+    /// Bytes of a page's entries.
+    pub(crate) fn payload_bytes(&self) -> usize {
         self.per_page() as usize * self.width
     }
 

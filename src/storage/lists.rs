@@ -118,7 +118,7 @@ impl<B: BytesTable, M, F, K> Tables<B, M, F, K> {
         }
         let (block, at) = (slot.offset / geometry.capacity, (slot.offset % geometry.capacity) as usize);
         self.read_block(geometry, slot.list, n, block, |block| {
-            let buf = BlockBuf::copy_of(block, geometry);
+            let buf = BlockBuf::copy_of(block.run, geometry);
             Some((buf.code(at, geometry.layout.code_bytes()).to_vec(), *buf.rows.get(at)?))
         })
     }
@@ -258,7 +258,7 @@ impl ListEdit {
     fn load(&mut self, tables: &WriteTables<'_>, block: u32) -> Result<&mut Touched> {
         if !self.blocks.contains_key(&block) {
             let geometry = self.geometry;
-            let copy = |b: BlockRef<'_>| (BlockBuf::copy_of(b, &geometry), b.crc);
+            let copy = |b: BlockRef<'_>| (BlockBuf::copy_of(b.run, &geometry), b.crc);
             let (buf, crc) = tables.read_block(&geometry, self.list, self.stored_n, block, copy)?;
             self.blocks.insert(block, Touched { buf, crc, dirty: false });
         }

@@ -23,6 +23,7 @@ pub(crate) mod column;
 pub(crate) mod format;
 pub(crate) mod ids;
 pub(crate) mod lists;
+pub(crate) mod pins;
 pub(crate) mod sections;
 pub(crate) mod snapshot;
 

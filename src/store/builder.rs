@@ -65,7 +65,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// redb's own cache: pinned pages live on when redb drops them, so it can stay small; but a
+    /// redb's own cache: what queries use is pinned in copies of its own, so it can stay small; but a
     /// transaction dirtier than half of it is written twice.
     pub(crate) fn redb_bytes(&self) -> usize {
         (self.cache_bytes / 4).min(256 << 20)

@@ -19,7 +19,8 @@ use crate::guard::{Quiet, guarded};
 use crate::index::IndexReader;
 use crate::index::model::Model;
 use crate::storage::format::Header;
-use crate::storage::snapshot::{Budget, PIN_AGE_MAX, Snapshot};
+use crate::storage::pins::Budget;
+use crate::storage::snapshot::{SNAPSHOT_AGE_MAX, Snapshot};
 use crate::storage::{self, BytesTable, Tables};
 use crate::{Error, Observer, Result};
 use builder::{Settings, Source};
@@ -277,7 +278,7 @@ impl Inner {
     pub(crate) fn committed(&self) {
         self.commits.fetch_add(1, SeqCst);
         let now = Instant::now();
-        self.snapshots.lock().retain(|_, cached| now.duration_since(cached.snapshot.born) < PIN_AGE_MAX);
+        self.snapshots.lock().retain(|_, cached| now.duration_since(cached.snapshot.born) < SNAPSHOT_AGE_MAX);
     }
 
     /// After a commit that dropped indexes: what is kept of them goes.
@@ -326,7 +327,7 @@ impl Inner {
         let mut older = None;
         if let Some(cached) = self.snapshots.lock().get(&header.uuid) {
             let quiet = cached.commits == began.commits && !matches!(self.source, Source::Attached);
-            let young = cached.snapshot.born.elapsed() < PIN_AGE_MAX;
+            let young = cached.snapshot.born.elapsed() < SNAPSHOT_AGE_MAX;
             if cached.snapshot.header.same_state(&header) && (quiet || young) {
                 return Ok(reader_of(cached.snapshot.clone(), cached.model.clone()));
             }
@@ -334,12 +335,8 @@ impl Inner {
         }
         let tables = Quiet::new(storage::open_read(txn, index)?);
         let model = self.model(&*tables, &header, Some(began.commits))?;
-        let (budget, places) = (self.budget.clone(), model.places());
-        let mut snapshot =
-            Snapshot::new(header, tables, model.geometry, model.kept_columns(), places, budget, began.at)?;
-        if let Some(older) = &older {
-            snapshot.inherit(older);
-        }
+        let source = model.source(header, tables, began.at);
+        let snapshot = Snapshot::new(source, &self.budget, older.as_deref())?;
         let snapshot = Arc::new(snapshot);
         let mut snapshots = self.snapshots.lock();
         let newest = snapshots.get(&snapshot.header.uuid);

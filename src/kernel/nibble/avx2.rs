@@ -22,7 +22,7 @@ pub(in crate::kernel) fn scan(
 ) {
     let piece = piece(subspaces, groups, ahead);
     for (g, group) in groups.chunks_exact(group_bytes(subspaces)).enumerate() {
-        prefetch(ahead.get(g * piece..ahead.len().min((g + 1) * piece)).unwrap_or_default());
+        prefetch::<1>(ahead.get(g * piece..ahead.len().min((g + 1) * piece)).unwrap_or_default());
         let group = Group::of(subspaces, group);
         for (query, found) in queries.iter().zip(&mut *found) {
             let mut totals = [0i32; GROUP];

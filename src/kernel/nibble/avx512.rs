@@ -53,7 +53,7 @@ fn scan_some<const Q: usize>(
 ) {
     let piece = piece(subspaces, groups, ahead);
     for (g, group) in groups.chunks_exact(group_bytes(subspaces)).enumerate() {
-        prefetch(ahead.get(g * piece..ahead.len().min((g + 1) * piece)).unwrap_or_default());
+        prefetch::<1>(ahead.get(g * piece..ahead.len().min((g + 1) * piece)).unwrap_or_default());
         let group = Group::of(subspaces, group);
         let sums = sums(&queries, group.codes);
         for q in 0..Q {

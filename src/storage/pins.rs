@@ -1,0 +1,354 @@
+//! Pins: checked copies of lists and column pages, in one arena per store and within its byte budget.
+//!
+//! A snapshot has a [`PinTable`], a place for each list and page. Where the whole index fits what is left of the
+//! budget, the snapshot reserves that and its table is *resident*: what is pinned stays, and is read without a lock
+//! and without counting references, which two threads would pass back and forth. Other tables are *clocked*: when no
+//! room is left, a hand goes round the pins of all of them and drops those that nobody touched since its last
+//! round. What finds no room is read from redb, checked and let go again.
+
+use crate::kernel::{Arena, Piece};
+use parking_lot::{Mutex, RwLock};
+use std::collections::VecDeque;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock, Weak};
+
+/// Bytes that pins may take.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: usize,
+    arena: Arena,
+    /// Promised to resident tables and not yet taken.
+    reserved: AtomicUsize,
+    clocks: Mutex<Vec<Weak<Clocked>>>,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Arc<Self> {
+        let (reserved, clocks) = (AtomicUsize::new(0), Mutex::default());
+        Arc::new(Budget { limit, arena: Arena::new(limit), reserved, clocks })
+    }
+
+    /// Bytes that pins take.
+    pub(crate) fn used(&self) -> usize {
+        self.arena.used()
+    }
+
+    /// Sets `bytes` aside, and an eighth more for what is changed while the version before is still read and for gaps
+    /// in the arena; `forgiven` bytes of pins are about to go.
+    pub(crate) fn reserve(self: &Arc<Self>, bytes: usize, forgiven: usize) -> Option<Reservation> {
+        let wanted = bytes.checked_add(bytes / 8)?;
+        let fits = || {
+            let promised = self.reserved.load(Relaxed).checked_add(wanted)?;
+            let sum = self.used().saturating_sub(forgiven).checked_add(promised)?;
+            (sum <= self.limit).then_some(())
+        };
+        self.until(|| fits().is_some()).then(|| {
+            self.reserved.fetch_add(wanted, Relaxed);
+            Reservation { budget: self.clone(), left: AtomicUsize::new(wanted) }
+        })
+    }
+
+    /// Drops clocked pins until `done`; false if that took all that could be dropped.
+    fn until(&self, mut done: impl FnMut() -> bool) -> bool {
+        if done() {
+            return true;
+        }
+        let clocks: Vec<Arc<Clocked>> = {
+            let mut clocks = self.clocks.lock();
+            clocks.retain(|clock| clock.strong_count() > 0);
+            clocks.iter().filter_map(Weak::upgrade).collect()
+        };
+        // Once round to see what is touched, once more to drop it.
+        for _ in 0..2 * clocks.iter().map(|clock| clock.hand.lock().len()).max().unwrap_or(0) {
+            for clock in &clocks {
+                if clock.tick() && done() {
+                    return true;
+                }
+            }
+        }
+        false
+    }
+}
+
+/// Bytes of a budget that nobody else takes.
+pub(crate) struct Reservation {
+    budget: Arc<Budget>,
+    left: AtomicUsize,
+}
+
+impl Reservation {
+    /// Takes up to `bytes` of what is left.
+    fn spend(&self, bytes: usize) {
+        let left = self.left.fetch_update(Relaxed, Relaxed, |left| Some(left.saturating_sub(bytes)));
+        self.budget.reserved.fetch_sub(left.unwrap_or(0).min(bytes), Relaxed);
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.spend(usize::MAX);
+    }
+}
+
+/// A pin in use.
+pub(crate) enum Pinned<'s> {
+    Resident(&'s Piece),
+    Shared(Piece),
+}
+
+impl Deref for Pinned<'_> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Pinned::Resident(piece) => piece,
+            Pinned::Shared(piece) => piece,
+        }
+    }
+}
+
+/// Pins by number.
+pub(crate) enum PinTable {
+    Resident(Vec<OnceLock<Piece>>, Reservation),
+    Clocked(Arc<Clocked>),
+}
+
+/// Pins that make room for each other.
+pub(crate) struct Clocked {
+    places: Vec<Place>,
+    /// Numbers in the order in which the hand comes by.
+    hand: Mutex<VecDeque<u32>>,
+    budget: Arc<Budget>,
+}
+
+#[derive(Default)]
+struct Place {
+    piece: RwLock<Option<Piece>>,
+    touched: AtomicBool,
+}
+
+impl PinTable {
+    /// A table of `n` places for an index that has `reserved` room for all of them, or none.
+    pub(crate) fn new(n: usize, budget: &Arc<Budget>, reserved: Option<Reservation>) -> Self {
+        if let Some(reservation) = reserved {
+            return PinTable::Resident((0..n).map(|_| OnceLock::new()).collect(), reservation);
+        }
+        let places = (0..n).map(|_| Place::default()).collect();
+        let clocked = Arc::new(Clocked { places, hand: Mutex::default(), budget: budget.clone() });
+        budget.clocks.lock().push(Arc::downgrade(&clocked));
+        PinTable::Clocked(clocked)
+    }
+
+    pub(crate) fn get(&self, number: u32) -> Option<Pinned<'_>> {
+        match self {
+            PinTable::Resident(..) => self.resident(number).map(Pinned::Resident),
+            PinTable::Clocked(clocked) => clocked.get(number).map(Pinned::Shared),
+        }
+    }
+
+    /// The pin, if it stays where it is.
+    pub(crate) fn resident(&self, number: u32) -> Option<&Piece> {
+        match self {
+            PinTable::Resident(places, _) => places.get(number as usize)?.get(),
+            PinTable::Clocked(_) => None,
+        }
+    }
+
+    /// Keeps a copy of `parts`, one after the other, if the budget has or makes room.
+    pub(crate) fn keep(&self, number: u32, parts: &[&[u8]]) -> Option<Pinned<'_>> {
+        match self {
+            PinTable::Resident(places, reservation) => {
+                let place = places.get(number as usize)?;
+                let mut piece = None;
+                reservation.budget.until(|| {
+                    piece = reservation.budget.arena.piece(parts);
+                    piece.is_some()
+                });
+                let piece = piece?;
+                let bytes = Arena::bytes_for(piece.len());
+                // Unless another thread was faster.
+                if place.set(piece).is_ok() {
+                    reservation.spend(bytes);
+                }
+                place.get().map(Pinned::Resident)
+            }
+            PinTable::Clocked(clocked) => clocked.keep(number, parts).map(Pinned::Shared),
+        }
+    }
+
+    /// What is pinned, by number.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (u32, Piece)> {
+        let (resident, clocked) = match self {
+            PinTable::Resident(places, _) => (&places[..], &[][..]),
+            PinTable::Clocked(clocked) => (&[][..], &clocked.places[..]),
+        };
+        let resident = resident.iter().map(|place| place.get().cloned());
+        let clocked = clocked.iter().map(|place| place.piece.read().clone());
+        (0..).zip(resident.chain(clocked)).filter_map(|(number, piece)| Some((number, piece?)))
+    }
+
+    /// Pins what another snapshot of the index has pinned.
+    pub(crate) fn share(&self, number: u32, piece: Piece) {
+        match self {
+            PinTable::Resident(places, _) => {
+                let _ = places.get(number as usize).map(|place| place.set(piece));
+            }
+            PinTable::Clocked(clocked) => clocked.put(number, piece),
+        }
+    }
+
+    /// Leaves what is reserved and not taken to the next snapshot of the index.
+    pub(crate) fn give_up_reservation(&self) {
+        if let PinTable::Resident(_, reservation) = self {
+            reservation.spend(usize::MAX);
+        }
+    }
+}
+
+impl Clocked {
+    fn get(&self, number: u32) -> Option<Piece> {
+        let place = self.places.get(number as usize)?;
+        let piece = place.piece.read().clone()?;
+        if !place.touched.load(Relaxed) {
+            place.touched.store(true, Relaxed);
+        }
+        Some(piece)
+    }
+
+    fn keep(&self, number: u32, parts: &[&[u8]]) -> Option<Piece> {
+        let budget = &self.budget;
+        let bytes = Arena::bytes_for(parts.iter().map(|part| part.len()).sum());
+        let mut piece = None;
+        budget.until(|| {
+            let promised = budget.reserved.load(Relaxed).saturating_add(bytes);
+            if budget.used().saturating_add(promised) <= budget.limit {
+                piece = budget.arena.piece(parts);
+            }
+            piece.is_some()
+        });
+        let piece = piece?;
+        self.put(number, piece.clone());
+        Some(piece)
+    }
+
+    fn put(&self, number: u32, piece: Piece) {
+        let Some(place) = self.places.get(number as usize) else { return };
+        place.touched.store(true, Relaxed);
+        if place.piece.write().replace(piece).is_none() {
+            self.hand.lock().push_back(number);
+        }
+    }
+
+    /// Moves the hand on by one; true if a pin was dropped.
+    fn tick(&self) -> bool {
+        let Some(number) = self.hand.lock().pop_front() else { return false };
+        let place = &self.places[number as usize];
+        if place.touched.swap(false, Relaxed) {
+            self.hand.lock().push_back(number);
+            return false;
+        }
+        place.piece.write().take();
+        true
+    }
+}
+
+impl std::fmt::Debug for Clocked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clocked").field("places", &self.places.len()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PIN: usize = 64;
+
+    fn table(n: usize, budget: &Arc<Budget>) -> PinTable {
+        PinTable::new(n, budget, budget.reserve(n * PIN, 0))
+    }
+
+    fn fill(table: &PinTable, n: u32) -> usize {
+        (0..n).filter(|&number| table.keep(number, &[&[number as u8; PIN]]).is_some()).count()
+    }
+
+    fn holds(table: &PinTable, number: u32) -> bool {
+        match table.get(number) {
+            Some(pin) => *pin == [number as u8; PIN],
+            None => false,
+        }
+    }
+
+    /// Two indexes were told together that all of each fits, and then neither did.
+    #[test]
+    fn what_is_promised_to_one_index_is_not_promised_to_another() {
+        let budget = Budget::new(100 * PIN);
+        let (first, second) = (table(64, &budget), table(64, &budget));
+        assert!(matches!((&first, &second), (PinTable::Resident(..), PinTable::Clocked(_))));
+        // The second one takes what the first one has not reserved, and never more.
+        assert_eq!(fill(&second, 64), 64);
+        assert_eq!((0..64).filter(|&number| holds(&second, number)).count(), 100 - 72);
+        assert_eq!(fill(&first, 64), 64);
+        assert!((0..64).all(|number| holds(&first, number)));
+        assert!(budget.used() <= 100 * PIN);
+        drop(first);
+        assert!(matches!(table(64, &budget), PinTable::Resident(..)));
+    }
+
+    /// Pins of one clocked index never made room for those of another.
+    #[test]
+    fn the_hand_goes_round_all_tables() {
+        let budget = Budget::new(10 * PIN);
+        let (old, new) = (table(20, &budget), table(20, &budget));
+        assert_eq!((fill(&old, 20), fill(&new, 20)), (20, 20));
+        assert!((0..20).filter(|&number| holds(&new, number)).count() > 5);
+        assert!(budget.used() <= 10 * PIN);
+        // A resident one puts them out; what it reserves beyond its own stays free.
+        let small = table(8, &budget);
+        assert_eq!(fill(&small, 8), 8);
+        assert!(matches!(small, PinTable::Resident(..)));
+        assert!((0..8).all(|number| holds(&small, number)));
+    }
+
+    #[test]
+    fn a_touched_pin_outlives_one_that_is_not() {
+        let budget = Budget::new(4 * PIN);
+        let table = table(8, &budget);
+        assert_eq!(fill(&table, 4), 4);
+        // A round of the hand takes all touches away and drops the first; 2 is touched again.
+        table.keep(4, &[&[4; PIN]]);
+        assert!(holds(&table, 2));
+        table.keep(5, &[&[5; PIN]]);
+        table.keep(6, &[&[6; PIN]]);
+        assert!(holds(&table, 2) && !holds(&table, 1) && !holds(&table, 3));
+    }
+
+    #[test]
+    fn shared_pins_are_counted_once_and_given_back_with_the_last() {
+        let budget = Budget::new(100 * PIN);
+        let older = table(32, &budget);
+        fill(&older, 32);
+        older.give_up_reservation();
+        let newer = PinTable::new(32, &budget, budget.reserve(0, 0));
+        older
+            .pieces()
+            .filter(|(number, _)| number % 2 == 0)
+            .for_each(|(number, piece)| newer.share(number, piece));
+        assert_eq!(budget.used(), 32 * PIN);
+        drop(older);
+        assert_eq!(budget.used(), 16 * PIN);
+        assert!((0..32).all(|number| holds(&newer, number) == (number % 2 == 0)));
+        drop(newer);
+        assert_eq!((budget.used(), budget.reserved.load(Relaxed)), (0, 0));
+    }
+
+    /// What no longer fits is not kept, and that is all.
+    #[test]
+    fn nothing_is_pinned_without_room() {
+        let budget = Budget::new(0);
+        let table = table(3, &budget);
+        assert_eq!(fill(&table, 3), 0);
+        assert!(table.get(0).is_none() && table.get(99).is_none());
+    }
+}
