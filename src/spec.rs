@@ -7,9 +7,10 @@
 use crate::kernel::Element;
 use crate::math::selector::IdSelector;
 use crate::storage::format::{FRAME, MAX_ORDER, value_bytes};
-use crate::{Error, Metric, Result};
+use crate::{Error, Metric, Result, SearchStats};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 /// How a vector is encoded in its list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -356,6 +357,7 @@ pub struct SearchParams {
     pub(crate) max_codes: Option<usize>,
     pub(crate) rerank: Option<usize>,
     pub(crate) selector: Option<IdSelector>,
+    pub(crate) stats: Option<Arc<SearchStats>>,
 }
 
 impl SearchParams {
@@ -384,6 +386,11 @@ impl SearchParams {
     /// Only vectors whose id the selector holds.
     pub fn selector(self, selector: IdSelector) -> Self {
         SearchParams { selector: Some(selector), ..self }
+    }
+
+    /// Adds what the searches did, and how long each stage took, to `stats`: some reads of the clock for each call.
+    pub fn stats(self, stats: &Arc<SearchStats>) -> Self {
+        SearchParams { stats: Some(stats.clone()), ..self }
     }
 }
 

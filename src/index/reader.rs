@@ -7,6 +7,7 @@ use super::view::View;
 use super::{rerank, stats};
 use crate::guard::Quiet;
 use crate::math::topk::Hit;
+use crate::profile::{Clock, Stage};
 use crate::spec::{IndexSpec, SearchParams};
 use crate::storage;
 use crate::storage::format::{Header, State};
@@ -272,6 +273,7 @@ impl<'a> IndexReader<'a> {
         params: &SearchParams,
         resolved: &Resolved,
     ) -> Result<Vec<Vec<Hit>>> {
+        let mut clock = Clock::start(params.stats.as_deref());
         let prepared = self.model.prepare(queries)?;
         let queries = Rows::of(&prepared, self.dim());
         if queries.is_empty() {
@@ -280,8 +282,9 @@ impl<'a> IndexReader<'a> {
         let all = (self.len() as usize).saturating_mul(self.model.places());
         let scanned = all.saturating_mul(queries.len()).saturating_mul(resolved.nprobe) / self.nlist();
         let filter = Filter::new(&*self.view, params.selector.as_ref(), scanned)?;
-        let request =
-            Request { goal, nprobe: resolved.nprobe, max_codes: resolved.max_codes, filter: &filter };
+        let Resolved { nprobe, max_codes, .. } = *resolved;
+        let request = Request { goal, nprobe, max_codes, filter: &filter, stats: params.stats.as_deref() };
+        clock.lap(Stage::Prepare);
         self.in_pool(queries.len(), || search::search(&*self.view, &self.model, queries, &request))
     }
 

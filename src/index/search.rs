@@ -23,6 +23,7 @@ use crate::coarse::Probes;
 use crate::codec::{Codes, KeptForm, Probe, Scanner, Visit};
 use crate::kernel::Found;
 use crate::math::topk::{Collector, Hit, Radius, TopK};
+use crate::profile::{Clock, SearchStats, Stage};
 use crate::storage::block::Run;
 use crate::{Result, Rows};
 use rayon::prelude::*;
@@ -46,6 +47,7 @@ pub(crate) struct Request<'a> {
     /// Entries to score per query; 0 is no limit.
     pub(crate) max_codes: usize,
     pub(crate) filter: &'a Filter,
+    pub(crate) stats: Option<&'a SearchStats>,
 }
 
 impl Request<'_> {
@@ -109,8 +111,11 @@ fn search_chunk(
     let ids = ViewIds(view);
     let mut collectors: Vec<_> =
         queries.iter().map(|_| Collect::new(request.goal, &ids, model.spills())).collect();
-    let stops =
-        stops(view, model.nlist(), &model.probe(queries, request.nprobe), request.max_codes(), queries)?;
+    let mut clock = Clock::start(request.stats);
+    let probes = model.probe(queries, request.nprobe);
+    let stops = stops(view, model.nlist(), &probes, request.max_codes(), queries)?;
+    clock.looked_at(queries.len(), stops.len(), || stops.iter().map(|stop| u64::from(stop.entries)).sum());
+    clock.lap(Stage::Coarse);
     let mut scan = Scan {
         view,
         model,
@@ -119,13 +124,18 @@ fn search_chunk(
         budget: request.max_codes,
         buffers: Buffers::default(),
     };
+    clock.lap(Stage::Tables);
     let mut groups = stops.chunk_by(|a, b| a.list == b.list).peekable();
     while let Some(group) = groups.next() {
         let ahead = groups.peek().and_then(|next| view.peek(next[0].list));
         scan.list(group, ahead.unwrap_or_default(), &mut collectors)?;
     }
-    let finish = |(collector, query): (Collect<'_>, _)| collector.finish(view, model, query, request.goal);
-    collectors.into_iter().zip(queries.iter()).map(finish).collect()
+    clock.lap(Stage::Scan);
+    let finish =
+        |(collector, query): (Collect<'_>, _)| collector.finish(view, model, query, request.goal, &clock);
+    let hits = collectors.into_iter().zip(queries.iter()).map(finish).collect();
+    clock.lap(Stage::Rank);
+    hits
 }
 
 fn scanner<'a>(model: &'a Model, queries: Rows<'a>, goal: Goal) -> Box<dyn Scanner + 'a> {
@@ -227,14 +237,25 @@ impl<'a> Collect<'a> {
         }
     }
 
-    fn finish(self, view: &dyn View, model: &Model, query: &[f32], goal: Goal) -> Result<Vec<Hit>> {
+    fn finish(
+        self,
+        view: &dyn View,
+        model: &Model,
+        query: &[f32],
+        goal: Goal,
+        clock: &Clock<'_>,
+    ) -> Result<Vec<Hit>> {
         match (self, goal) {
             (Collect::TopK(found), Goal::Rerank { k, limit, .. }) => {
-                rerank::top_k(view, model, query, &found.finish_entries()?, k, limit)
+                let entries = found.finish_entries()?;
+                clock.reranked(entries.len());
+                rerank::top_k(view, model, query, &entries, k, limit)
             }
             (Collect::TopK(found), _) => found.finish(),
             (Collect::Radius(found), Goal::Radius { radius, kept: Some(_) }) => {
-                rerank::range(view, model, query, &found.finish_entries(), radius)
+                let entries = found.finish_entries();
+                clock.reranked(entries.len());
+                rerank::range(view, model, query, &entries, radius)
             }
             (Collect::Radius(found), _) => found.finish(),
         }

@@ -351,6 +351,9 @@ pub(crate) struct Bench {
     /// One call per query
     #[arg(long)]
     pub(crate) single: bool,
+    /// Add where the time of a query goes: microseconds a stage, lists, entries and rows, from a pass of its own
+    #[arg(long)]
+    pub(crate) profile: bool,
     /// How long to repeat each point, at least
     #[arg(long, default_value_t = 0.5, value_parser = seconds)]
     pub(crate) seconds: f64,

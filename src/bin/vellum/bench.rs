@@ -8,10 +8,11 @@ use crate::progress::Meter;
 use crate::search::params;
 use serde_json::json;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use vellum::files::NumberReader;
-use vellum::{Error, IndexReader, Neighbor, Rows, SearchParams};
+use vellum::{Error, IndexReader, Neighbor, Rows, SearchParams, SearchStats};
 
 pub(crate) fn bench(args: &Bench, common: &Common, console: &Console) -> Result<(), Failure> {
     let threads = common.threads.unwrap_or(1);
@@ -29,9 +30,10 @@ pub(crate) fn bench(args: &Bench, common: &Common, console: &Console) -> Result<
         let params = params(Some(nprobe), rerank, None);
         let call = Call { reader: &reader, k: args.k, params: &params, threads, single: args.single };
         let measured = measure(&call, queries, Duration::from_secs_f64(args.seconds))?;
+        let profile = if args.profile { profile(&call, queries)? } else { String::new() };
         // Written by hand to keep the order that people read it in.
         console.line(format_args!(
-            r#"{{"nprobe":{nprobe},"rerank":{},"recall":{},"qps":{},"p50_us":{},"p99_us":{},"threads":{threads}}}"#,
+            r#"{{"nprobe":{nprobe},"rerank":{},"recall":{},"qps":{},"p50_us":{},"p99_us":{},"threads":{threads}{profile}}}"#,
             json!(rerank),
             json!(rounded(recall(&measured.found, &truth, args.k), 6)),
             json!(rounded(queries.len() as f64 / measured.best.as_secs_f64(), 1)),
@@ -40,6 +42,26 @@ pub(crate) fn bench(args: &Bench, common: &Common, console: &Console) -> Result<
         ))?;
     }
     Ok(())
+}
+
+/// What a query does and where its time goes, of all threads together, as further members of the JSON object. The clock
+/// is read some times in each call, so this is measured in a pass of its own.
+fn profile(call: &Call<'_>, queries: Rows<'_>) -> Result<String, Failure> {
+    let stats = Arc::new(SearchStats::default());
+    let params = call.params.clone().stats(&stats);
+    Call { params: &params, ..*call }.run(queries, &mut Vec::new())?;
+    let a_query = |sum: f64| rounded(sum / stats.queries().max(1) as f64, 3);
+    let stages = SearchStats::stages().iter();
+    let stages: serde_json::Map<_, _> = stages
+        .filter_map(|stage| Some((stage.to_string(), json!(a_query(stats.time(stage)?.as_secs_f64() * 1e6)))))
+        .collect();
+    Ok(format!(
+        r#","stages_us":{},"lists":{},"entries":{},"reranked":{}"#,
+        json!(stages),
+        json!(a_query(stats.lists() as f64)),
+        json!(a_query(stats.entries() as f64)),
+        json!(a_query(stats.reranked() as f64)),
+    ))
 }
 
 /// What --rerank asks for; `[None]` if it is not given. An index that keeps nothing to rank by again
