@@ -215,18 +215,10 @@ impl<'a> Collect<'a> {
         }
     }
 
-    fn found(&mut self) -> &mut Found {
+    fn take(&mut self, found: &Found) {
         match self {
-            Collect::TopK(topk) => topk.found(),
-            Collect::Radius(radius) => radius.found(),
-        }
-    }
-
-    fn give_back(&mut self, found: Found) {
-        *self.found() = found;
-        match self {
-            Collect::TopK(topk) => topk.check(),
-            Collect::Radius(radius) => radius.check(),
+            Collect::TopK(topk) => topk.take(found),
+            Collect::Radius(radius) => radius.take(found),
         }
     }
 
@@ -262,16 +254,16 @@ impl<'a> Collect<'a> {
     }
 }
 
-/// Turns what was found in a block, from `before` on, from entries into rows; a filter that goes by ids has its say.
-fn take(view: &dyn View, filter: &Filter, block: Run<'_>, before: usize, found: &mut Found) -> Result<()> {
-    for entry in &mut found.entries[before..] {
+/// Turns what was found from entries into rows; a filter that goes by ids has its say.
+fn rows_of(view: &dyn View, filter: &Filter, block: Run<'_>, found: &mut Found) -> Result<()> {
+    for entry in &mut found.entries {
         *entry = block.rows[*entry as usize].get();
     }
     if !matches!(filter, Filter::Ids(_)) {
         return Ok(());
     }
-    let mut kept = before;
-    for at in before..found.len() {
+    let mut kept = 0;
+    for at in 0..found.len() {
         let (row, score) = (found.entries[at], found.scores[at]);
         if filter.admits(view, row)? {
             (found.entries[kept], found.scores[kept]) = (row, score);
@@ -311,7 +303,10 @@ impl Scan<'_> {
         let list = stops[0].list;
         buffers.visits.clear();
         buffers.visits.extend(stops.iter().map(|stop| stop.visit));
-        buffers.found.resize(VISITS_AT_ONCE.min(stops.len()), Found::default());
+        let some = VISITS_AT_ONCE.min(stops.len());
+        if buffers.found.len() < some {
+            buffers.found.resize(some, Found::default());
+        }
         scanner.enter(Probe { centroid: model.centroid(list), visits: &buffers.visits });
         let (mut seen, all) = (0, stops[0].of as usize);
         view.visit(list, &mut |block| {
@@ -328,25 +323,14 @@ impl Scan<'_> {
                 buffers.worst.clear();
                 let threshold = |stop: &Stop| collectors[stop.visit.query as usize].threshold();
                 buffers.worst.extend(stops.iter().map(threshold));
-                // The scan writes straight to the collectors' own buffers, lent for as long as it takes.
                 let found = &mut buffers.found[..stops.len()];
-                let before = &mut [0; VISITS_AT_ONCE][..stops.len()];
-                for ((stop, found), before) in stops.iter().zip(&mut *found).zip(&mut *before) {
-                    *found = std::mem::take(collectors[stop.visit.query as usize].found());
-                    *before = found.len();
-                }
                 let ahead = if group == 0 { codes.ahead } else { &[] };
-                scanner.scan(
-                    Codes { ahead, ..codes },
-                    group * VISITS_AT_ONCE,
-                    &buffers.worst,
-                    &live[..stops.len()],
-                    found,
-                );
-                for ((stop, found), before) in stops.iter().zip(found).zip(before) {
-                    let taken = take(*view, request.filter, block, *before, found);
-                    collectors[stop.visit.query as usize].give_back(std::mem::take(found));
-                    taken?;
+                let (codes, first) = (Codes { ahead, ..codes }, group * VISITS_AT_ONCE);
+                scanner.scan(codes, first, &buffers.worst, &live[..stops.len()], found);
+                for (stop, found) in stops.iter().zip(found).filter(|(_, found)| found.len() > 0) {
+                    rows_of(*view, request.filter, block, found)?;
+                    collectors[stop.visit.query as usize].take(found);
+                    found.clear();
                 }
             }
             seen += n;

@@ -92,6 +92,15 @@ fn scans_equal_the_oracle_and_do_not_depend_on_company() {
                     }
                 }
                 for n in counts.clone() {
+                    let rows: Vec<&[u8]> = codes.bytes().chunks(dim * element.size()).take(n).collect();
+                    let mut apart = vec![f32::NAN; n];
+                    kernels.scan_apart(similarity, element, queries[8], &rows, &mut apart);
+                    assert_eq!(
+                        bits(&apart),
+                        bits(&alone[8 * 40..][..n]),
+                        "{} {dim} {element:?}",
+                        kernels.name
+                    );
                     let q_count = 1 + (n + dim) % 9;
                     let mut scores = vec![f32::NAN; q_count * n];
                     let bytes = &codes.bytes()[..n * dim * element.size()];

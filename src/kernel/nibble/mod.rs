@@ -79,6 +79,16 @@ impl Found {
         self.entries.iter().copied().zip(self.scores.iter().copied())
     }
 
+    pub(crate) fn reserve(&mut self, more: usize) {
+        self.entries.reserve(more);
+        self.scores.reserve(more);
+    }
+
+    pub(crate) fn append(&mut self, other: &Found) {
+        self.entries.extend_from_slice(&other.entries);
+        self.scores.extend_from_slice(&other.scores);
+    }
+
     pub(crate) fn push(&mut self, entry: u32, score: f32) {
         self.entries.push(entry);
         self.scores.push(score);
