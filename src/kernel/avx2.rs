@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, dot8, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, portable, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -40,8 +40,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nibble_choose: nibble::avx2::choose,
     nibble_table: nibble::avx2::table,
     hadamard: nibble::avx2::hadamard,
-    bound: nibble::avx2::bound,
-    keep_at_most: nibble::avx2::keep_at_most,
+    bound: found::avx2::bound,
+    keep_at_most: found::avx2::keep_at_most,
 };
 
 /// True if this processor has what this file uses.

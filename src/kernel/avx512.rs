@@ -12,7 +12,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, avx2, dot8, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, avx2, dot8, found, nibble, picked, portable, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -42,8 +42,8 @@ const TABLE: Kernels = Kernels {
     nibble_choose: nibble::avx512::choose,
     nibble_table: nibble::avx512::table,
     hadamard: nibble::avx512::hadamard,
-    bound: nibble::avx512::bound,
-    keep_at_most: nibble::avx512::keep_at_most,
+    bound: found::avx512::bound,
+    keep_at_most: found::avx512::keep_at_most,
 };
 
 pub(super) static KERNELS: Kernels = TABLE;

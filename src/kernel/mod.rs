@@ -22,6 +22,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod dot8;
+mod found;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod nibble;
@@ -32,7 +33,8 @@ mod steps;
 pub(crate) use aligned::AlignedVec;
 pub(crate) use arena::{Arena, Piece};
 pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
-pub(crate) use nibble::{Book, CHOOSE, Found, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
+pub(crate) use found::Found;
+pub(crate) use nibble::{Book, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
 pub(crate) use picked::Picked;
 use std::sync::OnceLock;
 use zerocopy::IntoBytes;
@@ -199,8 +201,8 @@ pub(crate) struct Kernels {
     nibble_choose: nibble::NibbleChoose,
     nibble_table: nibble::NibbleTable,
     hadamard: nibble::Hadamard,
-    bound: nibble::Bound,
-    keep_at_most: nibble::KeepAtMost,
+    bound: found::Bound,
+    keep_at_most: found::KeepAtMost,
 }
 
 #[allow(unsafe_code)]

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, dot8, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, portable, steps};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
@@ -51,8 +51,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nibble_choose: nibble::portable::choose,
     nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
-    bound: nibble::portable::bound,
-    keep_at_most: nibble::portable::keep_at_most,
+    bound: found::bound,
+    keep_at_most: found::keep_at_most,
 };
 
 const LANES: usize = 4;

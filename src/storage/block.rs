@@ -64,9 +64,10 @@ impl Geometry {
     pub(crate) fn runs<'a>(&self, list: &'a [u8], n: usize) -> Option<impl Iterator<Item = Run<'a>>> {
         let (codes, rows) = list.split_at_checked(list.len().checked_sub(4 * n)?)?;
         let rows = <[U32]>::ref_from_bytes(rows).ok()?;
-        // Most lists are one run, and then no offset need be computed.
+        // Most lists are one run, whose codes are as those of one block.
         let most = self.run_entries as usize;
-        if n > most && codes.len() != self.codes_bytes(n) {
+        let expected = if n <= most { self.layout.region_bytes(n) } else { self.codes_bytes(n) };
+        if codes.len() != expected {
             return None;
         }
         let (run_bytes, mut rest) = (self.run_bytes as usize, codes);
