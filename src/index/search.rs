@@ -113,7 +113,7 @@ fn search_chunk(
         queries.iter().map(|_| Collect::new(request.goal, &ids, model.spills())).collect();
     let mut clock = Clock::start(request.stats);
     let probes = model.probe(queries, request.nprobe);
-    let stops = stops(view, model.nlist(), &probes, request.max_codes(), queries)?;
+    let stops = stops(view, model.nlist(), &probes, request, queries)?;
     clock.looked_at(queries.len(), stops.len(), || stops.iter().map(|stop| u64::from(stop.entries)).sum());
     clock.lap(Stage::Coarse);
     let mut scan = Scan {
@@ -161,9 +161,10 @@ fn stops(
     view: &dyn View,
     nlist: usize,
     probes: &Probes,
-    max_codes: usize,
+    request: &Request<'_>,
     queries: Rows<'_>,
 ) -> Result<Vec<Stop>> {
+    let max_codes = request.max_codes();
     let mut stops = Vec::with_capacity(probes.lists.len());
     let per_query = probes.lists.chunks_exact(probes.nprobe).zip(probes.scores.chunks_exact(probes.nprobe));
     for (query, (lists, scores)) in per_query.enumerate() {
@@ -181,19 +182,28 @@ fn stops(
             }
         }
     }
-    Ok(if queries.len() > 1 { by_list(stops, nlist) } else { stops })
+    // Where one pass over a list is so cheap that what follows counts, 1.05 times as fast; flat lists, which are read
+    // twice then, lose as much.
+    let nearest_first = matches!(request.goal, Goal::Rerank { .. }) && request.nprobe > 1;
+    Ok(if queries.len() > 1 { by_list(&stops, nlist, nearest_first) } else { stops })
 }
 
-/// A stable counting sort by list.
-fn by_list(stops: Vec<Stop>, nlist: usize) -> Vec<Stop> {
-    let mut ends = vec![0usize; nlist + 1];
-    stops.iter().for_each(|stop| ends[stop.list as usize + 1] += 1);
-    (0..nlist).for_each(|list| ends[list + 1] += ends[list]);
-    let mut sorted = stops.clone();
-    for stop in stops {
-        let at = &mut ends[stop.list as usize];
-        sorted[*at] = stop;
-        *at += 1;
+/// A stable counting sort by list. With `nearest_first` each query's first stop comes before all others: what its nearest
+/// list holds gives it a threshold that the rest seldom passes.
+fn by_list(stops: &[Stop], nlist: usize, nearest_first: bool) -> Vec<Stop> {
+    let mut last = u32::MAX;
+    let mut place = |stop: &Stop| {
+        let first = std::mem::replace(&mut last, stop.visit.query) != stop.visit.query;
+        stop.list as usize + if first && nearest_first { 0 } else { nlist }
+    };
+    let places: Vec<usize> = stops.iter().map(&mut place).collect();
+    let mut ends = vec![0usize; 2 * nlist + 1];
+    places.iter().for_each(|place| ends[place + 1] += 1);
+    (0..2 * nlist).for_each(|place| ends[place + 1] += ends[place]);
+    let mut sorted = stops.to_vec();
+    for (stop, place) in stops.iter().zip(places) {
+        sorted[ends[place]] = *stop;
+        ends[place] += 1;
     }
     sorted
 }

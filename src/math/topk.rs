@@ -49,7 +49,7 @@ pub(crate) struct Entry {
 
 /// The `k` smallest by (score, id), exactly.
 ///
-/// Entries go to a buffer. When it is full, a score is sought by bisection that at least `k` entries and not many
+/// Entries go to a buffer. When it is full, a score is sought by quartering that at least `k` entries and not many
 /// more do not exceed, and the others are dropped: two passes over a few hundred floats, where a heap pays a logarithm
 /// for each. Which k of them it is, is settled at the end.
 pub(crate) struct TopK<'a> {
