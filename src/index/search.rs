@@ -77,7 +77,7 @@ impl Request<'_> {
 const CHUNK: usize = 4096;
 const COLLECTOR_BYTES: usize = 64 << 20;
 /// Visits whose scores of one block are held at once.
-const VISITS_AT_ONCE: usize = 64;
+const VISITS_AT_ONCE: usize = 16;
 
 /// Searches for all (prepared) `queries`: their hits, nearest first.
 pub(crate) fn search(
