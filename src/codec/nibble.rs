@@ -21,6 +21,7 @@
 use super::{Assigned, Codec, Codes, KeptForm, Probe, Scanner, Visit};
 use crate::kernel::{Book, CHOOSE, Found, Kernels, NIBBLE_QUERIES, NibbleQuery, POINTS, Similarity};
 use crate::layout::Layout;
+use crate::math::linalg::dot;
 use crate::math::rotation::Rotation;
 use crate::{Result, Rows};
 use half::bf16;
@@ -79,6 +80,9 @@ impl Nibble {
     }
 }
 
+/// Running sums of a product of two vectors: a constant of the format, as their roundings are in the codes.
+const SUMS: usize = 8;
+
 /// Buffers for one row or query at a time.
 struct Scratch {
     rotated: Vec<f32>,
@@ -104,25 +108,12 @@ impl Scratch {
     }
 }
 
-/// Σ a·b in eight running sums: the same bits on every machine.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 8];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..8 {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
-}
-
 impl Nibble {
     /// The packed code of a row whose rotated residual and rotated self are in `scratch`.
     fn encode_row(&self, scratch: &mut Scratch, code: &mut Vec<u8>) {
         let Scratch { rotated, residual, decoded, planes, codes, .. } = scratch;
         let (components, chosen) = (self.book.components, codes.len());
-        let squared = dot(residual, residual);
+        let squared = dot::<SUMS>(residual, residual);
         let scale = ((residual.len() as f32).sqrt() / squared.sqrt()).min(f32::MAX);
         for (j, part) in residual.chunks_exact(components).enumerate() {
             for (p, value) in part.iter().enumerate() {
@@ -133,14 +124,14 @@ impl Nibble {
         for (part, &k) in decoded.chunks_exact_mut(components).zip(&*codes) {
             part.iter_mut().zip(&self.book.points).for_each(|(y, points)| *y = points[usize::from(k)]);
         }
-        let fit = dot(residual, decoded);
+        let fit = dot::<SUMS>(residual, decoded);
         // No residual, or one too short to have a direction: the centroid is the estimate.
         let exact = if fit > 0.0 && squared > 0.0 { squared / fit } else { 0.0 };
         let s = bf16::from_f32(if exact.is_finite() { exact } else { 0.0 });
-        let product = s.to_f32() * dot(rotated, decoded);
+        let product = s.to_f32() * dot::<SUMS>(rotated, decoded);
         let bias = match self.similarity {
             Similarity::L2 => 2.0 * product - squared,
-            Similarity::Dot => product - dot(rotated, residual),
+            Similarity::Dot => product - dot::<SUMS>(rotated, residual),
         };
         // Where nothing but the centroid is known, the best estimate of a distance includes the residual's length.
         let bias = match (self.similarity, s == bf16::ZERO) {
@@ -246,7 +237,7 @@ impl Scanner for NibbleScanner<'_> {
         let from_origin = |visit: &Visit| match (probe.centroid, self.codec.similarity) {
             (None, Similarity::L2) => {
                 let query = self.queries.row(visit.query as usize);
-                dot(query, query)
+                dot::<SUMS>(query, query)
             }
             _ => visit.coarse,
         };
@@ -272,8 +263,8 @@ impl Scanner for NibbleScanner<'_> {
         };
         for start in (0..worst.len()).step_by(NIBBLE_QUERIES) {
             let end = worst.len().min(start + NIBBLE_QUERIES);
-            let mut queries =
-                [NibbleQuery { table: &[], factor: 0.0, coarse: 0.0, worst: 0.0, live: &[] }; 4];
+            let none = NibbleQuery { table: &[], factor: 0.0, coarse: 0.0, worst: 0.0, live: &[] };
+            let mut queries = [none; NIBBLE_QUERIES];
             let queries = &mut queries[..end - start];
             (start..end).zip(&mut *queries).for_each(|(v, out)| *out = query(v));
             // The next pass's tables come from beyond the second-level cache.
