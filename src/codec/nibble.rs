@@ -341,6 +341,7 @@ const POINTS_4: [[f32; 4]; POINTS] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::NORM_MAX;
     use crate::math::random::Random;
 
     const SIMILARITIES: [Similarity; 2] = [Similarity::L2, Similarity::Dot];
@@ -440,31 +441,44 @@ mod tests {
         }
     }
 
-    /// Rows with no direction, no length, or lengths at the ends of f32: every score is a number, and a decoded vector is
-    /// finite.
+    /// Every score that `queries` are told of `row` is a number, and the decoded vector is finite.
+    fn has_a_place(
+        bits: NibbleBits,
+        similarity: Similarity,
+        centroid: Option<&[f32]>,
+        row: &[f32],
+        queries: &[&[f32]],
+    ) {
+        let dim = row.len();
+        // A codec keeps the rotated centroids of its model: one for each.
+        let nibble = Nibble::new(dim, bits, similarity);
+        for query in queries {
+            let told = estimates(&nibble, centroid, row, query)[0];
+            assert!(
+                told.is_finite(),
+                "{bits:?} {similarity:?} {row:?} from {centroid:?} to {query:?}: {told}"
+            );
+        }
+        let mut code = Vec::new();
+        let centroids = centroid.map(|c| Rows::of(c, dim));
+        nibble.encode(Assigned { rows: Rows::of(row, dim), lists: &[0], centroids }, &mut code);
+        let mut back = vec![f32::NAN; dim];
+        nibble.decode(centroid, &code, &mut back);
+        assert!(back.iter().all(|v| v.is_finite()), "{bits:?} {row:?} from {centroid:?}: {back:?}");
+    }
+
+    /// Rows with no direction, no length, or lengths at the ends of what the door lets in.
     #[test]
     fn rows_without_a_direction_still_have_a_place() {
         for (bits, similarity) in
             [NibbleBits::Two, NibbleBits::One].into_iter().flat_map(|b| SIMILARITIES.map(|s| (b, s)))
         {
             for dim in [1, 5, 128] {
-                for scale in [0.0, 1e-45, 1e-30, 1e-19, 1e17] {
-                    for centroid in [None, Some(vec![scale; dim]), Some(vec![0.0; dim])] {
-                        // A codec keeps the rotated centroids of its model: one for each.
-                        let nibble = Nibble::new(dim, bits, similarity);
-                        let row = vec![scale; dim];
-                        let centroid = centroid.as_deref();
-                        let told = estimates(&nibble, centroid, &row, &vec![1.0; dim]);
-                        assert!(told[0].is_finite(), "{told:?}");
-                        let mut code = Vec::new();
-                        let centroids = centroid.map(|c| Rows::of(c, dim));
-                        nibble.encode(
-                            Assigned { rows: Rows::of(&row, dim), lists: &[0], centroids },
-                            &mut code,
-                        );
-                        let mut back = vec![f32::NAN; dim];
-                        nibble.decode(centroid, &code, &mut back);
-                        assert!(back.iter().all(|v| v.is_finite()));
+                for scale in [0.0, 1e-45, 1e-30, 1e-19, 1e17, NORM_MAX / (dim as f32).sqrt()] {
+                    let (row, opposite) = (vec![scale; dim], vec![-scale; dim]);
+                    for centroid in [None, Some(&row), Some(&opposite), Some(&vec![0.0; dim])] {
+                        let queries = [&vec![1.0; dim][..], &row, &opposite];
+                        has_a_place(bits, similarity, centroid.map(|c| &c[..]), &row, &queries);
                     }
                 }
                 // At the centroid the estimate is the coarse score.
@@ -472,6 +486,31 @@ mod tests {
                 let (row, query) = (vec![2.0; dim], vec![1.0; dim]);
                 let told = f64::from(estimates(&nibble, Some(&row), &row, &query)[0]);
                 assert!((told - exact(similarity, &query, &row)).abs() < 1e-3 * dim as f64);
+            }
+        }
+    }
+
+    /// The longest rows there are, in lists whose centroids and under queries that are as long, in any directions: the
+    /// terms of an estimate are larger than their sum, and none may overflow.
+    #[test]
+    fn the_longest_rows_have_scores() {
+        let mut random = Random::new(4);
+        let mut longest = |dim: usize| {
+            let mut row = vector(&mut random, dim, 1.0);
+            let norm = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            row.iter_mut().for_each(|v| *v = (f64::from(*v) / norm * f64::from(NORM_MAX)) as f32);
+            row
+        };
+        for dim in (1..=8).cycle().take(400).chain([128; 20]) {
+            let (row, centroid, query) = (longest(dim), longest(dim), longest(dim));
+            let opposite = |of: &[f32]| of.iter().map(|v| -v).collect::<Vec<f32>>();
+            let (row_away, centroid_away) = (opposite(&row), opposite(&centroid));
+            let queries: [&[f32]; 5] = [&query, &row, &centroid, &row_away, &centroid_away];
+            for (bits, similarity) in
+                [NibbleBits::Two, NibbleBits::One].into_iter().flat_map(|b| SIMILARITIES.map(|s| (b, s)))
+            {
+                has_a_place(bits, similarity, Some(&centroid), &row, &queries);
+                has_a_place(bits, similarity, None, &row, &queries);
             }
         }
     }
