@@ -68,7 +68,7 @@ fn each_verb_with_rows(
     check("train", writer.train(data, &params, &mut Observer::none()).map(drop));
     let lax =
         TrainParams { clustering: ClusteringParams { check_finite: false, ..Default::default() }, ..params };
-    // What the open door then lets in is the worry of tests/training.rs.
+    // What the open door then lets in is the worry of tests/clustering.rs.
     if data.as_slice().iter().all(|v| v.abs() < 1e18) {
         check("train, unchecked", writer.train(data, &lax, &mut Observer::none()).map(drop));
     }
