@@ -165,6 +165,7 @@ mod tag {
 }
 
 type Scan = unsafe fn(queries: &[&[f32]], codes: &[u8], scores: &mut [f32]);
+type ScanApart = unsafe fn(query: &[f32], rows: &[&[u8]], scores: &mut [f32]);
 type Scores = unsafe fn(product: &Product<'_>, out: &mut [f32], stride: usize);
 type Nearest = unsafe fn(product: &Product<'_>, best: &mut [Best]);
 type ByteScores = unsafe fn(product: &ByteProduct<'_>, out: &mut [f32]);
@@ -181,6 +182,7 @@ pub(crate) struct Kernels {
     pub(crate) name: &'static str,
     /// By similarity, then by element.
     scan: [[Scan; 4]; 2],
+    scan_apart: [[ScanApart; 4]; 2],
     scores: Scores,
     nearest: Nearest,
     byte_scores: ByteScores,
@@ -256,6 +258,21 @@ impl Kernels {
         assert_eq!(codes.len(), scores.len() / queries.len() * dim * element.size());
         // SAFETY: the table exists only where its instructions do; the lengths were checked above.
         unsafe { self.scan[similarity as usize][element as usize](queries, codes, scores) }
+    }
+
+    /// [`Kernels::scan`] of one query over rows that lie apart: the same bits.
+    pub(crate) fn scan_apart(
+        &self,
+        similarity: Similarity,
+        element: Element,
+        query: &[f32],
+        rows: &[&[u8]],
+        scores: &mut [f32],
+    ) {
+        assert!(!query.is_empty() && rows.len() == scores.len());
+        assert!(rows.iter().all(|row| row.len() == query.len() * element.size()));
+        // SAFETY: as for `scan`.
+        unsafe { self.scan_apart[similarity as usize][element as usize](query, rows, scores) }
     }
 
     /// [`Kernels::scan`] of one query over rows in memory.

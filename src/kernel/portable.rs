@@ -13,6 +13,10 @@ pub(super) static KERNELS: Kernels = Kernels {
         [scan::<L2, F32>, scan::<L2, F16>, scan::<L2, BF16>, scan::<L2, U8>],
         [scan::<DOT, F32>, scan::<DOT, F16>, scan::<DOT, BF16>, scan::<DOT, U8>],
     ],
+    scan_apart: [
+        [scan_apart::<L2, F32>, scan_apart::<L2, F16>, scan_apart::<L2, BF16>, scan_apart::<L2, U8>],
+        [scan_apart::<DOT, F32>, scan_apart::<DOT, F16>, scan_apart::<DOT, BF16>, scan_apart::<DOT, U8>],
+    ],
     scores,
     nearest,
     byte_scores: dot8::portable,
@@ -43,6 +47,14 @@ fn scan<const S: u8, const E: u8>(queries: &[&[f32]], codes: &[u8], scores: &mut
         for (q, query) in queries.iter().enumerate() {
             scores[q * n + i] = pair::<S>(query, &row);
         }
+    }
+}
+
+fn scan_apart<const S: u8, const E: u8>(query: &[f32], rows: &[&[u8]], scores: &mut [f32]) {
+    let mut row = vec![0.0; query.len()];
+    for (code, score) in rows.iter().zip(scores) {
+        decode::<E>(code, &mut row);
+        *score = pair::<S>(query, &row);
     }
 }
 

@@ -92,6 +92,15 @@ fn scans_equal_the_oracle_and_do_not_depend_on_company() {
                     }
                 }
                 for n in counts.clone() {
+                    let rows: Vec<&[u8]> = codes.bytes().chunks(dim * element.size()).take(n).collect();
+                    let mut apart = vec![f32::NAN; n];
+                    kernels.scan_apart(similarity, element, queries[8], &rows, &mut apart);
+                    assert_eq!(
+                        bits(&apart),
+                        bits(&alone[8 * 40..][..n]),
+                        "{} {dim} {element:?}",
+                        kernels.name
+                    );
                     let q_count = 1 + (n + dim) % 9;
                     let mut scores = vec![f32::NAN; q_count * n];
                     let bytes = &codes.bytes()[..n * dim * element.size()];
@@ -557,7 +566,7 @@ fn a_bound_leaves_enough_and_all_tables_agree_on_it() {
             let within = scores.iter().filter(|score| **score <= bound).count();
             let numbers = scores.iter().filter(|score| !score.is_nan()).count();
             assert!(within >= least.min(numbers), "{within} of {n}, {least} wanted");
-            // Scores spread evenly enough that bisection finds what it looks for.
+            // Such scores lie far enough apart that the bound looked for is found.
             assert!(few || strange || within <= least + most, "{within} of {n}, {least} wanted");
             for kernels in Kernels::all() {
                 assert_eq!(kernels.bound(&scores, least, least + most), bound, "{} {n}", kernels.name);

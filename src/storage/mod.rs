@@ -84,6 +84,12 @@ pub(crate) enum Stage {
     Exact = 1,
 }
 
+/// Kept rows that are handed over at once.
+pub(crate) const ROWS_AT_ONCE: usize = 8;
+
+/// Takes kept rows, from the i-th of those asked for on.
+pub(crate) type EachKept<'a> = dyn FnMut(usize, &[&[u8]]) -> Result<()> + 'a;
+
 impl Stage {
     /// The kind of its pages.
     pub(crate) fn kind(self) -> Kind {
