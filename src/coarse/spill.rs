@@ -9,7 +9,7 @@
 
 use crate::Rows;
 use crate::kernel::Similarity;
-use crate::math::linalg::Panels;
+use crate::math::linalg::{Panels, dot};
 use rayon::prelude::*;
 
 /// Rows whose second lists one task finds.
@@ -53,7 +53,7 @@ fn second_of_some(panels: &Panels, centroids: Rows<'_>, rows: Rows<'_>, lists: &
         panels.scores(Similarity::Dot, Rows::of(directions, dim), products);
         let per_row = costs.chunks_exact_mut(nlist).zip(products.chunks_exact(nlist));
         for (i, (costs, products)) in per_row.enumerate() {
-            let along = dot(rows.row(i), &directions[i * dim..(i + 1) * dim]);
+            let along = dot::<1>(rows.row(i), &directions[i * dim..(i + 1) * dim]);
             // The products are negated.
             for (cost, product) in costs.iter_mut().zip(products) {
                 *cost += LAMBDA * (along + product) * (along + product);
@@ -68,17 +68,12 @@ fn direction(row: &[f32], centroid: &[f32], out: &mut [f32]) {
     for ((out, x), c) in out.iter_mut().zip(row).zip(centroid) {
         *out = x - c;
     }
-    let norm = dot(out, out).sqrt();
+    let norm = dot::<1>(out, out).sqrt();
     if norm > 0.0 && norm.is_finite() {
         out.iter_mut().for_each(|component| *component /= norm);
     } else {
         out.fill(0.0);
     }
-}
-
-/// In one order, whatever rows stand beside.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// The index of the least cost, the lowest of several, other than `taken`. Costs that are no numbers are never least;
