@@ -218,3 +218,42 @@ fn what_was_pinned_is_given_back() {
     reader(&store, "i").search(&data[..dim], 5, &everywhere()).unwrap();
     assert_eq!(store.stats().pinned_bytes, pinned);
 }
+
+/// A commit takes from memory what it touched and no more, and what stays is what the file says: after each verb, a
+/// store that has pinned everything answers as a copy that remembers nothing.
+#[test]
+fn pins_outlive_commits_that_did_not_touch_them() {
+    let sample = Sample::load("sift-10k");
+    let folder = tempfile::tempdir().unwrap();
+    let (path, copy) = (folder.path().join("store"), folder.path().join("copy"));
+    build(&path, &sample);
+    let store = Store::open(&path).unwrap();
+    let answers = |store: &Store| ask(&reader(store, INDEX), &sample, &mut || {});
+    answers(&store);
+    let all = store.stats().pinned_bytes;
+    let new = sample.queries();
+    type Verb<'a> = (&'a str, f64, &'a dyn Fn(&mut IndexWriter<'_>));
+    // A row touches one or two of 64 lists and a page of each column.
+    let verbs: [Verb<'_>; 5] = [
+        ("add", 0.9, &|w| drop(w.add(new.slice(0..1)).unwrap())),
+        ("update", 0.9, &|w| w.update_vectors(&[5], new.slice(1..2)).unwrap()),
+        ("remove", 0.9, &|w| drop(w.remove_ids(&IdSelector::batch([7])).unwrap())),
+        ("upsert", 0.9, &|w| drop(w.upsert(&[9], new.slice(2..3)).unwrap())),
+        ("remove many", 0.3, &|w| drop(w.remove_ids(&IdSelector::Range(2000..2025)).unwrap())),
+    ];
+    for (name, share, verb) in verbs {
+        let txn = store.begin_write().unwrap();
+        verb(&mut txn.index(INDEX).unwrap());
+        txn.commit().unwrap();
+        // Pages are taken over when the next reader is opened.
+        drop(reader(&store, INDEX));
+        let kept = store.stats().pinned_bytes;
+        assert!(kept as f64 >= share * all as f64 && kept < all, "{name}: {kept} of {all}");
+        let told = answers(&store);
+        store.backup(&copy, &mut Observer::none()).unwrap();
+        let fresh = Store::builder().cache_bytes(0).open(&copy).unwrap();
+        assert!(told == answers(&fresh), "{name}");
+        drop(fresh);
+        std::fs::remove_file(&copy).unwrap();
+    }
+}

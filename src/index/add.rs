@@ -268,10 +268,9 @@ impl IndexWriter<'_> {
         if ids.is_empty() {
             return Ok(());
         }
-        let seq = self.header.seq;
         let numbers = self.tables.pick_rows(ids.len(), self.header.next_row)?;
         self.append_new(encoded, &numbers)?;
-        self.tables.set_ids(seq, numbers.iter().copied().zip(ids.iter().copied()))?;
+        self.set_ids(numbers.iter().copied().zip(ids.iter().copied()))?;
         let mut pairs: Vec<(u64, u32)> = ids.iter().copied().zip(numbers.iter().copied()).collect();
         pairs.sort_unstable();
         self.tables.map_ids(&pairs)?;
@@ -489,6 +488,7 @@ impl IndexWriter<'_> {
     /// Writes kept rows, if the index keeps any.
     fn keep_rows(&mut self, rows: &[f32], numbers: &[u32]) -> Result<()> {
         let (model, seq) = (self.model.clone(), self.header.seq);
+        self.touched.add(numbers.iter().copied());
         for KeptColumn { stage, form, column } in &model.kept {
             let mut bytes = Vec::new();
             form.encode(rows, &mut bytes);

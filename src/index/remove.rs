@@ -103,6 +103,7 @@ impl IndexWriter<'_> {
     /// by who knows the file. Its code is gone already, another entry took its place.
     pub(crate) fn erase_rows(&mut self, rows: &[u32]) -> Result<()> {
         let seq = self.header.seq;
+        self.touched.add(rows.iter().copied());
         for KeptColumn { stage, column, .. } in &self.model.kept {
             let absent = vec![ABSENT; column.width];
             let (table, name) = self.tables.kept_mut(*stage);
@@ -113,8 +114,7 @@ impl IndexWriter<'_> {
 
     /// Takes ids away from `rows`, ascending, and makes the rows free. Free rows at the end are rows never used.
     fn free_rows(&mut self, rows: &[u32]) -> Result<()> {
-        let seq = self.header.seq;
-        self.tables.set_ids(seq, rows.iter().map(|row| (*row, NO_ID)))?;
+        self.set_ids(rows.iter().map(|row| (*row, NO_ID)))?;
         for row in rows {
             self.tables.free.insert(u64::from(*row), ())?;
         }

@@ -83,7 +83,7 @@ impl IndexWriter<'_> {
         let went = moves.iter().map(|m| (m.from, Slots::default()));
         self.tables.set_slots(&self.model.slots_column, seq, came.chain(went))?;
         let (came, went) = (moves.iter().map(|m| (m.to, m.id)), moves.iter().map(|m| (m.from, NO_ID)));
-        self.tables.set_ids(seq, came.chain(went))?;
+        self.set_ids(came.chain(went))?;
         let mut by_id: Vec<(u64, u32)> = moves.iter().map(|m| (m.id, m.to)).collect();
         by_id.sort_unstable();
         for (id, to) in by_id {
@@ -142,6 +142,7 @@ impl IndexWriter<'_> {
         if bytes.len() != moves.len() * column.width {
             return Err(Error::corrupt(name, from[0].into(), "a kept row is missing"));
         }
+        self.touched.add(moves.iter().map(|m| m.to));
         let pairs = moves.iter().map(|m| m.to).zip(bytes.chunks_exact(column.width));
         column.set(table, name, seq, pairs)
     }

@@ -18,6 +18,7 @@ use super::model::{KeptColumn, Model};
 use super::rerank;
 use super::writer::IndexWriter;
 use crate::storage::block::{BlockBuf, BlockRef};
+use crate::storage::changes::Touched;
 use crate::storage::column::Column;
 use crate::storage::format::{Frame, Kind, ListEntry, State, TableName};
 use crate::storage::ids::{NO_ID, Slot, Slots, decode_id, ids_column};
@@ -59,7 +60,10 @@ impl IndexWriter<'_> {
     /// [`Error::Corrupt`](crate::Error::Corrupt) if header or centroids are damaged: those cannot be rebuilt, nor
     /// can the parameters of the last training, which only [`training`](crate::IndexReader::training) needs.
     pub fn repair(&mut self, observer: &mut Observer<'_>) -> Result<RepairReport> {
-        self.change(|writer| Repair::new(writer)?.run(observer))
+        self.change(|writer| {
+            writer.touched = Touched::All;
+            Repair::new(writer)?.run(observer)
+        })
     }
 }
 

@@ -16,6 +16,7 @@ use super::reader::IndexReader;
 use super::view::WriterView;
 use crate::guard::{Quiet, guarded};
 use crate::spec::{IndexSpec, SearchParams};
+use crate::storage::changes::{Change, Changes, Touched};
 use crate::storage::format::{Header, State};
 use crate::storage::{self, CATALOG, WriteTables};
 use crate::{Error, Result};
@@ -31,6 +32,9 @@ pub struct IndexWriter<'t> {
     pub(crate) model: Arc<Model>,
     pub(crate) pool: Option<Arc<rayon::ThreadPool>>,
     pub(crate) poison: Poison,
+    /// What the verb that is running has touched, and what those before it have.
+    pub(crate) touched: Touched,
+    pub(crate) changes: Changes,
 }
 
 /// Set when a change fails half-way, with the index's name; shared by a store's transaction and its writers, so
@@ -117,7 +121,8 @@ impl<'t> IndexWriter<'t> {
         if purpose != Purpose::Repair {
             tables.check_counts(&header)?;
         }
-        Ok(IndexWriter { tables, header, model, pool: None, poison: Poison::default() })
+        let (poison, touched, changes) = Default::default();
+        Ok(IndexWriter { tables, header, model, pool: None, poison, touched, changes })
     }
 
     /// A reader of this writer's state, uncommitted changes included. It pins nothing.
@@ -202,7 +207,16 @@ impl<'t> IndexWriter<'t> {
             Ok(done)
         })?;
         half.index = None;
+        let touched = std::mem::take(&mut self.touched);
+        let (from, to) = (before.version(), self.header.version());
+        self.changes.add(Change { index: before.uuid, from, to, touched });
         Ok(done)
+    }
+
+    /// Sets the ids of rows; `pairs` in any order.
+    pub(crate) fn set_ids(&mut self, pairs: impl Iterator<Item = (u32, u64)> + Clone) -> Result<()> {
+        self.touched.add(pairs.clone().map(|(row, _)| row));
+        self.tables.set_ids(self.header.seq, pairs)
     }
 
     fn store_header(&mut self) -> Result<()> {

@@ -356,9 +356,14 @@ impl Header {
         })
     }
 
+    /// Names a state of the index: its change number and nonce.
+    pub(crate) fn version(&self) -> (u64, u64) {
+        (self.seq, self.nonce)
+    }
+
     /// True if both describe the same committed state of the same index.
     pub(crate) fn same_state(&self, other: &Header) -> bool {
-        (self.uuid, self.seq, self.nonce) == (other.uuid, other.seq, other.nonce)
+        (self.uuid, self.version()) == (other.uuid, other.version())
     }
 }
 

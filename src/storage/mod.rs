@@ -19,6 +19,7 @@
 //! below and above one page are never mixed in a table (measured: up to 1.39 times the bytes).
 
 pub(crate) mod block;
+pub(crate) mod changes;
 pub(crate) mod column;
 pub(crate) mod format;
 pub(crate) mod ids;

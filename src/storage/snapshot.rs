@@ -3,10 +3,11 @@
 //! A redb `get` of a 16 KiB value costs 0.3–0.4 µs and a checksum of it as much again; a query probes
 //! tens of lists. So the first query to touch a list or a page copies it, checked, into memory ([`pins`](super::pins)),
 //! and later ones read that without redb and without a checksum: a list as one run of codes and one of row numbers,
-//! a page as its entries. A copy holds no page of redb's, so a new snapshot takes over the pins of all lists that
-//! the commits in between did not touch, however old.
+//! a page as its entries. A copy holds no page of redb's, so a new snapshot takes over the pins of all lists and pages
+//! that the commits in between did not touch, however old ([`Remains`]).
 
 use super::block::{BlockRef, Geometry, Run};
+use super::changes::Touched;
 use super::column::Column;
 use super::format::{Header, ListEntry, TableName};
 use super::ids::{decode_id, ids_column};
@@ -14,7 +15,7 @@ use super::lists::{block_key, check_digest};
 use super::pins::{Budget, PinTable, Pinned};
 use super::{EachKept, ROWS_AT_ONCE, ReadBytes, ReadTables, Stage};
 use crate::guard::{Quiet, guarded};
-use crate::kernel::{Arena, Kernels};
+use crate::kernel::{Arena, Kernels, Piece};
 use crate::{Error, Result};
 use redb::OwnedAccessGuard;
 use std::sync::Arc;
@@ -59,11 +60,65 @@ pub(crate) struct Snapshot {
     /// By [`Stage`].
     pub(crate) kept_columns: [Option<Column>; 2],
     /// Directory entries of lists `header.first_list ..`.
-    pub(crate) entries: Vec<ListEntry>,
-    pins: PinTable,
-    /// The pin numbers of the first page of the `ids` column and of the columns of kept rows.
-    first_page: [u32; 3],
+    entries: Arc<Vec<ListEntry>>,
+    pins: Arc<PinTable>,
+    places: Places,
     pub(crate) born: Instant,
+}
+
+/// What a snapshot leaves to the next one: its pins, without the transaction that they were read in.
+pub(crate) struct Remains {
+    pub(crate) header: Header,
+    entries: Arc<Vec<ListEntry>>,
+    pins: Arc<PinTable>,
+    places: Places,
+}
+
+/// Which list or page each pin is of, by number: lists first, then the pages of three columns.
+#[derive(Clone, Copy)]
+struct Places {
+    /// The column of ids and those of kept rows: their first number and their pages.
+    columns: [(u32, u32); 3],
+    kinds: [Option<Column>; 3],
+}
+
+impl Places {
+    fn new(lists: u32, next_row: u32, kept: [Option<Column>; 2]) -> Self {
+        let kinds = [Some(ids_column()), kept[Stage::Rows as usize], kept[Stage::Exact as usize]];
+        let mut end = lists;
+        let columns = kinds.map(|column| {
+            let pages = column.map_or(0, |column| next_row.div_ceil(column.per_page()));
+            let first = end;
+            end = end.saturating_add(pages);
+            (first, pages)
+        });
+        Places { columns, kinds }
+    }
+
+    fn count(&self) -> usize {
+        let (first, pages) = self.columns[2];
+        first.saturating_add(pages) as usize
+    }
+
+    /// The column, by its place here, and the page that a number beyond the lists is of.
+    fn page(&self, number: u32) -> Option<(usize, u32)> {
+        let of = |&(first, pages): &(u32, u32)| number.checked_sub(first).filter(|page| *page < pages);
+        self.columns.iter().enumerate().find_map(|(i, column)| Some((i, of(column)?)))
+    }
+
+    /// The number of a page.
+    fn number(&self, column: usize, page: u32) -> Option<u32> {
+        let (first, pages) = self.columns[column];
+        (page < pages).then_some(first + page)
+    }
+
+    /// Bytes of all pages, as pins.
+    fn bytes(&self) -> usize {
+        let of = |(column, (_, pages)): (&Option<Column>, &(u32, u32))| {
+            column.map_or(0, |column| *pages as usize * Arena::bytes_for(column.payload_bytes()))
+        };
+        self.kinds.iter().zip(&self.columns).map(of).sum()
+    }
 }
 
 /// What a snapshot reads, and through what.
@@ -79,9 +134,13 @@ pub(crate) struct Source {
 }
 
 impl Snapshot {
-    /// Takes over what `older` has pinned of lists that did not change since. Column pages have no change number of
-    /// their own in the directory: they are read again.
-    pub(crate) fn new(source: Source, budget: &Arc<Budget>, older: Option<&Snapshot>) -> Result<Self> {
+    /// Takes over what `older` has pinned of lists that did not change since, and of pages without a row that was
+    /// touched.
+    pub(crate) fn new(
+        source: Source,
+        budget: &Arc<Budget>,
+        older: Option<(&Remains, Option<Touched>)>,
+    ) -> Result<Self> {
         let Source { header, tables, geometry, kept_columns, places, born } = source;
         let lists = header.first_list..header.first_list.saturating_add(header.nlist);
         let entries = tables.list_entries(lists)?;
@@ -98,44 +157,27 @@ impl Snapshot {
             return Err(Error::corrupt(&tables.names.lists, 0, what));
         }
         guarded(|| tables.check_counts(&header))?;
-        let pages = |column: Column| header.next_row.div_ceil(column.per_page());
-        let ids_from = entries.len() as u32;
-        let rows_from = ids_from.saturating_add(pages(ids_column()));
-        let exact_from = rows_from.saturating_add(kept_columns[Stage::Rows as usize].map_or(0, pages));
-        let pins = exact_from.saturating_add(kept_columns[Stage::Exact as usize].map_or(0, pages));
+        let places = Places::new(entries.len() as u32, header.next_row, kept_columns);
         let list_bytes = |entry: &ListEntry| Arena::bytes_for(geometry.list_bytes(entry.n as usize));
-        let column_bytes = |column: Column| pages(column) as usize * Arena::bytes_for(column.payload_bytes());
-        let bytes = entries.iter().filter(|entry| entry.n > 0).map(list_bytes).sum::<usize>()
-            + column_bytes(ids_column())
-            + kept_columns.into_iter().flatten().map(column_bytes).sum::<usize>();
-
-        let older = older
-            .filter(|older| older.header.uuid == header.uuid && older.header.first_list == header.first_list);
-        let version = |entry: &ListEntry| (entry.n, entry.seq, entry.nonce);
-        let unchanged = |older: &Snapshot, number: u32| match (
-            entries.get(number as usize),
-            older.entries.get(number as usize),
-        ) {
-            (Some(mine), Some(theirs)) => version(mine) == version(theirs),
-            _ => false,
+        let bytes =
+            entries.iter().filter(|entry| entry.n > 0).map(list_bytes).sum::<usize>() + places.bytes();
+        let entries = Arc::new(entries);
+        let (kept, forgiven) = match older {
+            Some((older, touched)) => older.still_true(&header, &entries, &places, touched),
+            None => Default::default(),
         };
-        let (mut inherited, mut forgiven) = (0, 0);
-        for (number, piece) in older.iter().flat_map(|older| older.pins.pieces()) {
-            let same = older.is_some_and(|older| unchanged(older, number));
-            *(if same { &mut inherited } else { &mut forgiven }) += Arena::bytes_for(piece.len());
-        }
-        if let Some(older) = older {
-            older.pins.give_up_reservation();
-        }
+        let inherited = kept.iter().map(|(_, piece)| Arena::bytes_for(piece.len())).sum();
         let reserved = budget.reserve(bytes.saturating_sub(inherited), forgiven);
-        let pins = PinTable::new(pins as usize, budget, reserved);
-        for (number, piece) in older.iter().flat_map(|older| older.pins.pieces()) {
-            if older.is_some_and(|older| unchanged(older, number)) {
-                pins.share(number, piece);
-            }
-        }
-        let first_page = [ids_from, rows_from, exact_from];
-        Ok(Snapshot { pins, first_page, header, tables, geometry, kept_columns, entries, born })
+        let pins = PinTable::new(places.count(), budget, reserved);
+        kept.into_iter().for_each(|(number, piece)| pins.share(number, piece));
+        let pins = Arc::new(pins);
+        Ok(Snapshot { pins, places, header, tables, geometry, kept_columns, entries, born })
+    }
+
+    /// What the next snapshot may take over.
+    pub(crate) fn remains(&self) -> Remains {
+        let Snapshot { header, entries, pins, places, .. } = self;
+        Remains { header: header.clone(), entries: entries.clone(), pins: pins.clone(), places: *places }
     }
 
     /// The directory entry of `list`.
@@ -200,7 +242,7 @@ impl Snapshot {
 
     /// Will soon ask for the ids of `rows`.
     pub(crate) fn approach_ids(&self, rows: &[u32]) {
-        rows.iter().for_each(|row| self.approach(self.first_page[0], ids_column(), *row));
+        rows.iter().for_each(|row| self.approach(self.places.columns[0].0, ids_column(), *row));
     }
 
     fn approach(&self, first_page: u32, column: Column, row: u32) {
@@ -213,7 +255,7 @@ impl Snapshot {
     pub(crate) fn id(&self, row: u32) -> Result<u64> {
         let column = ids_column();
         let name = &self.tables.names.ids;
-        let page = self.page(self.first_page[0], column, &self.tables.ids, name, row)?;
+        let page = self.page(self.places.columns[0].0, column, &self.tables.ids, name, row)?;
         let id = page.as_ref().and_then(|page| decode_id(page.entry(column, row)?));
         id.ok_or_else(|| Error::corrupt(name, row.into(), "the row has no id"))
     }
@@ -223,7 +265,7 @@ impl Snapshot {
     pub(crate) fn kept_rows(&self, stage: Stage, rows: &[u32], each: &mut EachKept<'_>) -> Result<()> {
         let Some(column) = self.kept_columns[stage as usize] else { return Ok(()) };
         let (table, name) = self.tables.kept(stage);
-        let first_page = self.first_page[1 + stage as usize];
+        let first_page = self.places.columns[1 + stage as usize].0;
         // Far enough ahead to come in time, and no more than the first-level cache holds.
         let mut ahead = rows.iter();
         let window = (AHEAD_BYTES / column.width).max(ROWS_AT_ONCE);
@@ -261,6 +303,58 @@ impl Snapshot {
         let Some(guard) = fetch_owned(table, u64::from(page))? else { return Ok(None) };
         let pin = self.pins.keep(first + page, &[column.open_page(name, page, guard.value())?]);
         Ok(Some(pin.map_or(Page::Loose(guard), Page::Pinned)))
+    }
+}
+
+impl Remains {
+    /// The pins that hold what `header` and the others speak of, under their new numbers, and the bytes of those
+    /// that do not. What was reserved for the older snapshot and not taken is free again.
+    fn still_true(
+        &self,
+        header: &Header,
+        entries: &[ListEntry],
+        places: &Places,
+        touched: Option<Touched>,
+    ) -> (Vec<(u32, Piece)>, usize) {
+        self.pins.give_up_reservation();
+        let same_lists = self.header.uuid == header.uuid && self.header.first_list == header.first_list;
+        let version = |entry: &ListEntry| (entry.n, entry.seq, entry.nonce);
+        let same = |a: &ListEntry, b: &ListEntry| same_lists && version(a) == version(b);
+        let changed = touched.and_then(|touched| places.pages_of(&touched));
+        let new_number = |number: u32| match self.entries.get(number as usize) {
+            Some(theirs) => entries.get(number as usize).filter(|mine| same(mine, theirs)).map(|_| number),
+            None => {
+                let (column, page) = self.places.page(number)?;
+                let changed = changed.as_ref()?;
+                if self.header.uuid != header.uuid || changed[column].binary_search(&page).is_ok() {
+                    return None;
+                }
+                places.number(column, page)
+            }
+        };
+        let (mut kept, mut gone) = (Vec::new(), 0);
+        for (number, piece) in self.pins.pieces() {
+            match new_number(number) {
+                Some(number) => kept.push((number, piece)),
+                None => gone += Arena::bytes_for(piece.len()),
+            }
+        }
+        (kept, gone)
+    }
+}
+
+impl Places {
+    /// The pages that hold touched rows, ascending, by column.
+    fn pages_of(&self, touched: &Touched) -> Option<[Vec<u32>; 3]> {
+        let Touched::Rows(rows) = touched else { return None };
+        Some(self.kinds.map(|column| {
+            let mut pages: Vec<u32> = match column {
+                Some(column) => rows.iter().map(|row| column.page_of(row)).collect(),
+                None => Vec::new(),
+            };
+            pages.dedup();
+            pages
+        }))
     }
 }
 

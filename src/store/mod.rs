@@ -18,9 +18,10 @@ pub use txn::{ReadTxn, WriteTxn};
 use crate::guard::{Quiet, guarded};
 use crate::index::IndexReader;
 use crate::index::model::Model;
+use crate::storage::changes::{ChangeLog, Changes, Touched};
 use crate::storage::format::Header;
 use crate::storage::pins::Budget;
-use crate::storage::snapshot::{SNAPSHOT_AGE_MAX, Snapshot};
+use crate::storage::snapshot::{Remains, SNAPSHOT_AGE_MAX, Snapshot};
 use crate::storage::{self, BytesTable, Tables};
 use crate::{Error, Observer, Result};
 use builder::{Settings, Source};
@@ -53,6 +54,7 @@ pub(crate) struct Inner {
     /// the model, so one that was never committed can do no harm here. Dropped indexes have none.
     models: Mutex<HashMap<[u8; 16], Arc<Model>>>,
     snapshots: Mutex<HashMap<[u8; 16], Cached>>,
+    changes: Mutex<ChangeLog>,
     /// Commits made through this store.
     commits: AtomicU64,
 }
@@ -67,7 +69,9 @@ pub(crate) struct Began {
 
 /// The newest snapshot of an index.
 struct Cached {
-    snapshot: Arc<Snapshot>,
+    /// None once it was too old to hold its transaction any longer.
+    snapshot: Option<Arc<Snapshot>>,
+    remains: Arc<Remains>,
     model: Arc<Model>,
     /// The store's commits when the snapshot's transaction began.
     commits: u64,
@@ -242,6 +246,7 @@ impl Inner {
             settings,
             models: Mutex::default(),
             snapshots: Mutex::default(),
+            changes: Mutex::default(),
             commits: AtomicU64::new(0),
         }
     }
@@ -274,11 +279,16 @@ impl Inner {
         }
     }
 
-    /// After a commit: snapshots that have become too old go, and with them the freed pages they hold.
-    pub(crate) fn committed(&self) {
+    /// After a commit of `changes`: snapshots that have become too old go, and with them the freed pages they hold.
+    /// Their pins stay for the next ones.
+    pub(crate) fn committed(&self, changes: &Changes) {
+        self.changes.lock().append(changes);
         self.commits.fetch_add(1, SeqCst);
         let now = Instant::now();
-        self.snapshots.lock().retain(|_, cached| now.duration_since(cached.snapshot.born) < SNAPSHOT_AGE_MAX);
+        let young = |snapshot: &mut Arc<Snapshot>| now.duration_since(snapshot.born) < SNAPSHOT_AGE_MAX;
+        self.snapshots.lock().values_mut().for_each(|cached| {
+            cached.snapshot.take_if(|snapshot| !young(snapshot));
+        });
     }
 
     /// After a commit that dropped indexes: what is kept of them goes.
@@ -327,28 +337,36 @@ impl Inner {
         let mut older = None;
         if let Some(cached) = self.snapshots.lock().get(&header.uuid) {
             let quiet = cached.commits == began.commits && !matches!(self.source, Source::Attached);
-            let young = cached.snapshot.born.elapsed() < SNAPSHOT_AGE_MAX;
-            if cached.snapshot.header.same_state(&header) && (quiet || young) {
-                return Ok(reader_of(cached.snapshot.clone(), cached.model.clone()));
+            if let Some(snapshot) = &cached.snapshot
+                && snapshot.header.same_state(&header)
+                && (quiet || snapshot.born.elapsed() < SNAPSHOT_AGE_MAX)
+            {
+                return Ok(reader_of(snapshot.clone(), cached.model.clone()));
             }
-            older = Some(cached.snapshot.clone());
+            older = Some(cached.remains.clone());
         }
         let tables = Quiet::new(storage::open_read(txn, index)?);
         let model = self.model(&*tables, &header, Some(began.commits))?;
         let source = model.source(header, tables, began.at);
-        let snapshot = Snapshot::new(source, &self.budget, older.as_deref())?;
+        let older = older.as_deref().map(|older| (older, self.touched_since(older, &source.header)));
+        let snapshot = Snapshot::new(source, &self.budget, older)?;
         let snapshot = Arc::new(snapshot);
         let mut snapshots = self.snapshots.lock();
         let newest = snapshots.get(&snapshot.header.uuid);
-        if newest.is_none_or(|newest| newest.snapshot.header.seq <= snapshot.header.seq) {
-            let commits = began.commits;
-            snapshots.insert(
-                snapshot.header.uuid,
-                Cached { snapshot: snapshot.clone(), model: model.clone(), commits },
-            );
+        if newest.is_none_or(|newest| newest.remains.header.seq <= snapshot.header.seq) {
+            let (commits, remains) = (began.commits, Arc::new(snapshot.remains()));
+            let cached = Cached { snapshot: Some(snapshot.clone()), remains, model: model.clone(), commits };
+            snapshots.insert(snapshot.header.uuid, cached);
         }
         drop(snapshots);
         Ok(reader_of(snapshot, model))
+    }
+
+    /// The rows whose ids or kept rows changed between an older state of the index and that of `header`, if that is
+    /// known.
+    fn touched_since(&self, older: &Remains, header: &Header) -> Option<Touched> {
+        let same = older.header.uuid == header.uuid;
+        same.then(|| self.changes.lock().between(header.uuid, older.header.version(), header.version()))?
     }
 }
 

@@ -8,6 +8,7 @@ use crate::index::verify::{self, VerifyReport};
 use crate::index::writer::{self, Poison, Purpose};
 use crate::index::{IndexReader, IndexWriter};
 use crate::spec::IndexSpec;
+use crate::storage::changes::Changes;
 use crate::storage::{self, CATALOG};
 use crate::{Error, Observer, Result};
 use parking_lot::Mutex;
@@ -91,6 +92,7 @@ fn names(catalog: &impl ReadableTable<&'static str, &'static [u8]>) -> Result<Ve
 pub struct WriteTxn {
     txn: Quiet<WriteTransaction>,
     poison: Poison,
+    changes: Changes,
     /// Indexes made in this transaction.
     created: Mutex<Vec<[u8; 16]>>,
     /// Indexes dropped in it.
@@ -114,6 +116,7 @@ impl WriteTxn {
         Ok(WriteTxn {
             txn,
             poison: Poison::default(),
+            changes: Changes::default(),
             created: Mutex::default(),
             dropped: Mutex::default(),
             commits: store.commits(),
@@ -180,6 +183,7 @@ impl WriteTxn {
         })?;
         writer.pool = self.store.settings.pool.clone();
         writer.poison = self.poison.clone();
+        writer.changes = self.changes.clone();
         Ok(writer)
     }
 
@@ -195,7 +199,7 @@ impl WriteTxn {
             return Err(Error::Poisoned { index });
         }
         guarded(|| Ok(self.txn.into_inner().commit()?))?;
-        self.store.committed();
+        self.store.committed(&self.changes);
         self.store.dropped(&self.dropped.into_inner());
         Ok(())
     }
