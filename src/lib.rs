@@ -47,6 +47,7 @@ mod layout;
 mod math;
 mod metric;
 mod progress;
+mod rerank;
 mod rows;
 mod spec;
 mod storage;
@@ -65,6 +66,7 @@ pub use math::seeding::Init;
 pub use math::selector::{IdSelector, IdSet};
 pub use metric::{Metric, NORM_MAX};
 pub use progress::{Observer, Tick};
+pub use rerank::Rerank;
 pub use rows::Rows;
 pub use spec::{DIM_MAX, Encoding, IndexSpec, KeptRows, NLIST_MAX, SearchParams};
 pub use store::{

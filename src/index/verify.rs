@@ -580,6 +580,7 @@ fn pages(report: &mut VerifyReport, table: &ReadBytes, name: &str, pages: Range<
 mod tests {
     //! Headers and list entries with good checksums and a wrong field: what `tests/verify.rs` cannot make.
     use super::*;
+    use crate::Rerank;
     use crate::storage::lists::store_entries;
     use crate::storage::{load_header, open_write};
     use crate::{IndexSpec, Metric, Rows, Store, TrainParams};
@@ -686,9 +687,10 @@ mod tests {
     /// What only a header knows: no other table could contradict it.
     #[test]
     fn some_fields_stand_alone() {
-        let alone: [fn(&mut Header); 7] = [
+        let alone: [fn(&mut Header); 8] = [
             |h| h.nprobe = 7,
-            |h| h.rerank = 7,
+            |h| h.rerank = Some(Rerank::Rows(7)),
+            |h| h.rerank = Some(Rerank::Bound(7.0)),
             |h| h.max_codes = 7,
             |h| h.seq += 1,
             |h| h.next_id += 1,

@@ -26,6 +26,8 @@ pub(crate) trait View: Send + Sync {
     /// A hint that `id` will be asked for these rows.
     fn approach_ids(&self, rows: &[u32]);
     fn id(&self, row: u32) -> Result<u64>;
+    /// A hint that the kept vectors of these rows will be asked for.
+    fn approach_rows(&self, stage: Stage, rows: &[u32]);
     /// Calls `each(i, vector)` with the kept vector of `rows[i]`, as stored, in order; not at all if none are kept at
     /// that stage.
     fn kept_rows(
@@ -119,6 +121,9 @@ impl View for Snapshot {
     fn id(&self, row: u32) -> Result<u64> {
         Snapshot::id(self, row)
     }
+    fn approach_rows(&self, stage: Stage, rows: &[u32]) {
+        Snapshot::approach_rows(self, stage, rows);
+    }
     fn kept_rows(
         &self,
         stage: Stage,
@@ -158,6 +163,7 @@ impl View for WriterView<'_, '_> {
     fn id(&self, row: u32) -> Result<u64> {
         self.tables.id_of(row)
     }
+    fn approach_rows(&self, _stage: Stage, _rows: &[u32]) {}
     fn kept_rows(
         &self,
         stage: Stage,

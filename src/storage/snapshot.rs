@@ -215,8 +215,15 @@ impl Snapshot {
         id.ok_or_else(|| Error::corrupt(name, row.into(), "the row has no id"))
     }
 
-    /// Calls `each(i, vector)` with the kept vector of `rows[i]`, as stored, for all of them in order; they are on
-    /// their way from memory together.
+    /// Will soon ask for the kept vectors of `rows`.
+    pub(crate) fn approach_rows(&self, stage: Stage, rows: &[u32]) {
+        if let Some(column) = self.kept_columns[stage as usize] {
+            let first_page = self.first_page[1 + stage as usize];
+            rows.iter().for_each(|row| self.approach(first_page, column, *row));
+        }
+    }
+
+    /// Calls `each(i, vector)` with the kept vector of `rows[i]`, as stored, for all of them in order.
     pub(crate) fn kept_rows(
         &self,
         stage: Stage,
@@ -226,7 +233,6 @@ impl Snapshot {
         let Some(column) = self.kept_columns[stage as usize] else { return Ok(()) };
         let (table, name) = self.tables.kept(stage);
         let first_page = self.first_page[1 + stage as usize];
-        rows.iter().for_each(|row| self.approach(first_page, column, *row));
         for (i, &row) in rows.iter().enumerate() {
             let page = self.page(first_page, column, table, name, row)?;
             let vector = page.as_ref().and_then(|page| page.entry(column, row));
