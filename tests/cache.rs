@@ -36,8 +36,9 @@ fn ask(reader: &IndexReader<'_>, sample: &Sample, asked: &mut dyn FnMut()) -> Ve
     let mut answers = Vec::new();
     let odd = || IdSelector::callback(|id| id % 2 == 1);
     let few = || IdSelector::batch((0..200u64).map(|i| i * 50));
-    for params in [nprobe(1), nprobe(8), everywhere(), nprobe(8).selector(odd()), nprobe(64).selector(few())]
-    {
+    let bound = nprobe(8).rerank(Rerank::Bound(1.0));
+    let selected = [nprobe(8).selector(odd()), nprobe(64).selector(few())];
+    for params in [nprobe(1), nprobe(8), everywhere(), bound].into_iter().chain(selected) {
         for query in queries.iter().take(10) {
             answers.push(bits(&reader.search(query, 10, &params).unwrap()));
             asked();
