@@ -265,13 +265,21 @@ mod tests {
         let mut random = Random::new(5);
         let exact: Vec<f32> = (0..400).map(|i| i as f32).collect();
         let estimates: Vec<f32> =
-            exact.iter().map(|x| x + 100.0 + 40.0 * (random.unit() as f32 - 0.5)).collect();
+            exact.iter().map(|x| x + 100.0 + 80.0 * (random.unit() as f32 - 0.5)).collect();
         let found = scored(&estimates, &exact, Bound { z: 3.0, k: 10, limit: f32::INFINITY });
-        assert!(
-            (0..10).all(|row| found.iter().any(|entry| entry.row == row)) && found.len() < 100,
-            "{}",
-            found.len()
-        );
+        assert!((0..10).all(|row| found.iter().any(|entry| entry.row == row)), "{}", found.len());
+        assert!(found.len() < 150, "{}", found.len());
+    }
+
+    /// Sums are rounded, so they go over equal estimates in one order.
+    #[test]
+    fn sums_over_equal_estimates_are_the_same_in_every_bit() {
+        let of = |exact: [f32; 4]| {
+            let mut seen = Seen::new(Bound { z: 1.0, k: 3, limit: f32::INFINITY });
+            seen.take(&entries(&[1.0; 4]), &exact);
+            (seen.sum.to_bits(), seen.squares.to_bits())
+        };
+        assert_eq!(of([1e30, 1.0, -1e30, 3.0]), of([3.0, -1e30, 1.0, 1e30]));
     }
 
     #[test]
@@ -317,7 +325,7 @@ mod tests {
 
     /// Recall@10 and rows a query of bounds, beside the default number of rows, on the samples of real vectors: 3 deviations
     /// find what the default finds with fewer rows, since they take the rows where they are needed. (Trained with the default
-    /// seed; measured: 34.1 rows instead of 50, 90.7 instead of 120.)
+    /// seed; measured: 34.1 rows instead of 50, 89.5 instead of 120.)
     #[test]
     fn three_deviations_find_what_the_default_finds_with_fewer_rows() {
         for (name, dim, width, text, metric, default) in [
