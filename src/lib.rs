@@ -48,6 +48,7 @@ mod math;
 mod metric;
 mod profile;
 mod progress;
+mod rerank;
 mod rows;
 mod spec;
 mod storage;
@@ -67,6 +68,7 @@ pub use math::selector::{IdSelector, IdSet};
 pub use metric::{Metric, NORM_MAX};
 pub use profile::SearchStats;
 pub use progress::{Observer, Tick};
+pub use rerank::Rerank;
 pub use rows::Rows;
 pub use spec::{DIM_MAX, Encoding, IndexSpec, KeptRows, NLIST_MAX, SearchParams};
 pub use store::{

@@ -7,7 +7,7 @@
 use crate::kernel::Element;
 use crate::math::selector::IdSelector;
 use crate::storage::format::{FRAME, MAX_ORDER, value_bytes};
-use crate::{Error, Metric, Result, SearchStats};
+use crate::{Error, Metric, Rerank, Result, SearchStats};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -59,6 +59,13 @@ impl Encoding {
             Encoding::Nibble2 => 5,
             Encoding::Nibble1 | Encoding::Nibble => 12,
         }
+    }
+
+    /// Rows collected where a bound tells how many of them are reranked for `k`: with 3 deviations 8 queries in 100 get as
+    /// far with 2 bits and 13 in 100 with 1 (64 lists), and twice the default number would find .0001 more of recall@10 but
+    /// makes collecting slower whether they are needed or not. For k = 1 so many are too few: .0015 of recall.
+    pub(crate) fn bounded_rows(self, k: usize) -> usize {
+        (k.saturating_mul(3 * self.rerank_factor()) / 2).max(32)
     }
 
     /// How vectors stand in their list until there are centroids.
@@ -355,7 +362,7 @@ impl FromStr for IndexSpec {
 pub struct SearchParams {
     pub(crate) nprobe: Option<usize>,
     pub(crate) max_codes: Option<usize>,
-    pub(crate) rerank: Option<usize>,
+    pub(crate) rerank: Option<Rerank>,
     pub(crate) selector: Option<IdSelector>,
     pub(crate) stats: Option<Arc<SearchStats>>,
 }
@@ -377,10 +384,11 @@ impl SearchParams {
         SearchParams { max_codes: Some(max_codes), ..self }
     }
 
-    /// Rows to score again with the kept rows, at least k; a vector found in two lists is one row. Refused by an index
-    /// that keeps none.
-    pub fn rerank(self, rows: usize) -> Self {
-        SearchParams { rerank: Some(rows), ..self }
+    /// Rows to score again with the kept rows: so many, at least k (`40`), or as many as it takes
+    /// ([`Rerank::Bound`]). A vector found in two lists is one row. Refused by an index that keeps none; without effect
+    /// on range searches.
+    pub fn rerank(self, rerank: impl Into<Rerank>) -> Self {
+        SearchParams { rerank: Some(rerank.into()), ..self }
     }
 
     /// Only vectors whose id the selector holds.

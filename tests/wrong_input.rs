@@ -331,6 +331,9 @@ fn parameters_of_a_search() {
             reader.search(&query, 3, &everywhere().rerank(10)).map(drop),
             reader.range_search(&query, 3.0, &everywhere().rerank(10)).map(drop),
             writer.reader().search_into(&query, &mut heap, &everywhere().rerank(10)),
+            reader.search(&query, 3, &everywhere().rerank(Rerank::Bound(3.0))).map(drop),
+            reader.range_search(&query, 3.0, &everywhere().rerank(Rerank::Bound(3.0))).map(drop),
+            writer.reader().search_into(&query, &mut heap, &everywhere().rerank(Rerank::Bound(3.0))),
         ] {
             refused!(result, Error::Parameter { name: "rerank", .. });
         }
@@ -343,8 +346,20 @@ fn parameters_of_a_search() {
         refused!(reader.search(&query, 3, &everywhere().rerank(2)), Error::Parameter { name: "rerank", .. });
         refused!(reader.search(&query, 3, &everywhere().rerank(0)), Error::Parameter { name: "rerank", .. });
         assert_eq!(reader.search(&query, 3, &everywhere().rerank(3)).unwrap().len(), 3);
-        let all = reader.search(&query, usize::MAX, &everywhere().rerank(usize::MAX)).unwrap();
-        assert_eq!(all.len() as u64, reader.len());
+        for z in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -1e-9] {
+            let params = everywhere().rerank(Rerank::Bound(z));
+            for result in [
+                reader.search(&query, 3, &params).map(drop),
+                reader.range_search(&query, 3.0, &params).map(drop),
+                reader.search_into(&query, &mut TopK::new(3), &params),
+            ] {
+                refused!(result, Error::Parameter { name: "rerank", .. });
+            }
+        }
+        for rerank in [usize::MAX.into(), Rerank::Bound(0.0), Rerank::Bound(-0.0), Rerank::Bound(f32::MAX)] {
+            let all = reader.search(&query, usize::MAX, &everywhere().rerank(rerank)).unwrap();
+            assert_eq!(all.len() as u64, reader.len());
+        }
     });
 }
 
@@ -362,12 +377,19 @@ fn defaults_that_cannot_be_stored() {
             writer.set_search_defaults(&SearchParams::new().rerank(10)),
             Error::Parameter { name: "rerank", .. }
         );
-    });
-    nothing_changes("IVF4,Flat,RFlat", Metric::L2, |writer| {
         refused!(
-            writer.set_search_defaults(&SearchParams::new().rerank(0)),
+            writer.set_search_defaults(&SearchParams::new().rerank(Rerank::Bound(3.0))),
             Error::Parameter { name: "rerank", .. }
         );
+    });
+    nothing_changes("IVF4,Flat,RFlat", Metric::L2, |writer| {
+        let bounds = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -1e-9].map(Rerank::Bound);
+        for rerank in [0.into(), (1usize << 32).into()].into_iter().chain(bounds) {
+            refused!(
+                writer.set_search_defaults(&SearchParams::new().rerank(rerank)),
+                Error::Parameter { name: "rerank", .. }
+            );
+        }
     });
 }
 

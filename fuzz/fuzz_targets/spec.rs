@@ -1,10 +1,13 @@
 //! What is read as a specification is printed so that it reads the same, and can be created or is
-//! refused with an error.
+//! refused with an error. What is read as a form of reranking is printed so, too.
 #![no_main]
 
-use vellum::{Encoding, IndexSpec, Store};
+use vellum::{Encoding, IndexSpec, Rerank, Store};
 
 libfuzzer_sys::fuzz_target!(|text: &str| {
+    if let Ok(rerank) = text.parse::<Rerank>() {
+        assert_eq!(rerank.to_string().parse::<Rerank>().expect("reads what it prints"), rerank);
+    }
     let Ok(spec) = text.parse::<IndexSpec>() else { return };
     let printed = spec.to_string();
     assert_eq!(printed.parse::<IndexSpec>().expect("reads what it prints"), spec);

@@ -4,6 +4,7 @@
 //! only reads is written once, over [`view::View`].
 
 mod add;
+mod bound;
 mod filter;
 mod kept;
 pub(crate) mod model;

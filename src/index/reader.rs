@@ -13,7 +13,7 @@ use crate::storage;
 use crate::storage::format::{Header, State};
 use crate::storage::pins::Budget;
 use crate::storage::snapshot::Snapshot;
-use crate::{Error, Metric, Result, Rows};
+use crate::{Error, Metric, Rerank, Result, Rows};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -77,8 +77,8 @@ pub(crate) fn check_usable(index: &str, header: &Header) -> Result<()> {
 struct Resolved {
     nprobe: usize,
     max_codes: usize,
-    /// Rows to score again; 0 if the index keeps none.
-    rerank: usize,
+    /// Rows to score again; `None` if nothing is, or, of stored defaults, if they do not say.
+    rerank: Option<Rerank>,
 }
 
 /// Lists probed when nobody says how many: a thirty-second of them, but 8 to 64.
@@ -135,7 +135,7 @@ impl<'a> IndexReader<'a> {
     pub fn search_defaults(&self) -> SearchParams {
         let Resolved { nprobe, max_codes, rerank } = self.defaults();
         let params = SearchParams::new().nprobe(nprobe).max_codes(max_codes);
-        if rerank > 0 { params.rerank(rerank) } else { params }
+        SearchParams { rerank, ..params }
     }
 
     fn defaults(&self) -> Resolved {
@@ -144,7 +144,7 @@ impl<'a> IndexReader<'a> {
         Resolved {
             nprobe: stored(header.nprobe, default_nprobe(self.nlist())),
             max_codes: header.max_codes as usize,
-            rerank: if self.model.spec.kept.is_some() { header.rerank as usize } else { 0 },
+            rerank: header.rerank.filter(|_| self.model.spec.kept.is_some()),
         }
     }
 
@@ -160,26 +160,28 @@ impl<'a> IndexReader<'a> {
         }
         let max_codes = params.max_codes.unwrap_or(defaults.max_codes);
         let k = k.unwrap_or(1);
-        let rerank = match (params.rerank, self.model.spec.kept) {
+        let rerank = match (params.rerank.map(Rerank::check).transpose()?, self.model.spec.kept) {
             (Some(_), None) => {
                 return Err(Error::Parameter {
                     name: "rerank",
                     what: format!("index `{}` keeps no rows to rerank with", self.model.spec),
                 });
             }
-            (Some(rows), Some(_)) if rows < k => {
+            (Some(Rerank::Rows(rows)), Some(_)) if rows < k => {
                 return Err(Error::Parameter {
                     name: "rerank",
                     what: format!("{rows} rows, fewer than k = {k}"),
                 });
             }
-            (Some(rows), Some(_)) => rows,
-            (None, Some(_)) if defaults.rerank > 0 => defaults.rerank.max(k),
-            (None, Some(_)) => k.saturating_mul(self.model.spec.encoding.rerank_factor()),
-            (None, None) => 0,
+            (Some(rerank), Some(_)) => rerank,
+            (None, _) => match defaults.rerank {
+                Some(Rerank::Rows(rows)) => Rerank::Rows(rows.max(k)),
+                Some(bound) => bound,
+                None => Rerank::Rows(k.saturating_mul(self.model.spec.encoding.rerank_factor())),
+            },
         };
-        // Where the codes are more exact than the rows, nothing is scored again.
-        let rerank = if self.model.judge().is_some() { rerank } else { 0 };
+        // Where no rows are kept, or the codes are more exact, nothing is scored again.
+        let rerank = self.model.judge().map(|_| rerank);
         Ok(Resolved { nprobe, max_codes, rerank })
     }
 
@@ -222,9 +224,14 @@ impl<'a> IndexReader<'a> {
         let resolved = self.resolve(params, Some(k))?;
         // No answer is longer than the index, and no buffer need be.
         let k = k.min(self.len() as usize).max(1);
-        let goal = match resolved.rerank {
+        let (rows, z) = match resolved.rerank {
+            None => (0, None),
+            Some(Rerank::Rows(rows)) => (rows, None),
+            Some(Rerank::Bound(z)) => (self.model.spec.encoding.bounded_rows(k), Some(z)),
+        };
+        let goal = match rows.min(self.len() as usize) {
             0 => Goal::TopK { k, limit },
-            rows => Goal::Rerank { rows: rows.min(self.len() as usize).max(1), k, limit },
+            rows => Goal::Rerank { rows, z, k, limit },
         };
         let found = self.find(queries, goal, params, &resolved)?;
         Ok(self.neighbors(found))

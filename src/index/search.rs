@@ -17,7 +17,7 @@
 
 use super::filter::Filter;
 use super::model::Model;
-use super::rerank;
+use super::rerank::{self, Best};
 use super::view::{View, ViewIds};
 use crate::coarse::Probes;
 use crate::codec::{Codes, KeptForm, Probe, Scanner, Visit};
@@ -34,8 +34,9 @@ use zerocopy::little_endian::U32;
 pub(crate) enum Goal {
     /// The k best by (score, id), of scores up to `limit`.
     TopK { k: usize, limit: f32 },
-    /// The `rows` best by their codes, and of those the k best by their kept rows, of scores up to `limit`.
-    Rerank { rows: usize, k: usize, limit: f32 },
+    /// The `rows` best by their codes, and of those the k best by their kept rows, of scores up to `limit`; where there is
+    /// a bound of `z` deviations, it tells how many of the rows are scored.
+    Rerank { rows: usize, z: Option<f32>, k: usize, limit: f32 },
     /// All scores below a radius; where rows are kept, all that may score below it once they are scored as such.
     Radius { radius: f32, kept: Option<KeptForm> },
 }
@@ -248,16 +249,12 @@ impl<'a> Collect<'a> {
         clock: &Clock<'_>,
     ) -> Result<Vec<Hit>> {
         match (self, goal) {
-            (Collect::TopK(found), Goal::Rerank { k, limit, .. }) => {
-                let entries = found.finish_entries()?;
-                clock.reranked(entries.len());
-                rerank::top_k(view, model, query, &entries, k, limit)
+            (Collect::TopK(found), Goal::Rerank { z, k, limit, .. }) => {
+                rerank::top_k(view, model, query, found.finish_entries()?, Best { k, limit, z }, clock)
             }
             (Collect::TopK(found), _) => found.finish(),
             (Collect::Radius(found), Goal::Radius { radius, kept: Some(_) }) => {
-                let entries = found.finish_entries();
-                clock.reranked(entries.len());
-                rerank::range(view, model, query, &entries, radius)
+                rerank::range(view, model, query, found.finish_entries(), radius, clock)
             }
             (Collect::Radius(found), _) => found.finish(),
         }

@@ -26,6 +26,8 @@ pub(crate) trait View: Send + Sync {
     /// A hint that `id` will be asked for these rows.
     fn approach_ids(&self, rows: &[u32]);
     fn id(&self, row: u32) -> Result<u64>;
+    /// A hint that the kept vectors of these rows will be asked for.
+    fn approach_rows(&self, stage: Stage, rows: &[u32]);
     /// Calls `each(i, vectors)` with the kept vectors of `rows[i..]`, as stored, up to [`ROWS_AT_ONCE`] of them a call and
     /// in order; not at all if none are kept at that stage.
     fn kept_rows(&self, stage: Stage, rows: &[u32], each: &mut EachKept<'_>) -> Result<()>;
@@ -114,6 +116,9 @@ impl View for Snapshot {
     fn id(&self, row: u32) -> Result<u64> {
         Snapshot::id(self, row)
     }
+    fn approach_rows(&self, stage: Stage, rows: &[u32]) {
+        Snapshot::approach_rows(self, stage, rows);
+    }
     fn kept_rows(&self, stage: Stage, rows: &[u32], each: &mut EachKept<'_>) -> Result<()> {
         Snapshot::kept_rows(self, stage, rows, each)
     }
@@ -148,6 +153,7 @@ impl View for WriterView<'_, '_> {
     fn id(&self, row: u32) -> Result<u64> {
         self.tables.id_of(row)
     }
+    fn approach_rows(&self, _stage: Stage, _rows: &[u32]) {}
     fn kept_rows(&self, stage: Stage, rows: &[u32], each: &mut EachKept<'_>) -> Result<()> {
         let Some(column) = self.kept_columns[stage as usize] else { return Ok(()) };
         let (table, name) = self.tables.kept(stage);

@@ -19,7 +19,7 @@ use crate::spec::{IndexSpec, SearchParams};
 use crate::storage::changes::{Change, Changes, Touched};
 use crate::storage::format::{Header, State};
 use crate::storage::{self, CATALOG, WriteTables};
-use crate::{Error, Result};
+use crate::{Error, Rerank, Result};
 use redb::{MultimapTableHandle, ReadableTable, ReadableTableMetadata, TableHandle, WriteTransaction};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, OnceLock};
@@ -165,7 +165,8 @@ impl<'t> IndexWriter<'t> {
     /// cannot be a default.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for a value of 0 or beyond 2^32 - 1, a selector, or `rerank` without kept rows.
+    /// [`Error::Parameter`] for a value of 0 or beyond 2^32 - 1, a bound that no search takes, a selector, or `rerank`
+    /// without kept rows.
     pub fn set_search_defaults(&mut self, params: &SearchParams) -> Result<()> {
         let bad = |name, what: &str| Err(Error::Parameter { name, what: what.into() });
         if params.selector.is_some() {
@@ -179,7 +180,11 @@ impl<'t> IndexWriter<'t> {
             Some(Ok(value)) if value > 0 => Ok(value),
             Some(_) => Err(Error::Parameter { name, what: "expected 1 to 2^32 - 1".into() }),
         };
-        let (nprobe, rerank) = (field("nprobe", params.nprobe)?, field("rerank", params.rerank)?);
+        let nprobe = field("nprobe", params.nprobe)?;
+        let rerank = params.rerank.map(Rerank::check).transpose()?;
+        if let Some(Rerank::Rows(rows)) = rerank {
+            field("rerank", Some(rows))?;
+        }
         let max_codes = params.max_codes.unwrap_or(0) as u64;
         self.change(|writer| {
             (writer.header.nprobe, writer.header.rerank) = (nprobe, rerank);
@@ -328,7 +333,7 @@ pub(crate) fn create_index(txn: &WriteTransaction, name: &str, spec: &IndexSpec)
         model_version: 0,
         load_rows: 0,
         nprobe: 0,
-        rerank: 0,
+        rerank: None,
         max_codes: 0,
         spec: spec.to_string(),
     };

@@ -14,7 +14,7 @@
 //! frame is believed only after [`Frame::open`] compared all of this. Everything is little-endian.
 #![warn(clippy::indexing_slicing)]
 
-use crate::{Error, Metric, Result};
+use crate::{Error, Metric, Rerank, Result};
 use std::fmt;
 use std::ops::Deref;
 use zerocopy::little_endian::{F64, U16, U32, U64};
@@ -222,9 +222,9 @@ pub(crate) struct Header {
     pub(crate) model_version: u64,
     /// Rows an unfinished bulk load has committed.
     pub(crate) load_rows: u64,
-    /// Stored search defaults; 0 is unset.
+    /// Stored search defaults; 0 and `None` are unset.
     pub(crate) nprobe: u32,
-    pub(crate) rerank: u32,
+    pub(crate) rerank: Option<Rerank>,
     pub(crate) max_codes: u64,
     /// The specification's spelling.
     pub(crate) spec: String,
@@ -259,7 +259,8 @@ struct RawHeader {
     load_rows: U64,
     max_codes: U64,
     rerank: U32,
-    reserved2: [u8; 24],
+    rerank_form: u8,
+    reserved2: [u8; 23],
 }
 
 const HEADER_MAGIC: [u8; 8] = *b"vellum.i";
@@ -269,6 +270,7 @@ const HEADER_CRC_FROM: usize = 20;
 
 impl Header {
     pub(crate) fn encode(&self) -> Vec<u8> {
+        let (rerank_form, rerank) = self.rerank.unwrap_or(Rerank::Rows(0)).to_stored();
         let raw = RawHeader {
             magic: HEADER_MAGIC,
             format: FORMAT.into(),
@@ -295,8 +297,9 @@ impl Header {
             model_version: self.model_version.into(),
             load_rows: self.load_rows.into(),
             max_codes: self.max_codes.into(),
-            rerank: self.rerank.into(),
-            reserved2: [0; 24],
+            rerank: rerank.into(),
+            rerank_form,
+            reserved2: [0; 23],
         };
         let mut bytes = raw.as_bytes().to_vec();
         bytes.extend_from_slice(self.spec.as_bytes());
@@ -320,13 +323,15 @@ impl Header {
             return Err(bad("header checksum"));
         }
         let spec = rest.get(..raw.spec_bytes.get() as usize).ok_or_else(|| bad("specification cut off"))?;
-        if raw.reserved != [0; 2] || raw.reserved2 != [0; 24] || rest.len() != spec.len() {
+        if raw.reserved != [0; 2] || raw.reserved2 != [0; 23] || rest.len() != spec.len() {
             return Err(bad("reserved bytes in use"));
         }
         let flag = |byte: u8| match byte {
             0 | 1 => Ok(byte == 1),
             _ => Err(bad("a flag that is neither 0 nor 1")),
         };
+        let rerank = Rerank::from_stored(raw.rerank_form, raw.rerank.get());
+        let rerank = rerank.ok_or_else(|| bad("unknown form of reranking"))?;
         Ok(Header {
             uuid: raw.uuid,
             state: match raw.state {
@@ -350,7 +355,7 @@ impl Header {
             model_version: raw.model_version.get(),
             load_rows: raw.load_rows.get(),
             nprobe: raw.nprobe.get(),
-            rerank: raw.rerank.get(),
+            rerank: Some(rerank).filter(|rerank| *rerank != Rerank::Rows(0)),
             max_codes: raw.max_codes.get(),
             spec: String::from_utf8(spec.to_vec()).map_err(|_| bad("specification is no text"))?,
         })
@@ -534,7 +539,7 @@ mod tests {
             model_version: 9,
             load_rows: 10,
             nprobe: 11,
-            rerank: 12,
+            rerank: Some(Rerank::Rows(12)),
             max_codes: 13,
             spec: "IVF64,Flat".into(),
         }
@@ -552,6 +557,26 @@ mod tests {
                 // The versions stand before what the checksum covers, so that a later one is named as
                 // such; one that still says "readable" changes nothing.
                 Ok(read) => assert!((8..16).contains(&(bit / 8)) && read == header(), "bit {bit}"),
+            }
+        }
+    }
+
+    /// The byte that tells the forms apart was reserved, so zero, before there were two.
+    #[test]
+    fn both_forms_of_reranking_are_stored() {
+        let stored = |rerank| Header { rerank, ..header() }.encode();
+        for rerank in [None, Some(Rerank::Rows(12)), Some(Rerank::Bound(0.0)), Some(Rerank::Bound(2.5))] {
+            let bytes = stored(rerank);
+            assert_eq!(Header::decode("t", &bytes).unwrap().rerank, rerank);
+            let form = std::mem::offset_of!(RawHeader, rerank_form);
+            assert_eq!(bytes[form], u8::from(matches!(rerank, Some(Rerank::Bound(_)))));
+            // Bytes that nobody writes, under a checksum that fits.
+            for (at, byte) in [(form, 2), (form + 1, 1), (form + 23, 1)] {
+                let mut odd = bytes.clone();
+                odd[at] = byte;
+                let crc = crc32fast::hash(&odd[HEADER_CRC_FROM..]);
+                odd[16..20].copy_from_slice(&crc.to_le_bytes());
+                assert!(matches!(Header::decode("t", &odd), Err(Error::Corrupt { .. })), "byte {at}");
             }
         }
     }

@@ -25,9 +25,6 @@ use zerocopy::IntoBytes;
 /// How long a snapshot that nobody holds is kept, once commits have moved on: it holds the pages freed since.
 pub(crate) const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(1);
 
-/// Bytes of kept rows that are on their way from memory at once.
-const AHEAD_BYTES: usize = 16 << 10;
-
 type Guard = OwnedAccessGuard<&'static [u8]>;
 
 /// What is known of a list: a pin, or its blocks as they stand in redb.
@@ -260,18 +257,20 @@ impl Snapshot {
         id.ok_or_else(|| Error::corrupt(name, row.into(), "the row has no id"))
     }
 
-    /// Calls `each(i, vectors)` with the kept vectors of `rows[i..]`, as stored, some at a time and in order; all are on
-    /// their way from memory together.
+    /// Will soon ask for the kept vectors of `rows`.
+    pub(crate) fn approach_rows(&self, stage: Stage, rows: &[u32]) {
+        if let Some(column) = self.kept_columns[stage as usize] {
+            let first_page = self.places.columns[1 + stage as usize].0;
+            rows.iter().for_each(|row| self.approach(first_page, column, *row));
+        }
+    }
+
+    /// Calls `each(i, vectors)` with the kept vectors of `rows[i..]`, as stored, some at a time and in order.
     pub(crate) fn kept_rows(&self, stage: Stage, rows: &[u32], each: &mut EachKept<'_>) -> Result<()> {
         let Some(column) = self.kept_columns[stage as usize] else { return Ok(()) };
         let (table, name) = self.tables.kept(stage);
         let first_page = self.places.columns[1 + stage as usize].0;
-        // Far enough ahead to come in time, and no more than the first-level cache holds.
-        let mut ahead = rows.iter();
-        let window = (AHEAD_BYTES / column.width).max(ROWS_AT_ONCE);
-        ahead.by_ref().take(window).for_each(|row| self.approach(first_page, column, *row));
         for (some, rows) in rows.chunks(ROWS_AT_ONCE).enumerate() {
-            ahead.by_ref().take(ROWS_AT_ONCE).for_each(|row| self.approach(first_page, column, *row));
             let mut pages = [const { None }; ROWS_AT_ONCE];
             let mut vectors = [&[][..]; ROWS_AT_ONCE];
             for ((vector, page), &row) in vectors.iter_mut().zip(&mut pages).zip(rows) {

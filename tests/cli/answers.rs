@@ -61,6 +61,22 @@ fn bench_with_rerank_has_a_point_for_each_pair() {
     let points: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(points.iter().map(|p| p["rerank"].as_u64().unwrap()).collect::<Vec<_>>(), [10, 100]);
     assert!(points[0]["recall"].as_f64() <= points[1]["recall"].as_f64());
+    // A bound among them, and numbers stay numbers.
+    let reranks = ["--rerank", "10,bound:0,bound:2.5,100"];
+    let text = ok(&[&args[..], &["--nprobe", "8", "--seconds", "0"], &reranks].concat());
+    let points: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let printed: Vec<_> = points.iter().map(|p| p["rerank"].clone()).collect();
+    assert_eq!(printed, [10.into(), "bound:0".into(), "bound:2.5".into(), Value::from(100)]);
+    let answers = |rerank: &str| {
+        let args =
+            ["search", &store, "kept", "--queries", &queries, "--nprobe", "8", "--json", "--rerank", rerank];
+        serde_json::from_str::<Value>(&ok(&args)).unwrap()["results"].clone()
+    };
+    assert_eq!(answers("bound:1e9"), answers("60"));
+    for wrong in ["0", "bound", "bound:-1", "bound:nan", "bound:inf", "10,", "bounds:3"] {
+        let refused = fails(&[&args[..], &["--nprobe", "8", "--rerank", wrong]].concat(), 2);
+        assert!(refused.contains("bound:Z"), "{refused}");
+    }
 }
 
 /// A file of bytes is kept as bytes where the specification leaves it open and the metric leaves the bytes alone.

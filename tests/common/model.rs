@@ -10,7 +10,7 @@ use super::script::{Ids, Keys, Params, Sel, Wrong};
 use roaring::RoaringTreemap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use vellum::{Encoding, IdSelector, IndexSpec, KeptRows, Metric, Neighbor, SearchParams};
+use vellum::{Encoding, IdSelector, IndexSpec, KeptRows, Metric, Neighbor, Rerank, SearchParams};
 
 /// Every index of a store.
 pub(crate) type State = BTreeMap<String, IndexModel>;
@@ -45,10 +45,16 @@ impl IndexModel {
         self.trained && matches!(self.spec.encoding(), Encoding::Nibble1 | Encoding::Nibble2)
     }
 
-    /// True if a search for `k` of `n` vectors that scores `rerank` again scores all of them by what they are.
-    pub(crate) fn judges_all(&self, n: usize, k: usize, rerank: usize) -> bool {
+    /// True if a search for `k` of `n` vectors scores all of them again, by what they are.
+    pub(crate) fn judges_all(&self, n: usize, k: usize, rerank: Option<Rerank>) -> bool {
         let second = k.saturating_mul(2).max(k.saturating_add(8));
-        rerank >= n && (self.spec.kept_rows() != Some(KeptRows::SQ8Flat) || second >= n)
+        let scored = match rerank {
+            Some(Rerank::Rows(rows)) => rows.max(k),
+            // However narrow the bound is.
+            Some(_) => k.saturating_mul(2).max(16),
+            None => k.saturating_mul(4),
+        };
+        scored >= n && (self.spec.kept_rows() != Some(KeptRows::SQ8Flat) || second >= n)
     }
 
     /// Lists in use.
@@ -294,8 +300,8 @@ impl Params {
         if let Some(max_codes) = self.max_codes {
             params = params.max_codes(max_codes);
         }
-        if let Some(rows) = self.rerank {
-            params = params.rerank(rows);
+        if let Some(rerank) = self.rerank {
+            params = params.rerank(rerank);
         }
         match &self.selector {
             Some(selector) => params.selector(selector.selector()),

@@ -3,7 +3,7 @@
 use super::model::{IndexModel, components, is_within, sort, vector};
 use super::script::{Params, Read, Sel, Wrong};
 use super::world::{Done, Plant, World, mismatch};
-use vellum::{IndexReader, Neighbor, Rows, SearchParams, TopK};
+use vellum::{IndexReader, Neighbor, Rerank, Rows, SearchParams, TopK};
 
 /// Does one read verb.
 pub(crate) fn read(world: &World, reader: &IndexReader<'_>, model: &IndexModel, read: &Read) -> Done {
@@ -51,7 +51,7 @@ pub(crate) fn read(world: &World, reader: &IndexReader<'_>, model: &IndexModel, 
                 Some(_) => everything().rerank(usize::MAX),
                 None => everything(),
             };
-            let exact = !model.estimates() || model.judges_all(model.rows.len(), *k, usize::MAX);
+            let exact = !model.estimates() || model.judges_all(model.rows.len(), *k, Some(usize::MAX.into()));
             for (side, seen) in [(inside, Some(selector)), (outside, None)] {
                 let params = everything.clone().selector(side);
                 let searched = reader.search_into(&data, &mut heap, &params);
@@ -140,7 +140,10 @@ enum Goal {
 
 /// Why the parameters of a search must be refused.
 fn refused(model: &IndexModel, params: &Params, k: Option<usize>) -> Vec<&'static str> {
-    let rerank = params.rerank.is_some_and(|rows| model.spec.kept_rows().is_none() || rows < k.unwrap_or(1));
+    let rerank = params.rerank.is_some_and(|rerank| {
+        let few = matches!(rerank, Rerank::Rows(rows) if rows < k.unwrap_or(1));
+        few || model.spec.kept_rows().is_none()
+    });
     let refused = params.nprobe == Some(0) || k == Some(0) || rerank;
     if refused { vec!["Parameter"] } else { Vec::new() }
 }
@@ -183,8 +186,7 @@ fn answer(
     let all_judged = !model.estimates()
         || match goal {
             Goal::Nearest(k) => {
-                let rerank = params.rerank.or(model.defaults.rerank).unwrap_or(k.saturating_mul(4));
-                model.judges_all(model.rows.len(), k, rerank.max(k))
+                model.judges_all(model.rows.len(), k, params.rerank.or(model.defaults.rerank))
             }
             Goal::Within(_) => false,
         };

@@ -6,7 +6,7 @@
 //! Every operation has bytes of its own (zeros after their end), so that a fuzzer that cuts one out, or
 //! a shrinking proptest, leaves the others as they were. Every byte string is a script.
 
-use vellum::{ClusteringParams, Encoding, IndexSpec, Init, KeptRows, Metric, TrainParams};
+use vellum::{ClusteringParams, Encoding, IndexSpec, Init, KeptRows, Metric, Rerank, TrainParams};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
@@ -217,7 +217,7 @@ pub(crate) enum Sel {
 pub(crate) struct Params {
     pub(crate) nprobe: Option<usize>,
     pub(crate) max_codes: Option<usize>,
-    pub(crate) rerank: Option<usize>,
+    pub(crate) rerank: Option<Rerank>,
     pub(crate) selector: Option<Sel>,
 }
 
@@ -520,9 +520,23 @@ impl Bytes<'_> {
         Params {
             nprobe: self.pick([None, None, Some(1), Some(2), Some(4), Some(16), Some(usize::MAX), Some(0)]),
             max_codes: self.pick([None, None, None, Some(0), Some(1), Some(7), Some(40)]),
-            rerank: self.pick([None, None, None, None, Some(3), Some(20), Some(1000)]),
+            rerank: self.rerank(),
             selector: (!self.rarely(2)).then(|| self.selector(2)),
         }
+    }
+
+    fn rerank(&mut self) -> Option<Rerank> {
+        let byte = self.byte();
+        // What is left of the byte says in which form, so that scripts are as long as they were.
+        let (kind, bounded) = (byte % 7, byte / 7 % 2 == 1);
+        Some(match (kind.checked_sub(4)?, bounded) {
+            (0, false) => Rerank::Rows(3),
+            (1, false) => Rerank::Rows(20),
+            (_, false) => Rerank::Rows(1000),
+            (0, true) => Rerank::Bound(0.0),
+            (1, true) => Rerank::Bound(2.5),
+            (_, true) => Rerank::Bound(1e9),
+        })
     }
 
     fn k(&mut self) -> usize {

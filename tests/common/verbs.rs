@@ -4,7 +4,7 @@ use super::model::{IndexModel, State, components, repeats};
 use super::reads;
 use super::script::{Batch, Ids, Keys, Step, Verb, Wrong};
 use super::world::{Done, Plant, World, all, mismatch, unusable};
-use vellum::{IndexWriter, Observer, Rows, TrainParams, WriteTxn};
+use vellum::{IndexWriter, Observer, Rerank, Rows, TrainParams, WriteTxn};
 
 impl World {
     pub(crate) fn step(&self, txn: &WriteTxn, state: &mut State, step: &Step) -> Done {
@@ -124,7 +124,7 @@ impl World {
                 let refused = params.selector.is_some()
                     || (params.rerank.is_some() && model.spec.kept_rows().is_none())
                     || beyond(params.nprobe)
-                    || beyond(params.rerank);
+                    || matches!(params.rerank, Some(Rerank::Rows(rows)) if beyond(Some(rows)));
                 let refusals = all([(refused, "Parameter")]);
                 let set = writer.set_search_defaults(&params.params());
                 if self.settle("set_search_defaults", &refusals, set)?.is_some() {

@@ -3,7 +3,7 @@
 use crate::input::{IdList, parse_bytes};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 use std::path::{Path, PathBuf};
-use vellum::{Builder, IndexSpec, Metric, Store};
+use vellum::{Builder, IndexSpec, Metric, Rerank, Store};
 
 const AFTER_HELP: &str = "\
 Vectors are read from .npy (f32, f16, u8, i8, i32; C order), .fvecs, .bvecs and .ivecs; ids and exact answers \
@@ -308,9 +308,10 @@ pub(crate) struct Search {
     /// Entries to look at for each query, at most
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) max_codes: Option<usize>,
-    /// Candidates to rank again by the vectors kept beside the codes
-    #[arg(long, value_name = "N", value_parser = positive)]
-    pub(crate) rerank: Option<usize>,
+    /// Candidates to rank again by the vectors kept beside the codes: so many (40), or bound:Z, until the next would have to
+    /// be nearer than its code says by more than Z standard deviations (bound:3)
+    #[arg(long, value_name = "N|bound:Z", value_parser = rerank)]
+    pub(crate) rerank: Option<Rerank>,
     /// Write the ids found to this .npy file
     #[arg(long, value_name = "FILE")]
     pub(crate) out_ids: Option<PathBuf>,
@@ -328,7 +329,8 @@ pub(crate) struct Search {
 /// first k of the truth) that were found. All queries go in one batch call, with --single in one call per query; with
 /// --single and several threads, each thread makes its own calls. After one pass to warm up, points are repeated for
 /// --seconds: `qps` is that of the best repetition, `p50_us` and `p99_us` are percentiles of the duration of a call, so of a whole
-/// batch without --single and of one query with it. `rerank` is null for an index that keeps nothing to rank again by.
+/// batch without --single and of one query with it. `rerank` is a number, or a text for a bound ("bound:3"), or null where
+/// --rerank is not given.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     #[command(flatten)]
@@ -345,9 +347,9 @@ pub(crate) struct Bench {
     /// Lists to look into, one operating point for each
     #[arg(long, value_name = "N,N,...", value_delimiter = ',', required = true, value_parser = positive)]
     pub(crate) nprobe: Vec<usize>,
-    /// Candidates to rank again, one operating point for each with each nprobe
-    #[arg(long, value_name = "N,N,...", value_delimiter = ',', value_parser = positive)]
-    pub(crate) rerank: Vec<usize>,
+    /// Candidates to rank again, numbers or bounds (bound:3), one operating point for each with each nprobe
+    #[arg(long, value_name = "N,bound:Z,...", value_delimiter = ',', value_parser = rerank)]
+    pub(crate) rerank: Vec<Rerank>,
     /// One call per query
     #[arg(long)]
     pub(crate) single: bool,
@@ -425,6 +427,11 @@ fn positive(text: &str) -> Result<usize, String> {
         Ok(0) | Err(_) => Err("a whole number of at least 1 is needed".into()),
         Ok(number) => Ok(number),
     }
+}
+
+fn rerank(text: &str) -> Result<Rerank, String> {
+    text.parse()
+        .map_err(|_| "a number of rows of at least 1, or bound:Z with Z of 0 or more, is needed".into())
 }
 
 /// A row of an answer file has k places whether they are filled or not.

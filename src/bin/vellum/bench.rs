@@ -6,13 +6,13 @@ use crate::failure::Failure;
 use crate::input::read_rows;
 use crate::progress::Meter;
 use crate::search::params;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use vellum::files::NumberReader;
-use vellum::{Error, IndexReader, Neighbor, Rows, SearchParams, SearchStats};
+use vellum::{Error, IndexReader, Neighbor, Rerank, Rows, SearchParams, SearchStats};
 
 pub(crate) fn bench(args: &Bench, common: &Common, console: &Console) -> Result<(), Failure> {
     let threads = common.threads.unwrap_or(1);
@@ -34,7 +34,7 @@ pub(crate) fn bench(args: &Bench, common: &Common, console: &Console) -> Result<
         // Written by hand to keep the order that people read it in.
         console.line(format_args!(
             r#"{{"nprobe":{nprobe},"rerank":{},"recall":{},"qps":{},"p50_us":{},"p99_us":{},"threads":{threads}{profile}}}"#,
-            json!(rerank),
+            rerank.map_or(Value::Null, spelled),
             json!(rounded(recall(&measured.found, &truth, args.k), 6)),
             json!(rounded(queries.len() as f64 / measured.best.as_secs_f64(), 1)),
             json!(rounded(percentile(&measured.calls, 0.50), 2)),
@@ -64,9 +64,17 @@ fn profile(call: &Call<'_>, queries: Rows<'_>) -> Result<String, Failure> {
     ))
 }
 
+/// As it was given: numbers are numbers.
+fn spelled(rerank: Rerank) -> Value {
+    match rerank {
+        Rerank::Rows(rows) => rows.into(),
+        bound => bound.to_string().into(),
+    }
+}
+
 /// What --rerank asks for; `[None]` if it is not given. An index that keeps nothing to rank by again
 /// refuses it.
-fn reranks(args: &Bench, reader: &IndexReader<'_>) -> Result<Vec<Option<usize>>, Failure> {
+fn reranks(args: &Bench, reader: &IndexReader<'_>) -> Result<Vec<Option<Rerank>>, Failure> {
     if args.rerank.is_empty() {
         return Ok(vec![None]);
     }

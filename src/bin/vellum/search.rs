@@ -8,7 +8,7 @@ use crate::progress::Meter;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use vellum::files::NpyWriter;
-use vellum::{IndexReader, Metric, Neighbor, Rows, SearchParams};
+use vellum::{IndexReader, Metric, Neighbor, Rerank, Rows, SearchParams};
 
 pub(crate) fn search(args: &Search, common: &Common, console: &Console) -> Result<(), Failure> {
     let store = common.builder()?.open(&args.target.store)?;
@@ -53,7 +53,11 @@ pub(crate) fn search(args: &Search, common: &Common, console: &Console) -> Resul
     })
 }
 
-pub(crate) fn params(nprobe: Option<usize>, rerank: Option<usize>, max_codes: Option<usize>) -> SearchParams {
+pub(crate) fn params(
+    nprobe: Option<usize>,
+    rerank: Option<Rerank>,
+    max_codes: Option<usize>,
+) -> SearchParams {
     let mut params = SearchParams::new();
     if let Some(nprobe) = nprobe {
         params = params.nprobe(nprobe);

@@ -3,6 +3,7 @@
 //! turn, and the report must name the table that it stands in.
 
 use super::*;
+use crate::Rerank;
 use crate::storage::lists::store_entries;
 use crate::storage::{load_header, open_write};
 use crate::{IndexSpec, Metric, Rows, Store, TrainParams};
@@ -109,9 +110,10 @@ fn every_wrong_field_of_a_header_is_noticed() {
 /// What only a header knows: no other table could contradict it.
 #[test]
 fn some_fields_stand_alone() {
-    let alone: [fn(&mut Header); 7] = [
+    let alone: [fn(&mut Header); 8] = [
         |h| h.nprobe = 7,
-        |h| h.rerank = 7,
+        |h| h.rerank = Some(Rerank::Rows(7)),
+        |h| h.rerank = Some(Rerank::Bound(7.0)),
         |h| h.max_codes = 7,
         |h| h.seq += 1,
         |h| h.next_id += 1,
