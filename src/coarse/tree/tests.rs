@@ -96,8 +96,8 @@ fn all_lists_are_all_lists() {
 }
 
 /// 4,096 centroids of 32 components near a subspace of 12 dimensions, seed 5, 128 super-clusters, 200 queries of the same
-/// kind: the share of the flat quantizer's probes. Measured with 1, 8, 32, 128 probes: see the assertion; other
-/// processors round k-means otherwise.
+/// kind: the share of the flat quantizer's probes. Measured with 1, 8, 32, 128 probes: .985, .991, .990, .990 (L2), .995,
+/// .994, .995, .997 (products). Other processors round k-means otherwise, and of one probe 200 queries are few.
 #[test]
 fn few_of_the_flat_probes_are_missed() {
     let (nlist, dim) = (4096, 32);
@@ -116,8 +116,8 @@ fn few_of_the_flat_probes_are_missed() {
                 .map(|(found, truth)| found.iter().filter(|probe| truth.contains(probe)).count())
                 .sum();
             let recall = hits as f64 / (200 * nprobe) as f64;
-            eprintln!("{similarity:?} {nprobe}: {recall}");
-            assert!(recall >= 0.98, "{similarity:?}, {nprobe} probes: {recall}");
+            let floor = if nprobe == 1 { 0.96 } else { 0.98 };
+            assert!(recall >= floor, "{similarity:?}, {nprobe} probes: {recall}");
         }
     }
 }
