@@ -9,27 +9,34 @@
 //! the bits that [`FlatCoarse`] gives. With nprobe = nlist all are looked into, and the answer is its answer.
 //!
 //! **How many lists.** nlist^¾ · nprobe^¼ is 1/16 of 65,536 for one probe, .105, .149, .210, .354 for 8, 32, 128, 1,024.
-//! Of the flat quantizer's probes of 500 queries that is .994, .993, .993, .995, .995 where rows of sift-300k stand for
-//! centroids, and .974, .985, .988, .991, .992 for made ones (24 dimensions of falling weight and noise in 128, the group
-//! `tree` in `benches/kernels.rs`). Lists, not super-clusters, are counted because the latter are of all sizes. What no
-//! tree can follow are islands that lie at one distance from each other: of 500 clusters of 131 lists each, with centres
-//! drawn at random in 128 dimensions, it finds all of 32 probes, .964 of 128 and .838 of 1,024.
+//! Of the flat quantizer's probes of 500 queries that finds, in 512 super-clusters:
 //!
-//! **How many super-clusters.** To find .98 of 32 probes, sift took .12, .12, .08, .06 of all lists in 256, 512, 1,024,
+//! | 65,536 centroids of 128 components | 1 | 8 | 32 | 128 | 1,024 probes |
+//! |---|---|---|---|---|---|
+//! | rows of sift-300k, other rows as queries | .994 | .993 | .993 | .995 | .995 |
+//! | about a subspace of 24 dimensions of falling normal weights | .974 | .985 | .988 | .991 | .992 |
+//! | the same with uniform weights: `tree` in `benches/kernels.rs` | .990 | .994 | .995 | .995 | .996 |
+//! | islands: 500 clusters, their centres at random in 128 dimensions | 1 | 1 | 1 | .964 | .838 |
+//!
+//! The last is what no tree can follow: beyond its own 131 lists, a query is equally far from all other islands. Lists, not
+//! super-clusters, are counted because the latter are of all sizes.
+//!
+//! **How many super-clusters.** To find .98 of 32 probes sift took .12, .12, .08, .06 of all lists in 256, 512, 1,024,
 //! 2,048 super-clusters, and 72, 94, 75, 82 µs: fewer lists in shorter runs of memory. For 128 probes 111, 129, 131, 193
-//! µs. So it hardly matters, and 2·√nlist it is.
+//! µs, on a busy machine. So it hardly matters, and 2·√nlist it is.
 //!
-//! **Time** of a query, 65,536 lists of 128 components, AVX-512, one thread of a machine that was busy with other work;
-//! rows of sift-300k (the made ones are within a tenth of it):
+//! **Time** of a query in µs, 65,536 lists of 128 components in 512 super-clusters, Xeon with AVX-512, one thread, other
+//! work going on: rows of sift-300k by a program that was thrown away; in brackets the bench, one run of it.
 //!
 //! | nprobe | one: flat | one: tree | of 500: flat | of 500: tree |
 //! |---|---|---|---|---|
-//! | 1 | 296 µs | 50 | 62 | 27 |
-//! | 32 | 309 | 81 | 59 | 34 |
-//! | 128 | 328 | 129 | 79 | 61 |
+//! | 1 | 296 (408) | 50 (43) | 62 (72) | 27 (25) |
+//! | 32 | 309 (391) | 81 (107) | 59 (89) | 34 (62) |
+//! | 128 | 328 (440) | 129 (228) | 79 (106) | 61 (54) |
 //! | 1,024 | 398 | 281 | 167 | 161 |
 //!
 //! With 8,192 lists (1 MiB of codes) the flat quantizer is as fast or faster; from 65,536 on a tree is the default.
+//! Codes and centroids on huge pages made no difference that could be told from noise.
 //!
 //! **Rows go the way of queries.** `assign` is `nearest` of one list: 31 µs a row instead of 95, which would be most of an
 //! addition's time. A row's list is the nearest of all for .994 (sift) and .974 (made) of the rows, and the mean of
@@ -111,7 +118,7 @@ impl Branch {
 const NONE: u32 = u32::MAX;
 
 /// Queries that are looked at together, and rows of one task. Those that look into the same super-cluster read it once:
-/// so many make a query of a batch two to three times as fast as alone.
+/// so many make a query of a batch twice as fast as alone.
 const QUERIES_AT_ONCE: usize = 64;
 
 /// Approximate scores that are held at once: 4 MiB.
