@@ -244,9 +244,9 @@ fn reopened_it_gives_the_same_answers() {
 }
 
 /// From 65,536 lists on an index gets a tree unless it asks for none, and one that has the bare spelling on disk is older
-/// than trees. (Nothing is trained here: that takes as many rows.)
+/// than trees.
 #[test]
-fn very_many_lists_get_a_tree() {
+fn very_many_lists_get_a_tree_unless_they_want_none() {
     let store = memory();
     for (name, text, stored) in [
         ("a", "IVF65536,Flat", "IVF65536(IVF512),Flat"),
@@ -257,6 +257,38 @@ fn very_many_lists_get_a_tree() {
         create(&store, name, &spec(text, 2, Metric::L2));
         assert_eq!(reader(&store, name).spec().to_string(), stored);
     }
+}
+
+/// As many rows as lists are the centroids, so that nothing takes long but the tree.
+#[test]
+fn very_many_lists_are_trained_searched_and_changed() {
+    let (n, dim) = (65_536, 4);
+    let data = reals(n, dim, 17);
+    let all = rows(&data, dim);
+    let db = Arc::new(Database::builder().create_with_backend(InMemoryBackend::new()).unwrap());
+    let store = attach(&db);
+    create(&store, "i", &spec("IVF65536,Flat", dim, Metric::L2));
+    let mut oracle = Oracle::new(Metric::L2, Stored::F32);
+    change(&store, "i", |writer| {
+        train(writer, all);
+        oracle.put_all(writer.add(all).unwrap(), all);
+        writer.remove_ids(&IdSelector::range(5..105)).unwrap();
+        writer.update_vectors(&[1, 2], all.slice(50..52)).unwrap();
+    });
+    oracle.vectors.retain(|id, _| !(5..105).contains(id));
+    oracle.put_all([1, 2], all.slice(50..52));
+    drop(store);
+    let store = attach(&db);
+    assert_sound(&store, "i");
+    let reader = reader(&store, "i");
+    for query in [1, 50, 104, 60_000].map(|row| all.row(row)) {
+        let exact = oracle.all(query);
+        assert_close(&reader.search(query, 20, &everywhere()).unwrap(), &exact, Metric::L2, "everywhere");
+        let near = reader.search(query, 1, &nprobe(1)).unwrap();
+        assert!(near.is_empty() || near[0].id == exact[0].id, "what stands in its own list");
+    }
+    let found = reader.search_batch(all.slice(60_000..60_200), 1, &nprobe(1)).unwrap();
+    assert!(found.iter().zip(60_000..).all(|(found, id)| found[0].id == id));
 }
 
 const TREE: u64 = 3 << 32;

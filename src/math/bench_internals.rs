@@ -133,14 +133,6 @@ impl Coarse {
     pub fn lists(&self) -> &[u32] {
         &self.1.lists
     }
-
-    pub fn assign(&self, rows: Rows<'_>, lists: &mut [u32], scores: &mut [f32]) {
-        self.0.assign(rows, lists, scores);
-    }
-
-    pub fn spill(&self, rows: Rows<'_>, lists: &[u32], second: &mut [u32]) {
-        self.0.spill(rows, lists, second);
-    }
 }
 
 /// Packed columns.
