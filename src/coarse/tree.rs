@@ -290,35 +290,17 @@ impl TreeCoarse {
     /// The approximate scores of all stops, one after the other. Queries that have a stop in common are scored together.
     fn approximate(&self, quantised: &Quantised, work: &mut Work) {
         let Work { stops, ends, visits, codes, views, approximate, room, .. } = work;
-        visits.clear();
-        let (mut from, mut start) = (0, 0);
-        for (query, end) in ends.iter().enumerate() {
-            for branch in &stops[start..*end] {
-                visits.push(Visit { column: branch.first, columns: branch.columns().len(), query, from });
-                from += branch.columns().len();
-            }
-            start = *end;
-        }
-        approximate.resize(from, 0.0);
+        approximate.resize(list_visits(stops, ends, visits), 0.0);
         if ends.len() > 1 {
             visits.sort_unstable();
         }
-        let mut groups = visits.chunk_by(|a, b| a.column == b.column && a.columns == b.columns).peekable();
+        let mut groups = visits.chunk_by(|a, b| a.column == b.column).peekable();
         while let Some(group) = groups.next() {
             if let Some(next) = groups.peek() {
                 quantised.prefetch(next[0].range(), self.kernels);
             }
+            room.enter(group, quantised.code_len(), codes, views);
             let (columns, n) = (group[0].range(), group[0].columns);
-            if n == 0 {
-                continue;
-            }
-            room.codes.clear();
-            room.factors.clear();
-            for visit in group {
-                let size = quantised.code_len();
-                room.codes.extend_from_slice(&codes[visit.query * size..][..size]);
-                room.factors.push(View::factor(views[visit.query].as_ref()));
-            }
             if let [visit] = group {
                 let out = &mut approximate[visit.from..][..n];
                 quantised.scores_of(columns, self.kernels, &room.codes, &room.factors, out);
@@ -331,6 +313,21 @@ impl TreeCoarse {
             }
         }
     }
+}
+
+/// The visits of all queries, and how many approximate scores they have. Super-clusters without lists are not visited.
+fn list_visits(stops: &[Branch], ends: &[usize], visits: &mut Vec<Visit>) -> usize {
+    visits.clear();
+    let (mut start, mut from) = (0, 0);
+    for (query, end) in ends.iter().enumerate() {
+        for branch in stops[start..*end].iter().filter(|branch| branch.len > 0) {
+            let columns = branch.columns().len();
+            visits.push(Visit { column: branch.first, columns, query, from });
+            from += columns;
+        }
+        start = *end;
+    }
+    from
 }
 
 /// The columns of each super-cluster, and the list of each column.
@@ -382,6 +379,18 @@ struct Room {
     codes: Vec<i8>,
     factors: Vec<f32>,
     scores: Vec<f32>,
+}
+
+impl Room {
+    /// Puts the codes and factors of these queries together.
+    fn enter(&mut self, group: &[Visit], size: usize, codes: &[i8], views: &[Option<View>]) {
+        self.codes.clear();
+        self.factors.clear();
+        for visit in group {
+            self.codes.extend_from_slice(&codes[visit.query * size..][..size]);
+            self.factors.push(View::factor(views[visit.query].as_ref()));
+        }
+    }
 }
 
 /// One query's stop, and where its approximate scores go.

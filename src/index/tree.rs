@@ -95,6 +95,52 @@ fn checksum(centroids: &[u8], tree: &[u8]) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::{load_header, open_write};
+    use crate::{Coarse, Metric, SearchParams, Store, TrainParams};
+    use redb::Database;
+    use redb::backends::InMemoryBackend;
+    use std::sync::Arc;
+
+    /// Trained before there were trees: the bare spelling, very many lists, no section. It stays as it is, through
+    /// another training, too.
+    #[test]
+    fn an_index_that_is_older_than_trees_has_none() {
+        let (nlist, dim) = (1 << 16, 1);
+        let db = Arc::new(Database::builder().create_with_backend(InMemoryBackend::new()).unwrap());
+        let store = || Store::builder().attach(db.clone()).unwrap();
+        let data: Vec<f32> = (0..nlist).map(|i| i as f32).collect();
+        let rows = Rows::new(&data, dim).unwrap();
+        let train = |store: &Store| {
+            let txn = store.begin_write().unwrap();
+            let mut writer = txn.index("i").unwrap();
+            writer.train(rows, &TrainParams::default(), &mut Observer::none()).unwrap();
+            drop(writer);
+            txn.commit().unwrap();
+        };
+        let txn = store().begin_write().unwrap();
+        let spec = IndexSpec::ivf(dim, Metric::L2, nlist).with_coarse(Coarse::Flat);
+        txn.create_index("i", &spec).unwrap();
+        txn.index("i").unwrap().add(rows.slice(0..500)).unwrap();
+        txn.commit().unwrap();
+        train(&store());
+        let txn = db.begin_write().unwrap();
+        let mut tables = open_write(&txn, "i").unwrap();
+        let mut header = load_header(&tables.meta, "i/meta").unwrap();
+        header.spec = "IVF65536,Flat".into();
+        tables.meta.insert(0, header.encode().as_slice()).unwrap();
+        drop(tables);
+        txn.commit().unwrap();
+        for _ in 0..2 {
+            let store = store();
+            let read = store.begin_read().unwrap();
+            assert!(read.verify("i", &mut Observer::none()).unwrap().is_ok());
+            let reader = read.index("i").unwrap();
+            assert_eq!(reader.spec().coarse(), Coarse::Auto);
+            let found = reader.search(&[77.2], 2, &SearchParams::new().nprobe(2)).unwrap();
+            assert_eq!((found[0].id, found[1].id), (77, 78));
+            train(&store);
+        }
+    }
 
     fn bytes() -> (Vec<u8>, Vec<u8>) {
         let centroids: Vec<u8> = (0..5 * 2).flat_map(|i| (i as f32).to_le_bytes()).collect();
