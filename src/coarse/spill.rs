@@ -9,7 +9,7 @@
 
 use crate::Rows;
 use crate::kernel::{Kernels, Similarity};
-use crate::math::linalg::{Panels, Scattered};
+use crate::math::linalg::{Panels, Scattered, dot};
 use rayon::prelude::*;
 
 /// Rows whose second lists one task finds.
@@ -50,7 +50,7 @@ pub(super) fn second_among(
     direction(row, columns.rows().row(first as usize), across);
     kernels.picked_scores(&columns.picked(Similarity::L2, row), lists, costs);
     kernels.picked_scores(&columns.picked(Similarity::Dot, across), lists, products);
-    add_across(costs, products, dot(row, across));
+    add_across(costs, products, dot::<1>(row, across));
     let taken = lists.iter().position(|list| *list == first).unwrap_or(usize::MAX);
     lists[least_but(costs, taken) as usize]
 }
@@ -82,7 +82,7 @@ fn second_of_some(panels: &Panels, centroids: Rows<'_>, rows: Rows<'_>, lists: &
         panels.scores(Similarity::Dot, Rows::of(directions, dim), products);
         let per_row = costs.chunks_exact_mut(nlist).zip(products.chunks_exact(nlist));
         for (i, (costs, products)) in per_row.enumerate() {
-            let along = dot(rows.row(i), &directions[i * dim..(i + 1) * dim]);
+            let along = dot::<1>(rows.row(i), &directions[i * dim..(i + 1) * dim]);
             add_across(costs, products, along);
             second[i] = least_but(costs, lists[i] as usize);
         }
@@ -101,17 +101,12 @@ fn direction(row: &[f32], centroid: &[f32], out: &mut [f32]) {
     for ((out, x), c) in out.iter_mut().zip(row).zip(centroid) {
         *out = x - c;
     }
-    let norm = dot(out, out).sqrt();
+    let norm = dot::<1>(out, out).sqrt();
     if norm > 0.0 && norm.is_finite() {
         out.iter_mut().for_each(|component| *component /= norm);
     } else {
         out.fill(0.0);
     }
-}
-
-/// In one order, whatever rows stand beside.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    a.iter().zip(b).map(|(a, b)| a * b).sum()
 }
 
 /// The index of the least cost, the lowest of several, other than `taken`. Costs that are no numbers are never least;

@@ -123,24 +123,28 @@ impl KeptForm {
         (self.kind != Kind::U8 || bytes[self.dim] == 0) && row.iter().all(|component| component.is_finite())
     }
 
-    /// The score of `query` with the row of `bytes`, as it is stored.
-    pub(crate) fn score(&self, similarity: Similarity, query: &[f32], bytes: &[u8]) -> f32 {
-        let element = match self.kind {
-            Kind::F32 => Element::F32,
-            Kind::F16 => Element::F16,
-            // One row at a time, steps of 1 from 0 are twice as fast as the tiles that `scan` makes of many rows: 20 ns a
-            // row of 128 components against 48 (`benches/kernels`, kept).
-            Kind::U8 => return Kernels::get().steps_score(similarity, query, 0.0, 1.0, &bytes[..self.dim]),
-            Kind::SQ8 => {
-                let (low, step, codes) = steps(bytes);
-                return Kernels::get().steps_score(similarity, query, low, step, codes);
+    /// The scores of `query` with `rows`, each as it is stored.
+    pub(crate) fn scores(&self, similarity: Similarity, query: &[f32], rows: &[&[u8]], scores: &mut [f32]) {
+        let kernels = Kernels::get();
+        match self.element() {
+            Some(element) => {
+                let bytes = self.dim * element.size();
+                for (rows, scores) in rows.chunks(AT_ONCE).zip(scores.chunks_mut(AT_ONCE)) {
+                    let mut cut = [&[][..]; AT_ONCE];
+                    cut.iter_mut().zip(rows).for_each(|(cut, row)| *cut = &row[..bytes]);
+                    kernels.scan_apart(similarity, element, query, &cut[..rows.len()], scores);
+                }
             }
-        };
-        let mut score = [0.0];
-        Kernels::get().scan(similarity, element, &[query], bytes, &mut score);
-        score[0]
+            None => rows.iter().zip(scores).for_each(|(row, score)| {
+                let (low, step, codes) = steps(row);
+                *score = kernels.steps_score(similarity, query, low, step, codes);
+            }),
+        }
     }
 }
+
+/// Rows that are scored in one call.
+const AT_ONCE: usize = 8;
 
 /// Lanes of the search for the least and the greatest component.
 const LANES: usize = 16;
@@ -235,6 +239,12 @@ mod tests {
         }
     }
 
+    fn score(form: &KeptForm, similarity: Similarity, query: &[f32], row: &[u8]) -> f32 {
+        let mut scores = [f32::NAN];
+        form.scores(similarity, query, &[row], &mut scores);
+        scores[0]
+    }
+
     /// A score is that of the row that `decode` gives, and an exact form gives back what passed the door.
     #[test]
     fn scores_are_those_of_the_decoded_row() {
@@ -252,7 +262,7 @@ mod tests {
                 let l2: f64 = pairs().map(|(q, x)| (q - x) * (q - x)).sum();
                 let dot: f64 = pairs().map(|(q, x)| -q * x).sum();
                 for (similarity, exact) in [(Similarity::L2, l2), (Similarity::Dot, dot)] {
-                    let off = f64::from(form.score(similarity, &query, &bytes)) - exact;
+                    let off = f64::from(score(&form, similarity, &query, &bytes)) - exact;
                     assert!(off.abs() <= 1e-5 * exact.abs() + 1e-3, "{form:?} {similarity:?} {dim}");
                 }
             }

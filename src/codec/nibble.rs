@@ -21,6 +21,7 @@
 use super::{Assigned, Codec, Codes, KeptForm, Probe, Scanner, Visit};
 use crate::kernel::{Book, CHOOSE, Found, Kernels, NIBBLE_QUERIES, NibbleQuery, POINTS, Similarity};
 use crate::layout::Layout;
+use crate::math::linalg::dot;
 use crate::math::rotation::Rotation;
 use crate::{Result, Rows};
 use half::bf16;
@@ -79,6 +80,9 @@ impl Nibble {
     }
 }
 
+/// Running sums of a product of two vectors: a constant of the format, as their roundings are in the codes.
+const SUMS: usize = 8;
+
 /// Buffers for one row or query at a time.
 struct Scratch {
     rotated: Vec<f32>,
@@ -104,25 +108,12 @@ impl Scratch {
     }
 }
 
-/// Σ a·b in eight running sums: the same bits on every machine.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let mut sums = [0.0f32; 8];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..8 {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f32>() + rest
-}
-
 impl Nibble {
     /// The packed code of a row whose rotated residual and rotated self are in `scratch`.
     fn encode_row(&self, scratch: &mut Scratch, code: &mut Vec<u8>) {
         let Scratch { rotated, residual, decoded, planes, codes, .. } = scratch;
         let (components, chosen) = (self.book.components, codes.len());
-        let squared = dot(residual, residual);
+        let squared = dot::<SUMS>(residual, residual);
         let scale = ((residual.len() as f32).sqrt() / squared.sqrt()).min(f32::MAX);
         for (j, part) in residual.chunks_exact(components).enumerate() {
             for (p, value) in part.iter().enumerate() {
@@ -133,14 +124,14 @@ impl Nibble {
         for (part, &k) in decoded.chunks_exact_mut(components).zip(&*codes) {
             part.iter_mut().zip(&self.book.points).for_each(|(y, points)| *y = points[usize::from(k)]);
         }
-        let fit = dot(residual, decoded);
+        let fit = dot::<SUMS>(residual, decoded);
         // No residual, or one too short to have a direction: the centroid is the estimate.
         let exact = if fit > 0.0 && squared > 0.0 { squared / fit } else { 0.0 };
         let s = bf16::from_f32(if exact.is_finite() { exact } else { 0.0 });
-        let product = s.to_f32() * dot(rotated, decoded);
+        let product = s.to_f32() * dot::<SUMS>(rotated, decoded);
         let bias = match self.similarity {
             Similarity::L2 => 2.0 * product - squared,
-            Similarity::Dot => product - dot(rotated, residual),
+            Similarity::Dot => product - dot::<SUMS>(rotated, residual),
         };
         // Where nothing but the centroid is known, the best estimate of a distance includes the residual's length.
         let bias = match (self.similarity, s == bf16::ZERO) {
@@ -246,7 +237,7 @@ impl Scanner for NibbleScanner<'_> {
         let from_origin = |visit: &Visit| match (probe.centroid, self.codec.similarity) {
             (None, Similarity::L2) => {
                 let query = self.queries.row(visit.query as usize);
-                dot(query, query)
+                dot::<SUMS>(query, query)
             }
             _ => visit.coarse,
         };
@@ -272,8 +263,8 @@ impl Scanner for NibbleScanner<'_> {
         };
         for start in (0..worst.len()).step_by(NIBBLE_QUERIES) {
             let end = worst.len().min(start + NIBBLE_QUERIES);
-            let mut queries =
-                [NibbleQuery { table: &[], factor: 0.0, coarse: 0.0, worst: 0.0, live: &[] }; 4];
+            let none = NibbleQuery { table: &[], factor: 0.0, coarse: 0.0, worst: 0.0, live: &[] };
+            let mut queries = [none; NIBBLE_QUERIES];
             let queries = &mut queries[..end - start];
             (start..end).zip(&mut *queries).for_each(|(v, out)| *out = query(v));
             // The next pass's tables come from beyond the second-level cache.
@@ -350,6 +341,7 @@ const POINTS_4: [[f32; 4]; POINTS] = [
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::NORM_MAX;
     use crate::math::random::Random;
 
     const SIMILARITIES: [Similarity; 2] = [Similarity::L2, Similarity::Dot];
@@ -449,31 +441,44 @@ mod tests {
         }
     }
 
-    /// Rows with no direction, no length, or lengths at the ends of f32: every score is a number, and a decoded vector is
-    /// finite.
+    /// Every score that `queries` are told of `row` is a number, and the decoded vector is finite.
+    fn has_a_place(
+        bits: NibbleBits,
+        similarity: Similarity,
+        centroid: Option<&[f32]>,
+        row: &[f32],
+        queries: &[&[f32]],
+    ) {
+        let dim = row.len();
+        // A codec keeps the rotated centroids of its model: one for each.
+        let nibble = Nibble::new(dim, bits, similarity);
+        for query in queries {
+            let told = estimates(&nibble, centroid, row, query)[0];
+            assert!(
+                told.is_finite(),
+                "{bits:?} {similarity:?} {row:?} from {centroid:?} to {query:?}: {told}"
+            );
+        }
+        let mut code = Vec::new();
+        let centroids = centroid.map(|c| Rows::of(c, dim));
+        nibble.encode(Assigned { rows: Rows::of(row, dim), lists: &[0], centroids }, &mut code);
+        let mut back = vec![f32::NAN; dim];
+        nibble.decode(centroid, &code, &mut back);
+        assert!(back.iter().all(|v| v.is_finite()), "{bits:?} {row:?} from {centroid:?}: {back:?}");
+    }
+
+    /// Rows with no direction, no length, or lengths at the ends of what the door lets in.
     #[test]
     fn rows_without_a_direction_still_have_a_place() {
         for (bits, similarity) in
             [NibbleBits::Two, NibbleBits::One].into_iter().flat_map(|b| SIMILARITIES.map(|s| (b, s)))
         {
             for dim in [1, 5, 128] {
-                for scale in [0.0, 1e-45, 1e-30, 1e-19, 1e17] {
-                    for centroid in [None, Some(vec![scale; dim]), Some(vec![0.0; dim])] {
-                        // A codec keeps the rotated centroids of its model: one for each.
-                        let nibble = Nibble::new(dim, bits, similarity);
-                        let row = vec![scale; dim];
-                        let centroid = centroid.as_deref();
-                        let told = estimates(&nibble, centroid, &row, &vec![1.0; dim]);
-                        assert!(told[0].is_finite(), "{told:?}");
-                        let mut code = Vec::new();
-                        let centroids = centroid.map(|c| Rows::of(c, dim));
-                        nibble.encode(
-                            Assigned { rows: Rows::of(&row, dim), lists: &[0], centroids },
-                            &mut code,
-                        );
-                        let mut back = vec![f32::NAN; dim];
-                        nibble.decode(centroid, &code, &mut back);
-                        assert!(back.iter().all(|v| v.is_finite()));
+                for scale in [0.0, 1e-45, 1e-30, 1e-19, 1e17, NORM_MAX / (dim as f32).sqrt()] {
+                    let (row, opposite) = (vec![scale; dim], vec![-scale; dim]);
+                    for centroid in [None, Some(&row), Some(&opposite), Some(&vec![0.0; dim])] {
+                        let queries = [&vec![1.0; dim][..], &row, &opposite];
+                        has_a_place(bits, similarity, centroid.map(|c| &c[..]), &row, &queries);
                     }
                 }
                 // At the centroid the estimate is the coarse score.
@@ -481,6 +486,31 @@ mod tests {
                 let (row, query) = (vec![2.0; dim], vec![1.0; dim]);
                 let told = f64::from(estimates(&nibble, Some(&row), &row, &query)[0]);
                 assert!((told - exact(similarity, &query, &row)).abs() < 1e-3 * dim as f64);
+            }
+        }
+    }
+
+    /// The longest rows there are, in lists whose centroids and under queries that are as long, in any directions: the
+    /// terms of an estimate are larger than their sum, and none may overflow.
+    #[test]
+    fn the_longest_rows_have_scores() {
+        let mut random = Random::new(4);
+        let mut longest = |dim: usize| {
+            let mut row = vector(&mut random, dim, 1.0);
+            let norm = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt();
+            row.iter_mut().for_each(|v| *v = (f64::from(*v) / norm * f64::from(NORM_MAX)) as f32);
+            row
+        };
+        for dim in (1..=8).cycle().take(400).chain([128; 20]) {
+            let (row, centroid, query) = (longest(dim), longest(dim), longest(dim));
+            let opposite = |of: &[f32]| of.iter().map(|v| -v).collect::<Vec<f32>>();
+            let (row_away, centroid_away) = (opposite(&row), opposite(&centroid));
+            let queries: [&[f32]; 5] = [&query, &row, &centroid, &row_away, &centroid_away];
+            for (bits, similarity) in
+                [NibbleBits::Two, NibbleBits::One].into_iter().flat_map(|b| SIMILARITIES.map(|s| (b, s)))
+            {
+                has_a_place(bits, similarity, Some(&centroid), &row, &queries);
+                has_a_place(bits, similarity, None, &row, &queries);
             }
         }
     }

@@ -4,11 +4,14 @@
 //! the directory; ids come from the `ids` column, or from the map where the column does not know. An
 //! entry is lost only with its block, or if nothing says its id any more. Where witnesses contradict each
 //! other (a page was put back to an earlier state), each row ends up in one place, and each id and key with
-//! one row.
+//! one row: `claims` settles that, and here is what reads the witnesses and writes what was settled.
 //!
 //! In an index that spills a row ends up in two places, of two lists. It survives as long as one of them does; the other
 //! is then made anew from its kept row or its code.
 
+mod claims;
+
+use self::claims::{Agreement, Claim, Claims, Placed, Witnesses, settle_keys};
 use super::add::{Encoded, encode};
 use super::kept::KeptCheck;
 use super::model::{KeptColumn, Model};
@@ -17,14 +20,13 @@ use super::{rerank, tree};
 use crate::storage::block::{BlockBuf, BlockRef};
 use crate::storage::column::Column;
 use crate::storage::format::{Frame, Kind, ListEntry, State, TableName};
-use crate::storage::ids::{KEY_BYTES_MAX, NO_ID, Slot, Slots, decode_id, ids_column};
+use crate::storage::ids::{NO_ID, Slot, Slots, decode_id, ids_column};
 use crate::storage::lists::{ListEdit, block_key, store_entries};
 use crate::storage::sections::Section;
 use crate::storage::{BytesTable, Stage};
 use crate::{Error, Observer, Result, Rows};
 use redb::ReadableTable;
 use std::borrow::Cow;
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 
@@ -81,112 +83,6 @@ struct Repair<'w, 't> {
     /// The lists of surviving rows (as numbers within the model) and what their codes come to, if kept rows can be
     /// compared with them.
     sums: HashMap<u32, [Option<(u32, u32)>; 2]>,
-}
-
-/// Where a row stands, and ‖x − c‖² at its first slot.
-#[derive(Clone, Copy, Default)]
-struct Placed {
-    slots: Slots,
-    residual: f64,
-}
-
-impl Placed {
-    /// Adds a place. The list that the column named comes first, or else the one of the smaller residual, which is the
-    /// nearest as far as the codes can tell.
-    fn enter(&mut self, slot: Slot, residual: f64, nearest: Option<u32>) {
-        let nearer = match (self.slots.first, nearest) {
-            (Some(first), Some(list)) if list == first.list || list == slot.list => list == slot.list,
-            _ => residual < self.residual,
-        };
-        if self.slots.first.is_none() || nearer {
-            self.residual = residual;
-        }
-        self.slots.enter(slot);
-        if nearer {
-            self.slots.lead_with(slot.list);
-        }
-    }
-}
-
-/// An entry's claim to be its row's; the greater one is believed.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Claim {
-    /// The row's slots say so, too.
-    by_slots: bool,
-    /// The change that wrote its block.
-    seq: u64,
-    slot: Slot,
-    /// The checksum of its code where both codes of a row are the same.
-    sum: u32,
-}
-
-/// The claims to a row: one, or two of different lists.
-#[derive(Default)]
-struct Claims {
-    best: [Option<Claim>; 2],
-    /// Some claim cannot be granted.
-    rivals: bool,
-}
-
-impl Claims {
-    /// Hears a claim where a row has `places`.
-    fn hear(&mut self, claim: Claim, places: usize) {
-        let best = &mut self.best[..places];
-        let same_list = best.iter().position(|own| own.is_some_and(|own| own.slot.list == claim.slot.list));
-        let least = |best: &[Option<Claim>]| (0..best.len()).min_by_key(|at| best[*at]).unwrap_or(0);
-        // No claim is less than any: an empty place is the least.
-        let own = &mut best[same_list.unwrap_or(least(best))];
-        self.rivals |= own.is_some();
-        *own = (*own).max(Some(claim));
-    }
-
-    /// The places that are granted. Of two entries that are different vectors the one written last is believed: the
-    /// other was put back to an earlier state, as a change of a vector writes both.
-    fn settle(&mut self) -> Slots {
-        if let [Some(a), Some(b)] = self.best
-            && a.sum != b.sum
-        {
-            self.rivals = true;
-            self.best = [if (a.seq, a) > (b.seq, b) { Some(a) } else { Some(b) }, None];
-        }
-        let mut slots = Slots::default();
-        self.best.iter().flatten().for_each(|claim| slots.enter(claim.slot));
-        slots
-    }
-}
-
-/// A witness: what it says about something.
-type Says<'a, A, B> = &'a dyn Fn(&A) -> Option<B>;
-
-/// Who says which id a row has. The column is the better witness, as its pages are checked as a whole; but
-/// it may be one of an earlier commit.
-#[derive(Default)]
-struct Witnesses {
-    column: HashMap<u32, u64>,
-    map: HashMap<u32, u64>,
-}
-
-impl Witnesses {
-    /// The id of each of `rows`, no id twice: first where both agree, then as the column says, then as the
-    /// map says. A row that is left over has none.
-    fn settle(&self, rows: &BTreeSet<u32>) -> HashMap<u32, u64> {
-        let agreed = |row: &u32| self.column.get(row).filter(|id| self.map.get(row) == Some(id)).copied();
-        let by_column = |row: &u32| self.column.get(row).copied();
-        let by_map = |row: &u32| self.map.get(row).copied();
-        let (mut named, mut taken) = (HashMap::new(), HashSet::new());
-        let rounds: [Says<'_, u32, u64>; 3] = [&agreed, &by_column, &by_map];
-        for says in rounds {
-            for row in rows {
-                if let Some(id) = says(row)
-                    && !named.contains_key(row)
-                    && taken.insert(id)
-                {
-                    named.insert(*row, id);
-                }
-            }
-        }
-        named
-    }
 }
 
 impl<'w, 't> Repair<'w, 't> {
@@ -617,73 +513,11 @@ impl<'w, 't> Repair<'w, 't> {
     }
 }
 
-/// Whether a row's codes are those of its kept row.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Agreement {
-    Full,
-    /// One of two is, so the other went back to an earlier state.
-    Partial,
-    None,
-}
-
-impl Agreement {
-    fn of(codes: impl Iterator<Item = bool>) -> Self {
-        let (mut agree, mut all) = (0, 0);
-        for same in codes {
-            agree += usize::from(same);
-            all += 1;
-        }
-        match agree {
-            0 => Agreement::None,
-            agree if agree == all => Agreement::Full,
-            _ => Agreement::Partial,
-        }
-    }
-}
-
 /// What a kept row is made of.
 #[derive(Clone, Copy)]
 enum Source<'m> {
     Code,
     Kept(&'m KeptColumn),
-}
-
-/// A key for each of `ids`, no key twice: first where both tables agree, then as `keymap` says, then as `keys`
-/// says; those that are left over get their digits. Returns how many did.
-fn settle_keys(
-    ids: impl Iterator<Item = u64> + Clone,
-    by_key: &BTreeMap<u64, Vec<u8>>,
-    by_id: &BTreeMap<u64, Vec<u8>>,
-) -> (BTreeMap<u64, Vec<u8>>, u64) {
-    let mut keys: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
-    let mut taken: HashSet<Vec<u8>> = HashSet::new();
-    let agreed = |id: &u64| by_id.get(id).filter(|key| by_key.get(id) == Some(key)).cloned();
-    let rounds: [Says<'_, u64, Vec<u8>>; 3] =
-        [&agreed, &|id| by_key.get(id).cloned(), &|id| by_id.get(id).cloned()];
-    for says in rounds {
-        for id in ids.clone() {
-            let said = says(&id).filter(|key| (1..=KEY_BYTES_MAX).contains(&key.len()));
-            if let Some(key) = said
-                && !keys.contains_key(&id)
-                && taken.insert(key.clone())
-            {
-                keys.insert(id, key);
-            }
-        }
-    }
-    let mut made = 0;
-    for id in ids {
-        if let Entry::Vacant(place) = keys.entry(id) {
-            let mut key = id.to_string().into_bytes();
-            // Somebody may have chosen such digits for a key.
-            while !taken.insert(key.clone()) {
-                key.push(b'\'');
-            }
-            place.insert(key);
-            made += 1;
-        }
-    }
-    (keys, made)
 }
 
 /// Rows decoded at a time.

@@ -4,6 +4,7 @@ use super::model::{KeptColumn, Model};
 use super::view::{View, ViewIds};
 use crate::Result;
 use crate::math::topk::{Collector, Entry, Hit, Radius, TopK};
+use crate::storage::ROWS_AT_ONCE;
 use std::borrow::Cow;
 
 /// The best `k` of `entries` by the scores of their most exact rows, of scores up to `limit`. Where coarser rows are
@@ -64,8 +65,11 @@ fn rescore(
 ) -> Result<()> {
     let similarity = model.metric().similarity();
     let rows: Vec<u32> = entries.iter().map(|entry| entry.row).collect();
-    view.kept_rows(kept.stage, &rows, &mut |i, vector| {
-        collector.offer(rows[i], kept.form.score(similarity, query, vector));
+    let mut scores = [0.0; ROWS_AT_ONCE];
+    view.kept_rows(kept.stage, &rows, &mut |first, vectors| {
+        let scores = &mut scores[..vectors.len()];
+        kept.form.scores(similarity, query, vectors, scores);
+        rows[first..].iter().zip(&*scores).for_each(|(row, score)| collector.offer(*row, *score));
         Ok(())
     })
 }
@@ -74,8 +78,8 @@ fn rescore(
 pub(crate) fn kept_vector(view: &dyn View, model: &Model, row: u32) -> Result<Option<Vec<f32>>> {
     let Some(kept) = model.judge() else { return Ok(None) };
     let mut vector = vec![0.0; model.spec.dim];
-    view.kept_rows(kept.stage, &[row], &mut |_, bytes| {
-        kept.form.decode(bytes, &mut vector);
+    view.kept_rows(kept.stage, &[row], &mut |_, rows| {
+        rows.iter().for_each(|bytes| kept.form.decode(bytes, &mut vector));
         Ok(())
     })?;
     Ok(Some(vector))

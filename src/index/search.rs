@@ -77,7 +77,7 @@ impl Request<'_> {
 const CHUNK: usize = 4096;
 const COLLECTOR_BYTES: usize = 64 << 20;
 /// Visits whose scores of one block are held at once.
-const VISITS_AT_ONCE: usize = 64;
+const VISITS_AT_ONCE: usize = 16;
 
 /// Searches for all (prepared) `queries`: their hits, nearest first.
 pub(crate) fn search(
@@ -113,7 +113,7 @@ fn search_chunk(
         queries.iter().map(|_| Collect::new(request.goal, &ids, model.spills())).collect();
     let mut clock = Clock::start(request.stats);
     let probes = model.probe(queries, request.nprobe);
-    let stops = stops(view, model.nlist(), &probes, request.max_codes(), queries)?;
+    let stops = stops(view, model.nlist(), &probes, request, queries)?;
     clock.looked_at(queries.len(), stops.len(), || stops.iter().map(|stop| u64::from(stop.entries)).sum());
     clock.lap(Stage::Coarse);
     let mut scan = Scan {
@@ -161,9 +161,10 @@ fn stops(
     view: &dyn View,
     nlist: usize,
     probes: &Probes,
-    max_codes: usize,
+    request: &Request<'_>,
     queries: Rows<'_>,
 ) -> Result<Vec<Stop>> {
+    let max_codes = request.max_codes();
     let mut stops = Vec::with_capacity(probes.lists.len());
     let per_query = probes.lists.chunks_exact(probes.nprobe).zip(probes.scores.chunks_exact(probes.nprobe));
     for (query, (lists, scores)) in per_query.enumerate() {
@@ -181,19 +182,28 @@ fn stops(
             }
         }
     }
-    Ok(if queries.len() > 1 { by_list(stops, nlist) } else { stops })
+    // Where one pass over a list is so cheap that what follows counts, 1.05 times as fast; flat lists, which are read
+    // twice then, lose as much.
+    let nearest_first = matches!(request.goal, Goal::Rerank { .. }) && request.nprobe > 1;
+    Ok(if queries.len() > 1 { by_list(&stops, nlist, nearest_first) } else { stops })
 }
 
-/// A stable counting sort by list.
-fn by_list(stops: Vec<Stop>, nlist: usize) -> Vec<Stop> {
-    let mut ends = vec![0usize; nlist + 1];
-    stops.iter().for_each(|stop| ends[stop.list as usize + 1] += 1);
-    (0..nlist).for_each(|list| ends[list + 1] += ends[list]);
-    let mut sorted = stops.clone();
-    for stop in stops {
-        let at = &mut ends[stop.list as usize];
-        sorted[*at] = stop;
-        *at += 1;
+/// A stable counting sort by list. With `nearest_first` each query's first stop comes before all others: what its nearest
+/// list holds gives it a threshold that the rest seldom passes.
+fn by_list(stops: &[Stop], nlist: usize, nearest_first: bool) -> Vec<Stop> {
+    let mut last = u32::MAX;
+    let mut place = |stop: &Stop| {
+        let first = std::mem::replace(&mut last, stop.visit.query) != stop.visit.query;
+        stop.list as usize + if first && nearest_first { 0 } else { nlist }
+    };
+    let places: Vec<usize> = stops.iter().map(&mut place).collect();
+    let mut ends = vec![0usize; 2 * nlist + 1];
+    places.iter().for_each(|place| ends[place + 1] += 1);
+    (0..2 * nlist).for_each(|place| ends[place + 1] += ends[place]);
+    let mut sorted = stops.to_vec();
+    for (stop, place) in stops.iter().zip(places) {
+        sorted[ends[place]] = *stop;
+        ends[place] += 1;
     }
     sorted
 }
@@ -215,18 +225,10 @@ impl<'a> Collect<'a> {
         }
     }
 
-    fn found(&mut self) -> &mut Found {
+    fn take(&mut self, found: &Found) {
         match self {
-            Collect::TopK(topk) => topk.found(),
-            Collect::Radius(radius) => radius.found(),
-        }
-    }
-
-    fn give_back(&mut self, found: Found) {
-        *self.found() = found;
-        match self {
-            Collect::TopK(topk) => topk.check(),
-            Collect::Radius(radius) => radius.check(),
+            Collect::TopK(topk) => topk.take(found),
+            Collect::Radius(radius) => radius.take(found),
         }
     }
 
@@ -262,16 +264,16 @@ impl<'a> Collect<'a> {
     }
 }
 
-/// Turns what was found in a block, from `before` on, from entries into rows; a filter that goes by ids has its say.
-fn take(view: &dyn View, filter: &Filter, block: Run<'_>, before: usize, found: &mut Found) -> Result<()> {
-    for entry in &mut found.entries[before..] {
+/// Turns what was found from entries into rows; a filter that goes by ids has its say.
+fn rows_of(view: &dyn View, filter: &Filter, block: Run<'_>, found: &mut Found) -> Result<()> {
+    for entry in &mut found.entries {
         *entry = block.rows[*entry as usize].get();
     }
     if !matches!(filter, Filter::Ids(_)) {
         return Ok(());
     }
-    let mut kept = before;
-    for at in before..found.len() {
+    let mut kept = 0;
+    for at in 0..found.len() {
         let (row, score) = (found.entries[at], found.scores[at]);
         if filter.admits(view, row)? {
             (found.entries[kept], found.scores[kept]) = (row, score);
@@ -311,7 +313,10 @@ impl Scan<'_> {
         let list = stops[0].list;
         buffers.visits.clear();
         buffers.visits.extend(stops.iter().map(|stop| stop.visit));
-        buffers.found.resize(VISITS_AT_ONCE.min(stops.len()), Found::default());
+        let some = VISITS_AT_ONCE.min(stops.len());
+        if buffers.found.len() < some {
+            buffers.found.resize(some, Found::default());
+        }
         scanner.enter(Probe { centroid: model.centroid(list), visits: &buffers.visits });
         let (mut seen, all) = (0, stops[0].of as usize);
         view.visit(list, &mut |block| {
@@ -328,25 +333,14 @@ impl Scan<'_> {
                 buffers.worst.clear();
                 let threshold = |stop: &Stop| collectors[stop.visit.query as usize].threshold();
                 buffers.worst.extend(stops.iter().map(threshold));
-                // The scan writes straight to the collectors' own buffers, lent for as long as it takes.
                 let found = &mut buffers.found[..stops.len()];
-                let before = &mut [0; VISITS_AT_ONCE][..stops.len()];
-                for ((stop, found), before) in stops.iter().zip(&mut *found).zip(&mut *before) {
-                    *found = std::mem::take(collectors[stop.visit.query as usize].found());
-                    *before = found.len();
-                }
                 let ahead = if group == 0 { codes.ahead } else { &[] };
-                scanner.scan(
-                    Codes { ahead, ..codes },
-                    group * VISITS_AT_ONCE,
-                    &buffers.worst,
-                    &live[..stops.len()],
-                    found,
-                );
-                for ((stop, found), before) in stops.iter().zip(found).zip(before) {
-                    let taken = take(*view, request.filter, block, *before, found);
-                    collectors[stop.visit.query as usize].give_back(std::mem::take(found));
-                    taken?;
+                let (codes, first) = (Codes { ahead, ..codes }, group * VISITS_AT_ONCE);
+                scanner.scan(codes, first, &buffers.worst, &live[..stops.len()], found);
+                for (stop, found) in stops.iter().zip(found).filter(|(_, found)| found.len() > 0) {
+                    rows_of(*view, request.filter, block, found)?;
+                    collectors[stop.visit.query as usize].take(found);
+                    found.clear();
                 }
             }
             seen += n;

@@ -13,7 +13,7 @@ use crate::storage::format::{Header, ListEntry};
 use crate::storage::ids::Slot;
 use crate::storage::sections::Section;
 use crate::storage::snapshot::Snapshot;
-use crate::storage::{Stage, WriteTables};
+use crate::storage::{EachKept, Stage, WriteTables};
 use crate::{Error, Result};
 
 pub(crate) trait View: Send + Sync {
@@ -26,14 +26,9 @@ pub(crate) trait View: Send + Sync {
     /// A hint that `id` will be asked for these rows.
     fn approach_ids(&self, rows: &[u32]);
     fn id(&self, row: u32) -> Result<u64>;
-    /// Calls `each(i, vector)` with the kept vector of `rows[i]`, as stored, in order; not at all if none are kept at
-    /// that stage.
-    fn kept_rows(
-        &self,
-        stage: Stage,
-        rows: &[u32],
-        each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
-    ) -> Result<()>;
+    /// Calls `each(i, vectors)` with the kept vectors of `rows[i..]`, as stored, up to [`ROWS_AT_ONCE`] of them a call and
+    /// in order; not at all if none are kept at that stage.
+    fn kept_rows(&self, stage: Stage, rows: &[u32], each: &mut EachKept<'_>) -> Result<()>;
     fn row_of(&self, id: u64) -> Result<Option<u32>>;
     /// Calls `each(row, id)` for every row, ascending.
     fn for_each_id(&self, each: &mut dyn FnMut(u32, u64)) -> Result<()>;
@@ -119,12 +114,7 @@ impl View for Snapshot {
     fn id(&self, row: u32) -> Result<u64> {
         Snapshot::id(self, row)
     }
-    fn kept_rows(
-        &self,
-        stage: Stage,
-        rows: &[u32],
-        each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
-    ) -> Result<()> {
+    fn kept_rows(&self, stage: Stage, rows: &[u32], each: &mut EachKept<'_>) -> Result<()> {
         Snapshot::kept_rows(self, stage, rows, each)
     }
 }
@@ -158,12 +148,7 @@ impl View for WriterView<'_, '_> {
     fn id(&self, row: u32) -> Result<u64> {
         self.tables.id_of(row)
     }
-    fn kept_rows(
-        &self,
-        stage: Stage,
-        rows: &[u32],
-        each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
-    ) -> Result<()> {
+    fn kept_rows(&self, stage: Stage, rows: &[u32], each: &mut EachKept<'_>) -> Result<()> {
         let Some(column) = self.kept_columns[stage as usize] else { return Ok(()) };
         let (table, name) = self.tables.kept(stage);
         let mut vector = vec![ABSENT; column.width];
@@ -171,7 +156,7 @@ impl View for WriterView<'_, '_> {
             if !column.get(table, name, row, &mut vector)? {
                 return Err(Error::corrupt(name, row.into(), "the kept row is missing"));
             }
-            each(i, &vector)?;
+            each(i, &[&vector])?;
         }
         Ok(())
     }

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, dot8, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, portable, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -20,6 +20,10 @@ pub(super) static KERNELS: Kernels = Kernels {
     scan: [
         [scan::<L2, F32>, scan::<L2, F16>, scan::<L2, BF16>, scan::<L2, U8>],
         [scan::<DOT, F32>, scan::<DOT, F16>, scan::<DOT, BF16>, scan::<DOT, U8>],
+    ],
+    scan_apart: [
+        [scan_apart::<L2, F32>, scan_apart::<L2, F16>, scan_apart::<L2, BF16>, scan_apart::<L2, U8>],
+        [scan_apart::<DOT, F32>, scan_apart::<DOT, F16>, scan_apart::<DOT, BF16>, scan_apart::<DOT, U8>],
     ],
     scores,
     nearest,
@@ -36,8 +40,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nibble_choose: nibble::avx2::choose,
     nibble_table: nibble::avx2::table,
     hadamard: nibble::avx2::hadamard,
-    bound: nibble::avx2::bound,
-    keep_at_most: nibble::avx2::keep_at_most,
+    bound: found::avx2::bound,
+    keep_at_most: found::avx2::keep_at_most,
 };
 
 /// True if this processor has what this file uses.
@@ -105,6 +109,25 @@ fn scan_rows<const S: u8, const E: u8, const Q: usize, const R: usize>(
             }
             scores[q * n + first..][..live].copy_from_slice(&folded[..live]);
         }
+    }
+}
+
+/// The same for rows that lie apart.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn scan_apart<const S: u8, const E: u8>(query: &[f32], rows: &[&[u8]], scores: &mut [f32]) {
+    const R: usize = 8;
+    for (rows, scores) in rows.chunks(R).zip(scores.chunks_mut(R)) {
+        let mut codes = [rows[0].as_ptr(); R];
+        codes.iter_mut().zip(rows).for_each(|(code, row)| *code = row.as_ptr());
+        // SAFETY: `Kernels::scan_apart` asserts that each row has the bytes of the query's dimension.
+        let [sums] = unsafe { scan_tile::<S, E, 1, R>([query], codes) };
+        let mut folded = [0.0; R];
+        for r in (0..R).step_by(4) {
+            let scores = fold::<S>([sums[r], sums[r + 1], sums[r + 2], sums[r + 3]]);
+            // SAFETY: `R` is a multiple of 4, so that four elements follow `r`.
+            unsafe { _mm_storeu_ps(folded.as_mut_ptr().add(r), scores) }
+        }
+        scores.copy_from_slice(&folded[..scores.len()]);
     }
 }
 

@@ -22,6 +22,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod dot8;
+mod found;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod nibble;
@@ -32,7 +33,8 @@ mod steps;
 pub(crate) use aligned::AlignedVec;
 pub(crate) use arena::{Arena, Piece};
 pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
-pub(crate) use nibble::{Book, CHOOSE, Found, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
+pub(crate) use found::Found;
+pub(crate) use nibble::{Book, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
 pub(crate) use picked::Picked;
 use std::sync::OnceLock;
 use zerocopy::IntoBytes;
@@ -163,6 +165,7 @@ mod tag {
 }
 
 type Scan = unsafe fn(queries: &[&[f32]], codes: &[u8], scores: &mut [f32]);
+type ScanApart = unsafe fn(query: &[f32], rows: &[&[u8]], scores: &mut [f32]);
 type Scores = unsafe fn(product: &Product<'_>, out: &mut [f32], stride: usize);
 type Nearest = unsafe fn(product: &Product<'_>, best: &mut [Best]);
 type ByteScores = unsafe fn(product: &ByteProduct<'_>, out: &mut [f32]);
@@ -179,6 +182,7 @@ pub(crate) struct Kernels {
     pub(crate) name: &'static str,
     /// By similarity, then by element.
     scan: [[Scan; 4]; 2],
+    scan_apart: [[ScanApart; 4]; 2],
     scores: Scores,
     nearest: Nearest,
     byte_scores: ByteScores,
@@ -197,8 +201,8 @@ pub(crate) struct Kernels {
     nibble_choose: nibble::NibbleChoose,
     nibble_table: nibble::NibbleTable,
     hadamard: nibble::Hadamard,
-    bound: nibble::Bound,
-    keep_at_most: nibble::KeepAtMost,
+    bound: found::Bound,
+    keep_at_most: found::KeepAtMost,
 }
 
 #[allow(unsafe_code)]
@@ -254,6 +258,21 @@ impl Kernels {
         assert_eq!(codes.len(), scores.len() / queries.len() * dim * element.size());
         // SAFETY: the table exists only where its instructions do; the lengths were checked above.
         unsafe { self.scan[similarity as usize][element as usize](queries, codes, scores) }
+    }
+
+    /// [`Kernels::scan`] of one query over rows that lie apart: the same bits.
+    pub(crate) fn scan_apart(
+        &self,
+        similarity: Similarity,
+        element: Element,
+        query: &[f32],
+        rows: &[&[u8]],
+        scores: &mut [f32],
+    ) {
+        assert!(!query.is_empty() && rows.len() == scores.len());
+        assert!(rows.iter().all(|row| row.len() == query.len() * element.size()));
+        // SAFETY: as for `scan`.
+        unsafe { self.scan_apart[similarity as usize][element as usize](query, rows, scores) }
     }
 
     /// [`Kernels::scan`] of one query over rows in memory.

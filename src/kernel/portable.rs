@@ -4,7 +4,7 @@
 //! from the others' in the last bits, by the roundings that a fused multiply-add saves.
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8};
-use super::{Best, Kernels, PANEL, Product, dot8, nibble, picked, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, steps};
 use half::{bf16, f16};
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -12,6 +12,10 @@ pub(super) static KERNELS: Kernels = Kernels {
     scan: [
         [scan::<L2, F32>, scan::<L2, F16>, scan::<L2, BF16>, scan::<L2, U8>],
         [scan::<DOT, F32>, scan::<DOT, F16>, scan::<DOT, BF16>, scan::<DOT, U8>],
+    ],
+    scan_apart: [
+        [scan_apart::<L2, F32>, scan_apart::<L2, F16>, scan_apart::<L2, BF16>, scan_apart::<L2, U8>],
+        [scan_apart::<DOT, F32>, scan_apart::<DOT, F16>, scan_apart::<DOT, BF16>, scan_apart::<DOT, U8>],
     ],
     scores,
     nearest,
@@ -28,8 +32,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nibble_choose: nibble::portable::choose,
     nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
-    bound: nibble::portable::bound,
-    keep_at_most: nibble::portable::keep_at_most,
+    bound: found::bound,
+    keep_at_most: found::keep_at_most,
 };
 
 /// Lanes of a pair's sum: what an AVX-512 register holds, and enough for any narrower one.
@@ -43,6 +47,14 @@ fn scan<const S: u8, const E: u8>(queries: &[&[f32]], codes: &[u8], scores: &mut
         for (q, query) in queries.iter().enumerate() {
             scores[q * n + i] = pair::<S>(query, &row);
         }
+    }
+}
+
+fn scan_apart<const S: u8, const E: u8>(query: &[f32], rows: &[&[u8]], scores: &mut [f32]) {
+    let mut row = vec![0.0; query.len()];
+    for (code, score) in rows.iter().zip(scores) {
+        decode::<E>(code, &mut row);
+        *score = pair::<S>(query, &row);
     }
 }
 

@@ -92,6 +92,15 @@ fn scans_equal_the_oracle_and_do_not_depend_on_company() {
                     }
                 }
                 for n in counts.clone() {
+                    let rows: Vec<&[u8]> = codes.bytes().chunks(dim * element.size()).take(n).collect();
+                    let mut apart = vec![f32::NAN; n];
+                    kernels.scan_apart(similarity, element, queries[8], &rows, &mut apart);
+                    assert_eq!(
+                        bits(&apart),
+                        bits(&alone[8 * 40..][..n]),
+                        "{} {dim} {element:?}",
+                        kernels.name
+                    );
                     let q_count = 1 + (n + dim) % 9;
                     let mut scores = vec![f32::NAN; q_count * n];
                     let bytes = &codes.bytes()[..n * dim * element.size()];
@@ -526,6 +535,65 @@ fn hadamard_is_its_matrix_and_its_own_inverse() {
             assert_eq!(bits(&out), bits(&expected), "{}", kernels.name);
             kernels.hadamard(&mut out);
             assert!(out.iter().zip(&values).all(|(out, value)| *out == value * n as f32));
+        }
+    }
+}
+
+// ---- what a scan found ----
+
+/// Scores as a scan leaves them: `n` of them, many equal if there are `few`, with infinities and NaN if `strange`.
+fn scores_found(random: &mut Random, n: usize, few: bool, strange: bool) -> Vec<f32> {
+    let strangers = [f32::NAN, f32::INFINITY, f32::NEG_INFINITY];
+    (0..n)
+        .map(|_| match random.below(8) {
+            of if strange && of < 3 => strangers[of],
+            _ if few => random.below(5) as f32,
+            _ => (random.unit() * 2.0 - 1.0) as f32,
+        })
+        .collect()
+}
+
+/// Breaks if a tail is not counted, or if the half that is kept is the wrong one: the k best would not be among what
+/// is within the bound.
+#[test]
+fn a_bound_leaves_enough_and_all_tables_agree_on_it() {
+    let mut random = Random::new(12);
+    for n in (1..=70).chain([500, 1000]) {
+        let (least, most) = (1 + random.below(n), n / 8 + 8);
+        for (few, strange) in [(false, false), (true, false), (false, true)] {
+            let scores = scores_found(&mut random, n, few, strange);
+            let bound = portable::KERNELS.bound(&scores, least, least + most);
+            let within = scores.iter().filter(|score| **score <= bound).count();
+            let numbers = scores.iter().filter(|score| !score.is_nan()).count();
+            assert!(within >= least.min(numbers), "{within} of {n}, {least} wanted");
+            // Such scores lie far enough apart that the bound looked for is found.
+            assert!(few || strange || within <= least + most, "{within} of {n}, {least} wanted");
+            for kernels in Kernels::all() {
+                assert_eq!(kernels.bound(&scores, least, least + most), bound, "{} {n}", kernels.name);
+            }
+        }
+    }
+}
+
+/// Breaks if what is compressed overtakes what is still to be read, or if a tail is lost or invented.
+#[test]
+fn what_scores_at_most_a_bound_is_kept_in_its_order() {
+    let mut random = Random::new(13);
+    for n in (0..=70).chain([500, 1000]) {
+        let scores = scores_found(&mut random, n, true, true);
+        let entries: Vec<u32> = (0..n).map(|_| random.next_u64() as u32).collect();
+        for bound in [f32::NEG_INFINITY, -1.0, 0.0, 2.0, 4.0, f32::INFINITY, f32::NAN] {
+            let pairs = || entries.iter().zip(&scores);
+            let kept: Vec<(u32, u32)> = pairs()
+                .filter(|(_, score)| **score <= bound)
+                .map(|(e, score)| (*e, score.to_bits()))
+                .collect();
+            for kernels in Kernels::all() {
+                let mut found = Found { entries: entries.clone(), scores: scores.clone() };
+                kernels.keep_at_most(&mut found, bound);
+                let found: Vec<(u32, u32)> = found.iter().map(|(e, score)| (e, score.to_bits())).collect();
+                assert_eq!(found, kept, "{} {n} {bound}", kernels.name);
+            }
         }
     }
 }

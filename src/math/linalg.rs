@@ -4,7 +4,7 @@
 //! cache lines. The kernels sum a product over the components from the first to the last and turn it
 //! into a score at once, so a score has the same bits in any block of rows and on any thread, and
 //! [`Panels::nearest`] never writes the matrix of scores. What is here is only the blocking: 96 rows
-//! stay in cache while all panels pass by.
+//! stay in cache while all panels pass by. Beside it stands [`dot`], for a pair by itself.
 //!
 //! ```text
 //!   panel p:   component 0: c₀ c₁ … c₃₁ | component 1: c₀ c₁ … c₃₁ | …      column = 32 p + lane
@@ -174,6 +174,20 @@ fn terms<'a>(similarity: Similarity, norms: &'a [f32], zeros: &'a [f32]) -> (&'a
     }
 }
 
+/// Σ aᵢ·bᵢ in `SUMS` running sums, which take the components by turns; what is left of the last turn is summed by
+/// itself. Nothing is fused, so every machine gives the same bits.
+pub(crate) fn dot<const SUMS: usize>(a: &[f32], b: &[f32]) -> f32 {
+    let mut sums = [0.0f32; SUMS];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<SUMS>(), b.as_chunks::<SUMS>());
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..SUMS {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f32>() + rest
+}
+
 /// Transposes up to 32 columns into a panel of zeros.
 fn pack(columns: &[f32], dim: usize, panel: &mut [f32]) {
     for (lane, column) in columns.chunks_exact(dim).enumerate() {
@@ -234,6 +248,24 @@ mod tests {
         assert_eq!(panels.len(), 40);
         for (norm, row) in panels.norms.iter().zip(columns.iter()) {
             assert!((norm - row.iter().map(|v| v * v).sum::<f32>()).abs() < 1e-6);
+        }
+    }
+
+    /// Codes are made of these sums, so the order of the additions is part of the format.
+    #[test]
+    fn a_product_is_summed_by_turns() {
+        for n in [0, 1, 7, 8, 9, 16, 100] {
+            let (a, b) = (floats(n, 4), floats(n, 5));
+            let (mut one, mut eight) = (0.0, [0.0; 8]);
+            for i in 0..n {
+                one += a[i] * b[i];
+            }
+            for i in 0..n / 8 * 8 {
+                eight[i % 8] += a[i] * b[i];
+            }
+            let rest: f32 = (n / 8 * 8..n).map(|i| a[i] * b[i]).sum();
+            assert_eq!(dot::<1>(&a, &b).to_bits(), f32::to_bits(one));
+            assert_eq!(dot::<8>(&a, &b).to_bits(), (eight.iter().sum::<f32>() + rest).to_bits());
         }
     }
 

@@ -28,11 +28,8 @@ pub(crate) trait Collector {
     /// Takes an entry; one beyond the threshold, or NaN, is ignored.
     fn offer(&mut self, row: u32, score: f32);
 
-    /// Where a scan may put (row, score) pairs within the threshold by itself, if it lets [`check`](Self::check) know.
-    fn found(&mut self) -> &mut Found;
-
-    /// Something was put there.
-    fn check(&mut self);
+    /// Takes what a scan found within the threshold that it was told: rows, not entries, by now.
+    fn take(&mut self, found: &Found);
 }
 
 /// One result.
@@ -52,7 +49,7 @@ pub(crate) struct Entry {
 
 /// The `k` smallest by (score, id), exactly.
 ///
-/// Entries go to a buffer. When it is full, a score is sought by bisection that at least `k` entries and not many
+/// Entries go to a buffer. When it is full, a score is sought by quartering that at least `k` entries and not many
 /// more do not exceed, and the others are dropped: two passes over a few hundred floats, where a heap pays a logarithm
 /// for each. Which k of them it is, is settled at the end.
 pub(crate) struct TopK<'a> {
@@ -108,6 +105,19 @@ impl<'a> TopK<'a> {
         }
     }
 
+    /// Takes at the first entry what most searches need: growing bit by bit copies it all again.
+    fn make_room(&mut self, more: usize) {
+        if self.found.len() == 0 {
+            self.found.reserve(self.capacity.min(ROOM) + more);
+        }
+    }
+
+    fn check(&mut self) {
+        if self.found.len() >= self.capacity {
+            self.compact();
+        }
+    }
+
     /// Drops what cannot be among the k best.
     fn compact(&mut self) {
         if self.k == 0 {
@@ -158,6 +168,9 @@ impl<'a> TopK<'a> {
     }
 }
 
+/// Entries that a collector makes room for at once, at most.
+const ROOM: usize = 1024;
+
 /// Leaves one entry of each row, the better one, in one pass with a table of where each row stands.
 fn keep_best_of_each_row(found: &mut Found) {
     let (mut kept, n) = (0, found.len());
@@ -202,19 +215,16 @@ impl Collector for TopK<'_> {
 
     fn offer(&mut self, row: u32, score: f32) {
         if score <= self.threshold && self.k > 0 {
+            self.make_room(1);
             self.found.push(row, score);
             self.check();
         }
     }
 
-    fn found(&mut self) -> &mut Found {
-        &mut self.found
-    }
-
-    fn check(&mut self) {
-        if self.found.len() >= self.capacity {
-            self.compact();
-        }
+    fn take(&mut self, found: &Found) {
+        self.make_room(found.len());
+        self.found.append(found);
+        self.check();
     }
 }
 
@@ -264,11 +274,9 @@ impl Collector for Radius<'_> {
         }
     }
 
-    fn found(&mut self) -> &mut Found {
-        &mut self.found
+    fn take(&mut self, found: &Found) {
+        self.found.append(found);
     }
-
-    fn check(&mut self) {}
 }
 
 fn sorted_hits(entries: &[Entry], ids: &dyn RowIds) -> Result<Vec<Hit>> {

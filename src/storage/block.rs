@@ -19,6 +19,9 @@ pub(crate) struct Geometry {
     pub(crate) order: u8,
     /// Entries of a sealed block.
     pub(crate) capacity: u32,
+    /// Of the runs that pinned lists are scanned in, full ones: entries, and bytes of their codes.
+    run_entries: u32,
+    run_bytes: u32,
 }
 
 impl Geometry {
@@ -30,7 +33,11 @@ impl Geometry {
         while n > 0 && !fits(n) {
             n -= 1;
         }
-        (n > 0).then_some(Geometry { layout, order, capacity: n as u32 })
+        (n > 0).then(|| {
+            let blocks = blocks_of_a_run(layout, n);
+            let (run_entries, run_bytes) = ((n * blocks) as u32, (layout.region_bytes(n) * blocks) as u32);
+            Geometry { layout, order, capacity: n as u32, run_entries, run_bytes }
+        })
     }
 
     /// Bytes of a block with `n` entries.
@@ -55,25 +62,34 @@ impl Geometry {
 
     /// The entries of such a list, in runs; `None` if it is not that long.
     pub(crate) fn runs<'a>(&self, list: &'a [u8], n: usize) -> Option<impl Iterator<Item = Run<'a>>> {
-        let (codes, rows) = list.split_at_checked(self.codes_bytes(n))?;
-        let rows = <[U32]>::ref_from_bytes(rows).ok().filter(|rows| rows.len() == n)?;
-        let (geometry, entries) = (*self, self.run_entries());
-        Some(rows.chunks(entries).enumerate().map(move |(i, rows)| {
-            let first = i * entries;
-            Run { codes: &codes[geometry.codes_bytes(first)..geometry.codes_bytes(first + rows.len())], rows }
+        let (codes, rows) = list.split_at_checked(list.len().checked_sub(4 * n)?)?;
+        let rows = <[U32]>::ref_from_bytes(rows).ok()?;
+        // Most lists are one run, whose codes are as those of one block.
+        let most = self.run_entries as usize;
+        let expected = if n <= most { self.layout.region_bytes(n) } else { self.codes_bytes(n) };
+        if codes.len() != expected {
+            return None;
+        }
+        let (run_bytes, mut rest) = (self.run_bytes as usize, codes);
+        Some(rows.chunks(most).map(move |rows| {
+            let codes = rest.split_off(..run_bytes.min(rest.len())).unwrap_or_default();
+            Run { codes, rows }
         }))
     }
 
-    /// Entries of a run: so many blocks that their codes stay in the second-level cache while the queries of a batch
-    /// pass by; one where blocks cannot be scanned as one.
+    /// Entries of a run, at most.
     pub(crate) fn run_entries(&self) -> usize {
-        let capacity = self.capacity as usize;
-        if !capacity.is_multiple_of(self.layout.group()) {
-            return capacity;
-        }
-        let blocks = (RUN_BYTES / self.layout.region_bytes(capacity)).min(RUN_ENTRIES / capacity);
-        capacity * blocks.max(1)
+        self.run_entries as usize
     }
+}
+
+/// Blocks of a run: so many that their codes stay in the second-level cache while the queries of a batch pass by; one
+/// where blocks cannot be scanned as one.
+fn blocks_of_a_run(layout: Layout, capacity: usize) -> usize {
+    if !capacity.is_multiple_of(layout.group()) {
+        return 1;
+    }
+    (RUN_BYTES / layout.region_bytes(capacity)).min(RUN_ENTRIES / capacity).max(1)
 }
 
 const RUN_BYTES: usize = 64 << 10;

@@ -17,6 +17,8 @@ pub(crate) struct Column {
     /// Bytes of an entry.
     pub(crate) width: usize,
     pub(crate) order: u8,
+    /// Entries of a page.
+    per_page: u32,
 }
 
 /// What an unwritten byte reads as.
@@ -25,7 +27,7 @@ pub(crate) const ABSENT: u8 = 0xff;
 impl Column {
     /// A column of narrow entries on the smallest pages: a change of one entry rewrites one page.
     pub(crate) fn narrow(kind: Kind, width: usize) -> Self {
-        Column { kind, width, order: 0 }
+        Column::of(kind, width, 0)
     }
 
     /// A column of wide entries on the smallest pages that waste at most 4 % of themselves.
@@ -36,11 +38,15 @@ impl Column {
             .filter(fits)
             .find(|&order| waste(order) * 25 <= value_bytes(order))
             .or_else(|| (0..=MAX_ORDER).rev().find(fits))
-            .map(|order| Column { kind, width, order })
+            .map(|order| Column::of(kind, width, order))
+    }
+
+    fn of(kind: Kind, width: usize, order: u8) -> Self {
+        Column { kind, width, order, per_page: ((value_bytes(order) - FRAME) / width) as u32 }
     }
 
     pub(crate) fn per_page(&self) -> u32 {
-        ((value_bytes(self.order) - FRAME) / self.width) as u32
+        self.per_page
     }
 
     pub(crate) fn page_of(&self, row: u32) -> u32 {

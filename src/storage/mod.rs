@@ -84,6 +84,12 @@ pub(crate) enum Stage {
     Exact = 1,
 }
 
+/// Kept rows that are handed over at once.
+pub(crate) const ROWS_AT_ONCE: usize = 8;
+
+/// Takes kept rows, from the i-th of those asked for on.
+pub(crate) type EachKept<'a> = dyn FnMut(usize, &[&[u8]]) -> Result<()> + 'a;
+
 impl Stage {
     /// The kind of its pages.
     pub(crate) fn kind(self) -> Kind {
@@ -195,50 +201,38 @@ fn keymap_table(name: &str) -> TableDefinition<'_, &'static [u8], u64> {
     TableDefinition::new(name)
 }
 
+/// All tables of an index. The two kinds of transaction open tables by methods of one name and no common trait.
+macro_rules! open_tables {
+    ($txn:ident, $index:ident) => {{
+        let meta = $txn.open_table(bytes_table(&format!("{}/meta", $index)))?;
+        let names = Names::of($index, uuid_of(&meta));
+        Ok(Tables {
+            meta,
+            model: $txn.open_table(bytes_table(&names.model))?,
+            lists: $txn.open_table(bytes_table(&names.lists))?,
+            blocks: $txn.open_table(bytes_table(&names.blocks))?,
+            tails: $txn.open_table(bytes_table(&names.tails))?,
+            slots: $txn.open_table(bytes_table(&names.slots))?,
+            ids: $txn.open_table(bytes_table(&names.ids))?,
+            rows: $txn.open_table(bytes_table(&names.rows))?,
+            exact: $txn.open_table(bytes_table(&names.exact))?,
+            keys: $txn.open_table(bytes_table(&names.keys))?,
+            map: $txn.open_table(map_table(&names.map))?,
+            free: $txn.open_table(free_table(&names.free))?,
+            keymap: $txn.open_table(keymap_table(&names.keymap))?,
+            names,
+        })
+    }};
+}
+
 /// Opens (and, for a new index, makes) all tables of `index` for writing.
 pub(crate) fn open_write<'t>(txn: &'t WriteTransaction, index: &str) -> Result<WriteTables<'t>> {
-    let meta = txn.open_table(bytes_table(&format!("{index}/meta")))?;
-    let names = Names::of(index, uuid_of(&meta));
-    Ok(Tables {
-        meta,
-        model: txn.open_table(bytes_table(&names.model))?,
-        lists: txn.open_table(bytes_table(&names.lists))?,
-        blocks: txn.open_table(bytes_table(&names.blocks))?,
-        tails: txn.open_table(bytes_table(&names.tails))?,
-        slots: txn.open_table(bytes_table(&names.slots))?,
-        ids: txn.open_table(bytes_table(&names.ids))?,
-        rows: txn.open_table(bytes_table(&names.rows))?,
-        exact: txn.open_table(bytes_table(&names.exact))?,
-        keys: txn.open_table(bytes_table(&names.keys))?,
-        map: txn.open_table(map_table(&names.map))?,
-        free: txn.open_table(free_table(&names.free))?,
-        keymap: txn.open_table(keymap_table(&names.keymap))?,
-        names,
-    })
+    open_tables!(txn, index)
 }
 
 /// Opens all tables of `index` as this read transaction sees them.
 pub(crate) fn open_read(txn: &ReadTransaction, index: &str) -> Result<ReadTables> {
-    guarded(|| {
-        let meta = txn.open_table(bytes_table(&format!("{index}/meta")))?;
-        let names = Names::of(index, uuid_of(&meta));
-        Ok(Tables {
-            meta,
-            model: txn.open_table(bytes_table(&names.model))?,
-            lists: txn.open_table(bytes_table(&names.lists))?,
-            blocks: txn.open_table(bytes_table(&names.blocks))?,
-            tails: txn.open_table(bytes_table(&names.tails))?,
-            slots: txn.open_table(bytes_table(&names.slots))?,
-            ids: txn.open_table(bytes_table(&names.ids))?,
-            rows: txn.open_table(bytes_table(&names.rows))?,
-            exact: txn.open_table(bytes_table(&names.exact))?,
-            keys: txn.open_table(bytes_table(&names.keys))?,
-            map: txn.open_table(map_table(&names.map))?,
-            free: txn.open_table(free_table(&names.free))?,
-            keymap: txn.open_table(keymap_table(&names.keymap))?,
-            names,
-        })
-    })
+    guarded(|| open_tables!(txn, index))
 }
 
 /// Only the header of `index`, without opening its other tables.

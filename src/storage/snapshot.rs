@@ -12,7 +12,7 @@ use super::format::{Header, ListEntry, TableName};
 use super::ids::{decode_id, ids_column};
 use super::lists::{block_key, check_digest};
 use super::pins::{Budget, PinTable, Pinned};
-use super::{ReadBytes, ReadTables, Stage};
+use super::{EachKept, ROWS_AT_ONCE, ReadBytes, ReadTables, Stage};
 use crate::guard::{Quiet, guarded};
 use crate::kernel::{Arena, Kernels};
 use crate::{Error, Result};
@@ -23,6 +23,9 @@ use zerocopy::IntoBytes;
 
 /// How long a snapshot that nobody holds is kept, once commits have moved on: it holds the pages freed since.
 pub(crate) const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// Bytes of kept rows that are on their way from memory at once.
+const AHEAD_BYTES: usize = 16 << 10;
 
 type Guard = OwnedAccessGuard<&'static [u8]>;
 
@@ -215,22 +218,30 @@ impl Snapshot {
         id.ok_or_else(|| Error::corrupt(name, row.into(), "the row has no id"))
     }
 
-    /// Calls `each(i, vector)` with the kept vector of `rows[i]`, as stored, for all of them in order; they are on
+    /// Calls `each(i, vectors)` with the kept vectors of `rows[i..]`, as stored, some at a time and in order; all are on
     /// their way from memory together.
-    pub(crate) fn kept_rows(
-        &self,
-        stage: Stage,
-        rows: &[u32],
-        each: &mut dyn FnMut(usize, &[u8]) -> Result<()>,
-    ) -> Result<()> {
+    pub(crate) fn kept_rows(&self, stage: Stage, rows: &[u32], each: &mut EachKept<'_>) -> Result<()> {
         let Some(column) = self.kept_columns[stage as usize] else { return Ok(()) };
         let (table, name) = self.tables.kept(stage);
         let first_page = self.first_page[1 + stage as usize];
-        rows.iter().for_each(|row| self.approach(first_page, column, *row));
-        for (i, &row) in rows.iter().enumerate() {
-            let page = self.page(first_page, column, table, name, row)?;
-            let vector = page.as_ref().and_then(|page| page.entry(column, row));
-            each(i, vector.ok_or_else(|| Error::corrupt(name, row.into(), "the kept row is missing"))?)?;
+        // Far enough ahead to come in time, and no more than the first-level cache holds.
+        let mut ahead = rows.iter();
+        let window = (AHEAD_BYTES / column.width).max(ROWS_AT_ONCE);
+        ahead.by_ref().take(window).for_each(|row| self.approach(first_page, column, *row));
+        for (some, rows) in rows.chunks(ROWS_AT_ONCE).enumerate() {
+            ahead.by_ref().take(ROWS_AT_ONCE).for_each(|row| self.approach(first_page, column, *row));
+            let mut pages = [const { None }; ROWS_AT_ONCE];
+            let mut vectors = [&[][..]; ROWS_AT_ONCE];
+            for ((vector, page), &row) in vectors.iter_mut().zip(&mut pages).zip(rows) {
+                if let Some(resident) = self.pins.resident(first_page + column.page_of(row)) {
+                    *vector = column.entry(resident, row);
+                    continue;
+                }
+                *page = self.page(first_page, column, table, name, row)?;
+                let missing = || Error::corrupt(name, row.into(), "the kept row is missing");
+                *vector = page.as_ref().and_then(|page| page.entry(column, row)).ok_or_else(missing)?;
+            }
+            each(some * ROWS_AT_ONCE, &vectors[..rows.len()])?;
         }
         Ok(())
     }

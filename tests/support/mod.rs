@@ -66,6 +66,21 @@ pub(crate) fn spec(text: &str, dim: usize, metric: Metric) -> IndexSpec {
     text.parse::<IndexSpec>().unwrap().with_dim(dim).with_metric(metric)
 }
 
+/// Default parameters but for what `change` sets.
+pub(crate) fn with(change: impl Fn(&mut ClusteringParams)) -> TrainParams {
+    let mut params = TrainParams::default();
+    change(&mut params.clustering);
+    params
+}
+
+/// Σ squared distance of each row to the nearest centroid.
+pub(crate) fn objective(data: Rows<'_>, centroids: &[f32]) -> f64 {
+    let distance =
+        |a: &[f32], b: &[f32]| -> f64 { a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum() };
+    let nearest = |row| centroids.chunks(data.dim()).map(|c| distance(row, c)).fold(f64::INFINITY, f64::min);
+    data.iter().map(nearest).sum()
+}
+
 pub(crate) const METRICS: [Metric; 3] = [Metric::L2, Metric::InnerProduct, Metric::Cosine];
 
 // ---------------------------------------------------------------- stores

@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use super::{
-    Book, Found, GROUP, Group, NibbleQuery, bound_body, butterflies, choose_body, group_bytes, hadamard_body,
-    keep_body, piece, portable, table_body,
+    Book, Found, GROUP, Group, NibbleQuery, butterflies, choose_body, group_bytes, hadamard_body, piece,
+    portable, table_body,
 };
 use crate::kernel::avx2::prefetch;
 use std::arch::x86_64::*;
@@ -137,14 +137,4 @@ fn butterfly<const ODD: i32>(v: __m256, other: __m256) -> __m256 {
 #[target_feature(enable = "avx2")]
 pub(in crate::kernel) fn table(book: &Book, query: &[f32], products: &mut [f32], table: &mut [i8]) -> f32 {
     table_body(book, query, products, table)
-}
-
-#[target_feature(enable = "avx2")]
-pub(in crate::kernel) fn bound(scores: &[f32], least: usize, most: usize) -> f32 {
-    bound_body(scores, least, most)
-}
-
-#[target_feature(enable = "avx2")]
-pub(in crate::kernel) fn keep_at_most(found: &mut Found, bound: f32) {
-    keep_body(found, bound);
 }

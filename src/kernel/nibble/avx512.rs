@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use super::{
-    Book, Found, GROUP, Group, NibbleQuery, bound_body, butterflies, choose_body, group_bytes, hadamard_body,
-    piece, table_body,
+    Book, Found, GROUP, Group, NibbleQuery, butterflies, choose_body, group_bytes, hadamard_body, piece,
+    table_body,
 };
 use crate::kernel::avx2::prefetch;
 use std::arch::x86_64::*;
@@ -175,36 +175,4 @@ fn butterfly(v: __m512, other: __m512, odd: __mmask16) -> __m512 {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(in crate::kernel) fn table(book: &Book, query: &[f32], products: &mut [f32], table: &mut [i8]) -> f32 {
     table_body(book, query, products, table)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(in crate::kernel) fn bound(scores: &[f32], least: usize, most: usize) -> f32 {
-    bound_body(scores, least, most)
-}
-
-/// Sixteen at a time, compressed in registers. What is written never overtakes what is still to be read.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(in crate::kernel) fn keep_at_most(found: &mut Found, bound: f32) {
-    let n = found.scores.len();
-    let bounds = _mm512_set1_ps(bound);
-    let mut kept = 0;
-    for at in (0..n).step_by(16) {
-        let lanes = (n - at).min(16);
-        let mask = ((1u32 << lanes) - 1) as __mmask16;
-        // SAFETY: the mask has a bit only for the `lanes` elements from `at` on, and as many stand in both vectors;
-        // at most `lanes` are written from `kept` on, and `kept` is at most `at`.
-        unsafe {
-            let scores = _mm512_maskz_loadu_ps(mask, found.scores.as_ptr().add(at));
-            let entries = _mm512_maskz_loadu_epi32(mask, found.entries.as_ptr().add(at).cast());
-            let near = _mm512_mask_cmp_ps_mask::<_CMP_LE_OQ>(mask, scores, bounds);
-            let count = near.count_ones() as usize;
-            let out = ((1u32 << count) - 1) as __mmask16;
-            let scores = _mm512_maskz_compress_ps(near, scores);
-            let entries = _mm512_maskz_compress_epi32(near, entries);
-            _mm512_mask_storeu_ps(found.scores.as_mut_ptr().add(kept), out, scores);
-            _mm512_mask_storeu_epi32(found.entries.as_mut_ptr().add(kept).cast(), out, entries);
-            kept += count;
-        }
-    }
-    found.truncate(kept);
 }

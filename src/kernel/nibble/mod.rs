@@ -23,7 +23,7 @@ pub(super) mod avx512;
 pub(super) mod neon;
 pub(super) mod portable;
 
-use super::Kernels;
+use super::{Found, Kernels};
 
 /// Entries of a group.
 pub(crate) const GROUP: usize = 32;
@@ -52,39 +52,6 @@ pub(crate) struct NibbleQuery<'a> {
     pub(crate) live: &'a [u32],
 }
 
-/// What a scan found: entries of a block and their scores, in the block's order.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Found {
-    pub(crate) entries: Vec<u32>,
-    pub(crate) scores: Vec<f32>,
-}
-
-impl Found {
-    pub(crate) fn clear(&mut self) {
-        self.entries.clear();
-        self.scores.clear();
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.scores.len()
-    }
-
-    pub(crate) fn truncate(&mut self, len: usize) {
-        self.entries.truncate(len);
-        self.scores.truncate(len);
-    }
-
-    /// (entry, score), in the order in which they were found.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, f32)> + '_ {
-        self.entries.iter().copied().zip(self.scores.iter().copied())
-    }
-
-    pub(crate) fn push(&mut self, entry: u32, score: f32) {
-        self.entries.push(entry);
-        self.scores.push(score);
-    }
-}
-
 pub(super) type NibbleScan = unsafe fn(
     subspaces: usize,
     groups: &[u8],
@@ -95,8 +62,6 @@ pub(super) type NibbleScan = unsafe fn(
 pub(super) type NibbleChoose = unsafe fn(book: &Book, planes: &[f32], codes: &mut [u8]);
 pub(super) type NibbleTable =
     unsafe fn(book: &Book, query: &[f32], products: &mut [f32], table: &mut [i8]) -> f32;
-pub(super) type Bound = unsafe fn(scores: &[f32], least: usize, most: usize) -> f32;
-pub(super) type KeepAtMost = unsafe fn(found: &mut Found, bound: f32);
 pub(super) type Hadamard = unsafe fn(values: &mut [f32]);
 
 /// The points of a code book and what the choice among them needs, by component.
@@ -160,20 +125,6 @@ impl Kernels {
         assert!(table.len() == POINTS * (query.len() / book.components) && products.len() == table.len());
         // SAFETY: as for `nibble_scan`.
         unsafe { (self.nibble_table)(book, query, products, table) }
-    }
-
-    /// A score that at least `least` of `scores` do not exceed, and if bisection finds one no more than `most` do not
-    /// exceed either. The greatest score where there is none better, or where they are not finite.
-    pub(crate) fn bound(&self, scores: &[f32], least: usize, most: usize) -> f32 {
-        // SAFETY: as for `nibble_scan`.
-        unsafe { (self.bound)(scores, least, most) }
-    }
-
-    /// Keeps what scores at most `bound`.
-    pub(crate) fn keep_at_most(&self, found: &mut Found, bound: f32) {
-        assert_eq!(found.entries.len(), found.scores.len());
-        // SAFETY: as for `nibble_scan`.
-        unsafe { (self.keep_at_most)(found, bound) }
     }
 
     /// The Hadamard transform of `values`, a power of two of them, not normalised.
@@ -241,72 +192,6 @@ fn table_body(book: &Book, query: &[f32], products: &mut [f32], table: &mut [i8]
         *out = (value * inverse + 12_582_912.0).to_bits() as u8 as i8;
     }
     if inverse == 0.0 { 0.0 } else { step }
-}
-
-/// Halvings of the range of scores before giving up.
-const HALVINGS: usize = 24;
-
-/// The body of [`Kernels::bound`].
-#[inline(always)]
-fn bound_body(scores: &[f32], least: usize, most: usize) -> f32 {
-    let (mut low, mut high) = extremes(scores);
-    if !(high - low).is_finite() {
-        return high;
-    }
-    for _ in 0..HALVINGS {
-        let middle = low + (high - low) / 2.0;
-        let count = count_at_most(scores, middle);
-        if count < least {
-            low = middle;
-        } else {
-            high = middle;
-            if count <= most {
-                break;
-            }
-        }
-    }
-    high
-}
-
-#[inline(always)]
-fn extremes(scores: &[f32]) -> (f32, f32) {
-    let (mut low, mut high) = ([f32::INFINITY; 16], [f32::NEG_INFINITY; 16]);
-    let (groups, rest) = scores.as_chunks::<16>();
-    for group in groups {
-        for lane in 0..16 {
-            low[lane] = if group[lane] < low[lane] { group[lane] } else { low[lane] };
-            high[lane] = if group[lane] > high[lane] { group[lane] } else { high[lane] };
-        }
-    }
-    let all = |values: [f32; 16], first: f32, pick: fn(f32, f32) -> f32| {
-        values.into_iter().chain(rest.iter().copied()).fold(first, pick)
-    };
-    (all(low, f32::INFINITY, f32::min), all(high, f32::NEG_INFINITY, f32::max))
-}
-
-#[inline(always)]
-fn count_at_most(scores: &[f32], bound: f32) -> usize {
-    let mut counts = [0u32; 16];
-    let (groups, rest) = scores.as_chunks::<16>();
-    for group in groups {
-        for lane in 0..16 {
-            counts[lane] += u32::from(group[lane] <= bound);
-        }
-    }
-    counts.iter().sum::<u32>() as usize + rest.iter().filter(|score| **score <= bound).count()
-}
-
-/// The body of [`Kernels::keep_at_most`].
-#[inline(always)]
-fn keep_body(found: &mut Found, bound: f32) {
-    let mut kept = 0;
-    for at in 0..found.scores.len() {
-        let score = found.scores[at];
-        found.scores[kept] = score;
-        found.entries[kept] = found.entries[at];
-        kept += usize::from(score <= bound);
-    }
-    found.truncate(kept);
 }
 
 /// The body of [`Kernels::hadamard`]: butterflies of 1, 2, 4 within eights, then of whole eights.

@@ -1,9 +1,6 @@
 //! What the scan means, in plain loops.
 
-use super::{
-    Book, Found, GROUP, Group, NibbleQuery, bound_body, choose_body, group_bytes, hadamard_body, keep_body,
-    table_body,
-};
+use super::{Book, Found, GROUP, Group, NibbleQuery, choose_body, group_bytes, hadamard_body, table_body};
 
 pub(in crate::kernel) fn scan(
     subspaces: usize,
@@ -57,12 +54,4 @@ pub(in crate::kernel) fn hadamard(values: &mut [f32]) {
 
 pub(in crate::kernel) fn table(book: &Book, query: &[f32], products: &mut [f32], table: &mut [i8]) -> f32 {
     table_body(book, query, products, table)
-}
-
-pub(in crate::kernel) fn bound(scores: &[f32], least: usize, most: usize) -> f32 {
-    bound_body(scores, least, most)
-}
-
-pub(in crate::kernel) fn keep_at_most(found: &mut Found, bound: f32) {
-    keep_body(found, bound);
 }
