@@ -175,6 +175,51 @@ fn coarse(c: &mut Criterion) {
     }
 }
 
+/// The probes of one query and of a batch among 65,536 lists, by looking at all centroids and by way of a tree of 512
+/// super-clusters; what share of the former the latter finds is printed. Vectors lie about a subspace of 24 dimensions
+/// of falling weight.
+fn tree(c: &mut Criterion) {
+    let (nlist, dim, rank, count) = (65_536, 128, 24, 500);
+    let basis = noise(rank * dim, 1);
+    let vectors = |count, seed| {
+        let (weights, mut data) = (noise(count * rank, seed), noise(count * dim, seed + 1));
+        for (row, weights) in data.chunks_mut(dim).zip(weights.chunks(rank)) {
+            for (d, x) in row.iter_mut().enumerate() {
+                let term = |(w, v): (usize, &f32)| v / (1.0 + 0.15 * w as f32) * basis[w * dim + d];
+                *x = 0.1 * *x + weights.iter().enumerate().map(term).sum::<f32>();
+            }
+        }
+        data
+    };
+    let (centroids, queries) = (vectors(nlist, 2), vectors(count, 4));
+    let (centroids, queries) = (rows(&centroids, dim), rows(&queries, dim));
+    let Some(table) = Table::all().into_iter().next() else { return };
+    let mut flat = table.coarse(centroids, Metric::L2, 0);
+    let mut tree = table.tree(centroids, Metric::L2, 512).expect("a tree");
+    for nprobe in [1, 8, 32, 128, 1024] {
+        flat.nearest(queries, nprobe);
+        tree.nearest(queries, nprobe);
+        let lists = flat.lists().chunks(nprobe).zip(tree.lists().chunks(nprobe));
+        let found: usize =
+            lists.map(|(all, some)| some.iter().filter(|list| all.contains(list)).count()).sum();
+        eprintln!("nprobe {nprobe}: {:.4} of the flat probes", found as f64 / (count * nprobe) as f64);
+    }
+    let mut group = c.benchmark_group(format!("nearest-of-{nlist}x{dim}"));
+    for (how, coarse) in [("flat", &mut flat), ("tree", &mut tree)] {
+        for (count, nprobe) in [1, count].into_iter().flat_map(|count| [1, 32, 128].map(|n| (count, n))) {
+            group.throughput(Throughput::Elements(count as u64));
+            let mut first = 0;
+            group.bench_function(BenchmarkId::new(how, format!("{count}-nprobe-{nprobe}")), |b| {
+                b.iter(|| {
+                    // Another query each time: one alone finds nothing in cache that it brought there itself.
+                    first = (first + 1) % (queries.len() + 1 - count);
+                    coarse.nearest(black_box(queries.slice(first..first + count)), nprobe);
+                });
+            });
+        }
+    }
+}
+
 fn selection(c: &mut Criterion) {
     let scores = noise(2048, 1);
     let mut out = Vec::new();
@@ -238,6 +283,6 @@ fn nibbles(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().measurement_time(Duration::from_secs(1)).warm_up_time(Duration::from_millis(200));
-    targets = nibbles, scan, kept, product, one_row, bytes, coarse, selection, clustering
+    targets = nibbles, scan, kept, product, one_row, bytes, coarse, tree, selection, clustering
 }
 criterion_main!(benches);

@@ -70,7 +70,7 @@ pub use profile::SearchStats;
 pub use progress::{Observer, Tick};
 pub use rerank::Rerank;
 pub use rows::Rows;
-pub use spec::{DIM_MAX, Encoding, IndexSpec, KeptRows, NLIST_MAX, SearchParams};
+pub use spec::{Coarse, DIM_MAX, Encoding, IndexSpec, KeptRows, NLIST_MAX, SearchParams};
 pub use store::{
     BackupReport, Builder, BulkLoad, CompactReport, Durability, ReadTxn, Store, StoreStats, WriteTxn,
 };

@@ -24,6 +24,8 @@ pub struct Tick {
 #[derive(Default)]
 pub struct Observer<'a> {
     callback: Option<Callback<'a>>,
+    /// What all ticks are of, whatever they say.
+    stage: Option<&'static str>,
 }
 
 type Callback<'a> = &'a mut (dyn FnMut(Tick) -> ControlFlow<()> + Send);
@@ -31,17 +33,26 @@ type Callback<'a> = &'a mut (dyn FnMut(Tick) -> ControlFlow<()> + Send);
 impl<'a> Observer<'a> {
     /// Tells nobody and never cancels.
     pub fn none() -> Observer<'static> {
-        Observer { callback: None }
+        Observer { callback: None, stage: None }
     }
 
     /// Calls `callback` at each tick.
     pub fn new(callback: &'a mut (dyn FnMut(Tick) -> ControlFlow<()> + Send)) -> Self {
-        Observer { callback: Some(callback) }
+        Observer { callback: Some(callback), stage: None }
+    }
+
+    /// The same observer, for work that does not know which stage it is of.
+    pub(crate) fn of_stage(&mut self, stage: &'static str) -> Observer<'_> {
+        let stage = Some(stage);
+        match &mut self.callback {
+            Some(callback) => Observer { callback: Some(&mut **callback), stage },
+            None => Observer { callback: None, stage },
+        }
     }
 
     /// Reports; an error if the callback asks to stop.
     pub(crate) fn tick(&mut self, stage: &'static str, done: u64, total: u64) -> Result<()> {
-        let tick = Tick { stage, done, total };
+        let tick = Tick { stage: self.stage.unwrap_or(stage), done, total };
         match self.callback.as_mut().map(|callback| callers(|| callback(tick))) {
             Some(ControlFlow::Break(())) => Err(Error::Cancelled),
             _ => Ok(()),

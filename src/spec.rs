@@ -134,6 +134,25 @@ impl KeptRows {
     }
 }
 
+/// How the lists near a vector are found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Coarse {
+    /// [`Coarse::Flat`] below 65,536 lists, from there on a tree of 2·√nlist super-clusters, decided when the index is
+    /// created (`IVF65536`).
+    #[default]
+    Auto,
+    /// Every centroid is looked at (`IVF65536(Flat)`).
+    Flat,
+    /// The lists belong to so many super-clusters, 1 to nlist, and only those of the nearest are looked at
+    /// (`IVF65536(IVF256)`). More of them the more lists are probed; all of them, and the search is exhaustive, if all
+    /// are. Of the lists that [`Coarse::Flat`] probes, about one in a hundred is missed for another one nearby.
+    Tree(usize),
+}
+
+/// From so many lists on a tree is worth it.
+const TREE_NLIST: usize = 1 << 16;
+
 /// What kind of index to create.
 ///
 /// Parsed from FAISS's factory grammar and completed with what the string does not say:
@@ -150,6 +169,7 @@ pub struct IndexSpec {
     pub(crate) dim: usize,
     pub(crate) metric: Metric,
     pub(crate) nlist: Option<usize>,
+    pub(crate) coarse: Coarse,
     pub(crate) spill: bool,
     pub(crate) encoding: Encoding,
     pub(crate) kept: Option<KeptRows>,
@@ -162,6 +182,9 @@ pub const NLIST_MAX: usize = 1 << 24;
 /// The most components a vector may have, 65,515: one f32 vector and its row number fill the largest block. It
 /// holds for every encoding.
 pub const DIM_MAX: usize = (value_bytes(MAX_ORDER) - FRAME) / 4 - 1;
+
+/// How it is spelled that every centroid is looked at.
+const FLAT: &str = "(Flat)";
 
 /// How spilling is spelled, after the number of lists: spilling with orthogonality-amplified residuals.
 const SPILL: &str = "_SOAR";
@@ -181,6 +204,7 @@ impl IndexSpec {
             dim,
             metric,
             nlist: None,
+            coarse: Coarse::Auto,
             spill: false,
             encoding: Encoding::Flat,
             kept: None,
@@ -197,6 +221,11 @@ impl IndexSpec {
     /// Sets the metric.
     pub fn with_metric(self, metric: Metric) -> Self {
         IndexSpec { metric, ..self }
+    }
+
+    /// Sets how the lists near a vector are found. [`Coarse::Flat`] and [`Coarse::Tree`] take an index with lists.
+    pub fn with_coarse(self, coarse: Coarse) -> Self {
+        IndexSpec { coarse, ..self }
     }
 
     /// Puts each vector into two lists (`IVF1024_SOAR`): its nearest, and one that is near in another direction, so that
@@ -243,6 +272,20 @@ impl IndexSpec {
         self.nlist
     }
 
+    /// How the lists near a vector are found. Of an index that was created never [`Coarse::Auto`] from 65,536 lists on,
+    /// unless it is older than trees: it has none.
+    pub fn coarse(&self) -> Coarse {
+        self.coarse
+    }
+
+    /// The super-clusters of the tree, if there is to be one.
+    pub(crate) fn supers(&self) -> Option<usize> {
+        match self.coarse {
+            Coarse::Tree(supers) => Some(supers),
+            Coarse::Auto | Coarse::Flat => None,
+        }
+    }
+
     /// True if each vector stands in two lists.
     pub fn spill(&self) -> bool {
         self.spill
@@ -274,11 +317,23 @@ impl IndexSpec {
             Encoding::Nibble => self.kept.or(Some(KeptRows::SQ8Flat)),
             _ => self.kept,
         };
-        IndexSpec { encoding: self.encoding.resolved(self.dim), kept, ..self.clone() }
+        let coarse = match (self.coarse, self.nlist) {
+            (Coarse::Auto, Some(nlist)) if nlist >= TREE_NLIST => Coarse::Tree(2 * nlist.isqrt()),
+            _ => self.coarse,
+        };
+        IndexSpec { encoding: self.encoding.resolved(self.dim), kept, coarse, ..self.clone() }
     }
 
     /// Why the parts do not fit together, if they do not.
     fn misfit(&self) -> Option<String> {
+        match (self.coarse, self.nlist) {
+            (Coarse::Auto, _) | (Coarse::Flat, Some(_)) => {}
+            (_, None) => return Some("lists are found by way of something, and there are none".into()),
+            (Coarse::Tree(supers), Some(nlist)) if supers == 0 || supers > nlist => {
+                return Some(format!("{supers} super-clusters, {nlist} lists allow 1 to {nlist}"));
+            }
+            (Coarse::Tree(_), Some(_)) => {}
+        }
         match self.kept {
             Some(kept) if kept.is_scalar() && self.encoding.element().is_some() => Some(format!(
                 "{} codes are more exact than the 8 bits of {}, which goes with Nibble, Nibble2 or Nibble1",
@@ -314,7 +369,13 @@ impl IndexSpec {
 impl fmt::Display for IndexSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(nlist) = self.nlist {
-            write!(f, "IVF{nlist}{},", if self.spill { SPILL } else { "" })?;
+            write!(f, "IVF{nlist}")?;
+            match self.coarse {
+                Coarse::Auto => {}
+                Coarse::Flat => f.write_str(FLAT)?,
+                Coarse::Tree(supers) => write!(f, "(IVF{supers})")?,
+            }
+            write!(f, "{},", if self.spill { SPILL } else { "" })?;
         }
         f.write_str(self.encoding.name())?;
         self.kept.map_or(Ok(()), |kept| write!(f, ",{}", kept.name()))
@@ -330,8 +391,11 @@ impl FromStr for IndexSpec {
         let mut parts = text.split(',').peekable();
         if let Some(lists) = parts.peek().and_then(|part| part.strip_prefix("IVF")) {
             let (lists, least) = lists.strip_suffix(SPILL).map_or((lists, 1), |lists| (lists, 2));
-            let plain = !lists.is_empty() && lists.bytes().all(|b| b.is_ascii_digit());
-            let nlist = lists.parse::<usize>().ok().filter(|n| plain && (least..=NLIST_MAX).contains(n));
+            let (lists, coarse) = split_coarse(lists).ok_or_else(|| {
+                bad("lists are found by way of `(Flat)` or of a tree, such as `(IVF256)`".into())
+            })?;
+            spec.coarse = coarse;
+            let nlist = number(lists).filter(|n| (least..=NLIST_MAX).contains(n));
             spec.nlist = Some(nlist.ok_or_else(|| bad(format!("IVF takes {least} to {NLIST_MAX} lists")))?);
             spec.spill = least == 2;
             parts.next();
@@ -350,6 +414,23 @@ impl FromStr for IndexSpec {
             Some(rest) => Err(bad(format!("`{rest}` is one part too many"))),
         }
     }
+}
+
+/// The number of lists and how they are found: `65536`, `65536(Flat)`, `65536(IVF256)`.
+fn split_coarse(lists: &str) -> Option<(&str, Coarse)> {
+    let Some(open) = lists.find('(') else { return Some((lists, Coarse::Auto)) };
+    let (lists, coarse) = lists.split_at(open);
+    if coarse == FLAT {
+        return Some((lists, Coarse::Flat));
+    }
+    let supers = coarse.strip_prefix("(IVF")?.strip_suffix(')')?;
+    Some((lists, Coarse::Tree(number(supers)?)))
+}
+
+/// Digits and nothing else.
+fn number(text: &str) -> Option<usize> {
+    let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| plain)
 }
 
 /// How to search. A field that is not set comes from the defaults stored with the index.
@@ -417,6 +498,22 @@ mod tests {
     }
 
     #[test]
+    fn a_tree_has_one_super_cluster_or_more_and_no_more_than_lists() {
+        let what = |spec: IndexSpec, coarse| match spec.with_coarse(coarse).check() {
+            Err(Error::Spec { what, .. }) => what,
+            other => format!("{other:?}"),
+        };
+        let lists = || IndexSpec::ivf(4, Metric::L2, 7);
+        assert!(what(lists(), Coarse::Tree(0)).contains("0 super-clusters"));
+        assert!(what(lists(), Coarse::Tree(8)).contains("8 super-clusters"));
+        assert!(what(IndexSpec::flat(4, Metric::L2), Coarse::Tree(1)).contains("none"));
+        assert!(what(IndexSpec::flat(4, Metric::L2), Coarse::Flat).contains("none"));
+        for coarse in [Coarse::Auto, Coarse::Flat, Coarse::Tree(1), Coarse::Tree(7)] {
+            assert_eq!(what(lists(), coarse), "Ok(())");
+        }
+    }
+
+    #[test]
     fn specifications_round_trip() {
         for text in [
             "Flat",
@@ -434,6 +531,11 @@ mod tests {
             "SQbf16,RU8",
             "IVF4,Nibble1,RSQ8",
             "IVF1024,Nibble,RSQ8+Flat",
+            "IVF65536(IVF256),Flat",
+            "IVF9(IVF9)_SOAR,Nibble2,RFlat",
+            "IVF1(IVF1),SQfp16",
+            "IVF70000(Flat),Flat",
+            "IVF9(Flat)_SOAR,Flat",
         ] {
             assert_eq!(text.parse::<IndexSpec>().unwrap().to_string(), text);
         }
@@ -461,6 +563,19 @@ mod tests {
             "IVF4,Flat,RSQ8",
             "SQbf16,RSQ8+Flat",
             "IVF4,Nibble2,RSQ8+F16",
+            "IVF4(IVF0),Flat",
+            "IVF4(IVF5),Flat",
+            "IVF4(IVF),Flat",
+            "IVF4(IVF+2),Flat",
+            "IVF4(IVF2,Flat",
+            "IVF4(IVF2)(IVF2),Flat",
+            "IVF4(IVF2)x,Flat",
+            "IVF4_SOAR(IVF2),Flat",
+            "IVF4(),Flat",
+            "IVF4(flat),Flat",
+            "IVF(IVF2),Flat",
+            "Flat(IVF2)",
+            "IVF4(IVF99999999999999999999),Flat",
         ] {
             assert!(matches!(text.parse::<IndexSpec>(), Err(Error::Spec { .. })), "{text}");
         }
@@ -474,6 +589,11 @@ mod tests {
             ("Nibble,RU8", 128, "Nibble2,RU8"),
             ("Nibble2", 256, "Nibble2"),
             ("IVF9,SQfp16", 128, "IVF9,SQfp16"),
+            ("IVF65535,Flat", 8, "IVF65535,Flat"),
+            ("IVF65536,Flat", 8, "IVF65536(IVF512),Flat"),
+            ("IVF16777216_SOAR,Flat", 8, "IVF16777216(IVF8192)_SOAR,Flat"),
+            ("IVF70000(Flat),Flat", 8, "IVF70000(Flat),Flat"),
+            ("IVF70000(IVF3),Flat", 8, "IVF70000(IVF3),Flat"),
         ] {
             let spec = text.parse::<IndexSpec>().unwrap().with_dim(dim);
             assert_eq!(spec.resolved().to_string(), resolved);

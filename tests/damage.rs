@@ -73,7 +73,7 @@ fn build() -> (Vec<u8>, Vec<u8>) {
     let store = open(&disk).unwrap();
     let txn = store.begin_write().unwrap();
     let spec = |text: &str| text.parse::<IndexSpec>().unwrap().with_dim(DIM).with_metric(Metric::L2);
-    txn.create_index("data", &spec("IVF6,Flat").with_block_order(0)).unwrap();
+    txn.create_index("data", &spec("IVF6(IVF2),Flat").with_block_order(0)).unwrap();
     txn.create_index("keyed", &spec("IVF3,SQfp16,RFlat").with_keys(true).with_block_order(0)).unwrap();
     let data = vectors(1200, 3);
     let train = |writer: &mut IndexWriter<'_>| {

@@ -46,7 +46,7 @@ fn build() -> (Arc<Database>, Contents) {
         writer.add(rows(&data, DIM)).unwrap();
         train(writer, rows(&data, DIM));
     });
-    create(&store, "spilled", &spec("IVF5_SOAR,Flat", DIM, Metric::L2).with_block_order(0));
+    create(&store, "spilled", &spec("IVF5(IVF2)_SOAR,Flat", DIM, Metric::L2).with_block_order(0));
     change(&store, "spilled", |writer| {
         writer.add(rows(&data[..300 * DIM], DIM)).unwrap();
         train(writer, rows(&data[..300 * DIM], DIM));

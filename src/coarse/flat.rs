@@ -10,11 +10,12 @@
 //! for many probes and for numbers so large that the bounds say nothing, it is a full scan.
 
 use super::quantised::{Quantised, View};
+use super::shortlist::Shortlist;
 use super::{CoarseQuantizer, Probes, spill};
 use crate::Rows;
 use crate::kernel::{Kernels, Similarity};
 use crate::math::linalg::Panels;
-use crate::math::topk::{kth_bound, smallest};
+use crate::math::topk::smallest;
 
 /// Centroids compared one and all.
 pub(crate) struct FlatCoarse {
@@ -46,7 +47,16 @@ const BATCH: usize = 8;
 
 impl FlatCoarse {
     pub(crate) fn new(centroids: Vec<f32>, dim: usize, similarity: Similarity) -> Self {
-        let kernels = Kernels::get();
+        FlatCoarse::of_kernels(Kernels::get(), centroids, dim, similarity)
+    }
+
+    /// The same with these kernels.
+    pub(super) fn of_kernels(
+        kernels: &'static Kernels,
+        centroids: Vec<f32>,
+        dim: usize,
+        similarity: Similarity,
+    ) -> Self {
         let quantised_min = if kernels.bytes_pay() { QUANTISED_MIN } else { usize::MAX };
         FlatCoarse::with_kernels(kernels, quantised_min, centroids, dim, similarity)
     }
@@ -105,81 +115,13 @@ impl FlatCoarse {
             for (q, (view, approximate)) in views.iter().zip(approximate.chunks_exact(columns)).enumerate() {
                 let within = |threshold| view.map(|view| quantised.limit(&view, threshold));
                 let approximate = &approximate[..self.panels.len()];
-                if !self.shortlist(some.row(q), approximate, within, &mut shortlist, probes) {
+                let picked = self.panels.picked(self.similarity, some.row(q), self.centroids());
+                if !shortlist.find(self.kernels, &picked, approximate, |list| list, within, probes) {
                     self.scan(some.slice(q..q + 1), probes);
                 }
             }
         }
     }
-
-    /// Appends the probes of one query if they are among few lists. `within` says which approximate scores
-    /// a list may have whose exact one is at most a threshold.
-    fn shortlist(
-        &self,
-        query: &[f32],
-        approximate: &[f32],
-        within: impl Fn(f32) -> Option<f32>,
-        list: &mut Shortlist,
-        probes: &mut Probes,
-    ) -> bool {
-        let k = probes.nprobe;
-        let picked = self.panels.picked(self.similarity, query, self.centroids());
-        let near = kth_bound(approximate, k, 2 * k);
-        list.keys.clear();
-        self.kernels.select_at_most(approximate, near, &mut list.picks);
-        if list.picks.len() < k || list.picks.len() > approximate.len() / 2 {
-            return false;
-        }
-        list.score(|picks, scores| self.kernels.picked_scores(&picked, picks, scores));
-        let Some(limit) = within(list.kth(k)) else { return false };
-        self.kernels.select_at_most(approximate, limit, &mut list.picks);
-        if list.picks.len() > approximate.len() / 2 {
-            return false;
-        }
-        list.picks.retain(|&pick| approximate[pick as usize] > near);
-        list.score(|picks, scores| self.kernels.picked_scores(&picked, picks, scores));
-        list.kth(k);
-        list.keys.truncate(k);
-        list.keys.sort_unstable();
-        probes.lists.extend(list.keys.iter().map(|&key| key as u32));
-        probes.scores.extend(list.keys.iter().map(|&key| score_of(key)));
-        true
-    }
-}
-
-/// Lists scored exactly, and room to work in.
-#[derive(Default)]
-struct Shortlist {
-    picks: Vec<u32>,
-    scores: Vec<f32>,
-    /// Score and list in one number.
-    keys: Vec<u64>,
-}
-
-impl Shortlist {
-    /// Adds the scores of `picks`.
-    fn score(&mut self, score: impl FnOnce(&[u32], &mut [f32])) {
-        self.scores.resize(self.picks.len(), 0.0);
-        score(&self.picks, &mut self.scores);
-        self.keys.extend(self.picks.iter().zip(&self.scores).map(|(&pick, &score)| key_of(score, pick)));
-    }
-
-    /// The k-th smallest score; the `k` smallest keys come to the front.
-    fn kth(&mut self, k: usize) -> f32 {
-        score_of(*self.keys.select_nth_unstable(k - 1).1)
-    }
-}
-
-/// A number that is ordered as (score, list) is, the score by `total_cmp`.
-fn key_of(score: f32, list: u32) -> u64 {
-    let bits = score.to_bits();
-    let ordered = if bits >> 31 == 0 { bits | 1 << 31 } else { !bits };
-    u64::from(ordered) << 32 | u64::from(list)
-}
-
-fn score_of(key: u64) -> f32 {
-    let ordered = (key >> 32) as u32;
-    f32::from_bits(if ordered >> 31 == 0 { !ordered } else { ordered & !(1 << 31) })
 }
 
 impl CoarseQuantizer for FlatCoarse {

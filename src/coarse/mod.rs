@@ -2,9 +2,12 @@
 
 mod flat;
 mod quantised;
+mod shortlist;
 mod spill;
+mod tree;
 
 pub(crate) use flat::FlatCoarse;
+pub(crate) use tree::{Tree, TreeCoarse};
 
 use crate::Rows;
 

@@ -24,6 +24,7 @@
 
 use crate::Rows;
 use crate::kernel::{AlignedVec, BYTE_PANEL, ByteProduct, Kernels, Similarity};
+use std::ops::Range;
 use zerocopy::IntoBytes;
 
 /// The largest code of a centroid's component; see [`ByteProduct`].
@@ -69,6 +70,16 @@ pub(super) struct View {
 impl Quantised {
     /// Nothing if a centroid is not finite or so long that its products may overflow.
     pub(super) fn new(centroids: Rows<'_>, similarity: Similarity) -> Option<Self> {
+        Quantised::placed(centroids, similarity, centroids.len(), |list| list)
+    }
+
+    /// The same with list `l` in column `place(l)` of so many; what no list stands in is never near.
+    pub(super) fn placed(
+        centroids: Rows<'_>,
+        similarity: Similarity,
+        columns: usize,
+        place: impl Fn(usize) -> usize,
+    ) -> Option<Self> {
         // The maxima below would pass over NaN.
         centroids.check_finite().ok()?;
         let dim = centroids.dim();
@@ -79,7 +90,7 @@ impl Quantised {
         let step = (high - low) / CODE_MAX;
         let code = |x: f64| ((x - low) / step).round().clamp(0.0, CODE_MAX) as u8;
         let padded = dim.next_multiple_of(4);
-        let columns = centroids.len().next_multiple_of(BYTE_PANEL);
+        let columns = columns.next_multiple_of(BYTE_PANEL);
         let mut quantised = Quantised {
             similarity,
             low,
@@ -95,7 +106,8 @@ impl Quantised {
         };
         let panels = quantised.panels.as_mut_bytes();
         let mut codes = vec![0u8; dim];
-        for (c, row) in centroids.iter().enumerate() {
+        for (list, row) in centroids.iter().enumerate() {
+            let c = place(list);
             let first = c / BYTE_PANEL * BYTE_PANEL * padded + c % BYTE_PANEL * 4;
             for (d, to) in codes.iter_mut().enumerate() {
                 *to = code(centred(row, d));
@@ -189,9 +201,27 @@ impl Quantised {
 
     /// The approximate scores of some queries.
     pub(super) fn scores(&self, kernels: &Kernels, codes: &[i8], factors: &[f32], out: &mut [f32]) {
-        let panels = self.panels.as_bytes();
-        let product = ByteProduct { dim: self.padded, queries: codes, factors, panels, bias: &self.bias };
-        kernels.byte_scores(&product, out);
+        self.scores_of(0..self.columns(), kernels, codes, factors, out);
+    }
+
+    /// The same of some columns, whole panels.
+    pub(super) fn scores_of(
+        &self,
+        columns: Range<usize>,
+        kernels: &Kernels,
+        codes: &[i8],
+        factors: &[f32],
+        out: &mut [f32],
+    ) {
+        let panels = &self.panels.as_bytes()[columns.start * self.padded..columns.end * self.padded];
+        let bias = &self.bias[columns];
+        kernels.byte_scores(&ByteProduct { dim: self.padded, queries: codes, factors, panels, bias }, out);
+    }
+
+    /// Asks for some columns to be brought nearer.
+    pub(super) fn prefetch(&self, columns: Range<usize>, kernels: &Kernels) {
+        let bytes = &self.panels.as_bytes()[columns.start * self.padded..columns.end * self.padded];
+        kernels.prefetch_stream(bytes);
     }
 
     /// A list whose approximate score is beyond this has an exact score beyond `threshold`.

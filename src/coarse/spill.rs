@@ -8,8 +8,8 @@
 //! costs have the same bits whatever rows stand beside it.
 
 use crate::Rows;
-use crate::kernel::Similarity;
-use crate::math::linalg::{Panels, dot};
+use crate::kernel::{Kernels, Similarity};
+use crate::math::linalg::{Panels, Scattered, dot};
 use rayon::prelude::*;
 
 /// Rows whose second lists one task finds.
@@ -34,6 +34,35 @@ pub(super) fn second_lists(
     });
 }
 
+/// The second list of a row among some `lists`, ascending and two or more.
+pub(super) fn second_among(
+    kernels: &Kernels,
+    columns: &Scattered,
+    row: &[f32],
+    first: u32,
+    lists: &[u32],
+    room: &mut Room,
+) -> u32 {
+    let Room { direction: across, costs, products } = room;
+    across.resize(row.len(), 0.0);
+    costs.resize(lists.len(), 0.0);
+    products.resize(lists.len(), 0.0);
+    direction(row, columns.rows().row(first as usize), across);
+    kernels.picked_scores(&columns.picked(Similarity::L2, row), lists, costs);
+    kernels.picked_scores(&columns.picked(Similarity::Dot, across), lists, products);
+    add_across(costs, products, dot::<1>(row, across));
+    let taken = lists.iter().position(|list| *list == first).unwrap_or(usize::MAX);
+    lists[least_but(costs, taken) as usize]
+}
+
+/// Room for the costs of one row.
+#[derive(Default)]
+pub(super) struct Room {
+    direction: Vec<f32>,
+    costs: Vec<f32>,
+    products: Vec<f32>,
+}
+
 fn second_of_some(panels: &Panels, centroids: Rows<'_>, rows: Rows<'_>, lists: &[u32], second: &mut [u32]) {
     let (nlist, dim) = (panels.len(), rows.dim());
     let at_once = (COSTS_AT_ONCE / nlist).clamp(1, TASK_ROWS).min(rows.len());
@@ -54,12 +83,16 @@ fn second_of_some(panels: &Panels, centroids: Rows<'_>, rows: Rows<'_>, lists: &
         let per_row = costs.chunks_exact_mut(nlist).zip(products.chunks_exact(nlist));
         for (i, (costs, products)) in per_row.enumerate() {
             let along = dot::<1>(rows.row(i), &directions[i * dim..(i + 1) * dim]);
-            // The products are negated.
-            for (cost, product) in costs.iter_mut().zip(products) {
-                *cost += LAMBDA * (along + product) * (along + product);
-            }
+            add_across(costs, products, along);
             second[i] = least_but(costs, lists[i] as usize);
         }
+    }
+}
+
+/// Adds the part of each second residual along the first to the distances; the products ⟨r̂, c'⟩ are negated.
+fn add_across(costs: &mut [f32], products: &[f32], along: f32) {
+    for (cost, product) in costs.iter_mut().zip(products) {
+        *cost += LAMBDA * (along + product) * (along + product);
     }
 }
 

@@ -16,6 +16,7 @@ mod rerank;
 mod search;
 mod stats;
 mod train;
+mod tree;
 pub(crate) mod verify;
 pub(crate) mod view;
 pub(crate) mod writer;

@@ -1,7 +1,8 @@
 //! The model: what training made, in memory. Codec, coarse quantizer, and the shapes that follow from
 //! the specification. Shared by all snapshots and writers of one model version.
 
-use crate::coarse::{CoarseQuantizer, FlatCoarse, Probes};
+use super::tree;
+use crate::coarse::{CoarseQuantizer, FlatCoarse, Probes, Tree, TreeCoarse};
 use crate::codec::{Codec, Flat, KeptForm, Nibble, NibbleBits};
 use crate::guard::Quiet;
 use crate::kernel::Element;
@@ -12,7 +13,7 @@ use crate::storage::ids::slots_column;
 use crate::storage::sections::Section;
 use crate::storage::snapshot::Source;
 use crate::storage::{BytesTable, ReadTables, Stage, Tables};
-use crate::{Encoding, Error, IndexSpec, Metric, Result, Rows, metric};
+use crate::{Encoding, Error, IndexSpec, Metric, Observer, Result, Rows, metric};
 use std::borrow::Cow;
 use std::time::Instant;
 
@@ -35,6 +36,8 @@ pub(crate) struct Model {
     /// The encoding of the codes as they stand now.
     encoding: Encoding,
     pub(crate) coarse: Option<Box<dyn CoarseQuantizer>>,
+    /// What the coarse quantizer goes through, if it does, as it is stored.
+    pub(crate) tree: Option<Tree>,
     pub(crate) version: u64,
 }
 
@@ -65,18 +68,57 @@ impl Model {
         let kept = [Stage::Rows, Stage::Exact].into_iter().zip(forms).map(column).collect::<Result<_>>()?;
         let slots_column = slots_column(spec.spill);
         let spec = spec.clone();
-        Ok(Model { spec, codec, geometry, slots_column, kept, encoding, coarse: None, version: 0 })
+        Ok(Model {
+            spec,
+            codec,
+            geometry,
+            slots_column,
+            kept,
+            encoding,
+            coarse: None,
+            tree: None,
+            version: 0,
+        })
     }
 
-    /// The same with lists.
-    pub(crate) fn trained(spec: &IndexSpec, centroids: Vec<f32>, version: u64) -> Result<Self> {
-        let coarse = FlatCoarse::new(centroids, spec.dim, spec.metric.similarity());
+    /// The same with lists, and with the tree that the specification wants.
+    pub(crate) fn trained(
+        spec: &IndexSpec,
+        centroids: Vec<f32>,
+        tree: Option<Tree>,
+        version: u64,
+    ) -> Result<Self> {
+        let (dim, similarity) = (spec.dim, spec.metric.similarity());
+        let coarse: Box<dyn CoarseQuantizer> = match tree.clone() {
+            Some(tree) => Box::new(TreeCoarse::new(centroids, dim, similarity, tree)),
+            None => Box::new(FlatCoarse::new(centroids, dim, similarity)),
+        };
         let model = Self::with_encoding(spec, spec.encoding)?;
-        Ok(Model { coarse: Some(Box::new(coarse)), version, ..model })
+        Ok(Model { coarse: Some(coarse), tree, version, ..model })
     }
 
     /// The model that `header` speaks of, read from its sections.
     pub(crate) fn load<B: BytesTable, M, F, K>(tables: &Tables<B, M, F, K>, header: &Header) -> Result<Self> {
+        Self::load_with(tables, header, |stored, _, _| stored)
+    }
+
+    /// The same for a repair, which can do without all that can be made again: the tree.
+    pub(crate) fn load_damaged<B: BytesTable, M, F, K>(
+        tables: &Tables<B, M, F, K>,
+        header: &Header,
+    ) -> Result<Self> {
+        Self::load_with(tables, header, |stored, spec, centroids| match stored {
+            Err(Error::Corrupt { .. }) => Self::grow_tree(spec, centroids, &mut Observer::none()),
+            stored => stored,
+        })
+    }
+
+    /// `settle` is given what was read of the tree.
+    fn load_with<B: BytesTable, M, F, K>(
+        tables: &Tables<B, M, F, K>,
+        header: &Header,
+        settle: impl FnOnce(Result<Option<Tree>>, &IndexSpec, &[f32]) -> Result<Option<Tree>>,
+    ) -> Result<Self> {
         let spec = spec_of(&tables.names.meta, header)?;
         if !header.trained || spec.nlist.is_none() {
             return Ok(Model { version: header.model_version, ..Self::untrained(&spec)? });
@@ -94,7 +136,8 @@ impl Model {
         if centroids.iter().any(|component| !component.is_finite()) {
             return Err(Error::corrupt(name, 0, "a centroid is not finite"));
         }
-        Self::trained(&spec, centroids, header.model_version)
+        let tree = settle(tree::read(tables, &spec, &bytes), &spec, &centroids)?;
+        Self::trained(&spec, centroids, tree, header.model_version)
     }
 
     pub(crate) fn metric(&self) -> Metric {

@@ -15,14 +15,15 @@ use self::claims::{Agreement, Claim, Claims, Placed, Witnesses, settle_keys};
 use super::add::{Encoded, encode};
 use super::kept::KeptCheck;
 use super::model::{KeptColumn, Model};
-use super::rerank;
 use super::writer::IndexWriter;
+use super::{rerank, tree};
 use crate::storage::block::{BlockBuf, BlockRef};
 use crate::storage::changes::Touched;
 use crate::storage::column::Column;
 use crate::storage::format::{Frame, Kind, ListEntry, State, TableName};
 use crate::storage::ids::{NO_ID, Slot, Slots, decode_id, ids_column};
 use crate::storage::lists::{ListEdit, block_key, store_entries};
+use crate::storage::sections::Section;
 use crate::storage::{BytesTable, Stage};
 use crate::{Error, Observer, Result, Rows};
 use redb::ReadableTable;
@@ -48,6 +49,8 @@ pub struct RepairReport {
     /// Kept rows that were lost or contradicted their codes, now made anew: of the other form of the row if two are
     /// kept and that one is whole, or else of the code.
     pub decoded_rows: u64,
+    /// True if the tree over the centroids was lost and made anew of them.
+    pub rebuilt_tree: bool,
     /// Vectors whose keys are lost; each now has one made of the digits of its id.
     pub made_keys: u64,
 }
@@ -57,7 +60,7 @@ impl IndexWriter<'_> {
     /// really lost. An index that is whole comes out as it was.
     ///
     /// # Errors
-    /// [`Error::Corrupt`](crate::Error::Corrupt) if header or centroids are damaged: those cannot be rebuilt, nor
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if header or centroids are damaged: those cannot be rebuilt (a tree can), nor
     /// can the parameters of the last training, which only [`training`](crate::IndexReader::training) needs.
     pub fn repair(&mut self, observer: &mut Observer<'_>) -> Result<RepairReport> {
         self.change(|writer| {
@@ -124,6 +127,7 @@ impl<'w, 't> Repair<'w, 't> {
         let first = self.writer.header.first_list;
         let lists = first..first.saturating_add(self.writer.header.nlist);
         self.drop_strays(lists.clone())?;
+        self.tree()?;
         let rows = self.survey(lists.clone())?;
         let ids = self.witnesses.settle(&rows);
         self.writer.tables.lists.retain(|_, _| false)?;
@@ -183,6 +187,20 @@ impl<'w, 't> Repair<'w, 't> {
         self.writer.tables.blocks.retain(|key, _| !stray(key))?;
         self.writer.tables.tails.retain(|key, _| !stray(key))?;
         self.writer.tables.meta.retain(|key, _| key == 0)?;
+        Ok(())
+    }
+
+    /// Writes the tree that the model has where it cannot be read. It was made of the centroids again, or is still in
+    /// memory.
+    fn tree(&mut self) -> Result<()> {
+        let (model, seq) = (self.writer.model.clone(), self.writer.header.seq);
+        let (Some(tree), Some(centroids)) = (&model.tree, model.centroids()) else { return Ok(()) };
+        let bytes: Vec<u8> = centroids.as_slice().iter().flat_map(|x| x.to_le_bytes()).collect();
+        if let Err(Error::Corrupt { .. }) = tree::read(&*self.writer.tables, &model.spec, &bytes) {
+            let bytes = tree::encode(tree, model.spec.dim, &bytes);
+            self.writer.tables.write_section(Section::Tree, &bytes, seq)?;
+            self.report.rebuilt_tree = true;
+        }
         Ok(())
     }
 

@@ -7,8 +7,9 @@
 use super::add::{Encoded, encode};
 use super::model::Model;
 use super::reader::IndexReader;
-use super::rerank;
 use super::writer::{IndexWriter, random};
+use super::{rerank, tree};
+use crate::coarse::Tree;
 use crate::math::kmeans::{ClusteringParams, IterationStats, cluster};
 use crate::math::random::Random;
 use crate::math::seeding::Init;
@@ -58,8 +59,8 @@ impl IndexWriter<'_> {
     /// Makes the lists from `rows` and moves what is stored into them. May come before or after adding,
     /// and again later. For inner product and cosine the k-means is spherical, whatever `params` say of that.
     ///
-    /// The observer is ticked as `"train"` and `"redistribute"`. Cancelled in the first stage, the
-    /// index is as it was; in the second, the transaction must be aborted.
+    /// The observer is ticked as `"train"`, as `"tree"` where there is to be one, and as `"redistribute"`. Cancelled in
+    /// the last stage, the transaction must be aborted; before that, the index is as it was.
     ///
     /// # Errors
     /// [`Error::TooFewRows`] if there are fewer rows than lists; the errors of the rows themselves and of the initial
@@ -96,6 +97,7 @@ impl IndexWriter<'_> {
             let what = "false, and rows that are not finite or too long gave centroids that are";
             return Err(Error::Parameter { name: "check_finite", what: what.into() });
         }
+        let tree = Self::in_pool(&self.pool, || Model::grow_tree(&spec, &done.centroids, observer))?;
         let mut report = TrainReport {
             rows: done.sampled_rows,
             objective: done.objective,
@@ -104,7 +106,7 @@ impl IndexWriter<'_> {
             redistributed: self.header.ntotal,
         };
         let params = TrainParams { clustering, sample_rows: params.sample_rows, initial: None };
-        self.change(|writer| writer.install(done.centroids, &params, observer))?;
+        self.change(|writer| writer.install(done.centroids, tree, &params, observer))?;
         report.redistributed = self.header.ntotal;
         Ok(report)
     }
@@ -133,15 +135,18 @@ impl IndexWriter<'_> {
     fn install(
         &mut self,
         centroids: Vec<f32>,
+        tree: Option<Tree>,
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<()> {
         let seq = self.header.seq;
         let bytes: Vec<u8> = centroids.iter().flat_map(|component| component.to_le_bytes()).collect();
+        let dim = self.model.spec.dim;
+        let tree_bytes = tree.as_ref().map(|tree| tree::encode(tree, dim, &bytes));
         // Drawn, not counted: a training that was aborted must not share its number with a later one.
         let version = random();
         let old = self.model.clone();
-        let new = Arc::new(Model::trained(&old.spec, centroids, version)?);
+        let new = Arc::new(Model::trained(&old.spec, centroids, tree, version)?);
         let old_lists = self.header.first_list..self.header.first_list + self.header.nlist;
         let nlist = new.nlist() as u32;
         let sizes = self.tables.list_entries(old_lists.clone())?;
@@ -186,6 +191,9 @@ impl IndexWriter<'_> {
         // Last: until here the header and the lists of the old centroids stand as they were, so that a repair after a
         // failure finds them together.
         self.tables.write_section(Section::Centroids, &bytes, seq)?;
+        if let Some(bytes) = tree_bytes {
+            self.tables.write_section(Section::Tree, &bytes, seq)?;
+        }
         self.tables.write_section(Section::Training, &encode_params(params), seq)?;
         Ok(())
     }

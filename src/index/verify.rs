@@ -98,8 +98,13 @@ pub(crate) fn verify(
     report.step(|report| {
         let header = storage::read_header(txn, index)?;
         let tables = storage::open_read(txn, index)?;
-        let model = Model::load(&tables, &header);
+        let mut model = Model::load(&tables, &header);
         check_header(report, txn, &tables, &header)?;
+        if let Err(e @ Error::Corrupt { .. }) = model {
+            // Without a tree the rest can still be looked at.
+            model = Ok(Model::load_damaged(&tables, &header)?);
+            report.note_error(e);
+        }
         opened = Some((tables, header, model?));
         Ok(())
     })?;
@@ -219,9 +224,12 @@ impl Check<'_> {
     fn model(&self, report: &mut VerifyReport) -> Result<()> {
         let (tables, name) = (self.tables, &self.tables.names.model);
         let mut expected = 0;
-        for section in [Section::Centroids, Section::Training] {
+        let trained = self.header.trained && self.model.spec.nlist.is_some();
+        let tree = trained && self.model.spec.supers().is_some();
+        for (section, wanted) in
+            [(Section::Centroids, trained), (Section::Training, trained), (Section::Tree, tree)]
+        {
             let bytes = tables.read_section(section)?;
-            let wanted = self.header.trained && self.model.spec.nlist.is_some();
             if bytes.is_some() != wanted {
                 report.note(name, (section as u64) << 32, format!("{section:?} there: {}", bytes.is_some()));
             }

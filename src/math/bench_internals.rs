@@ -5,7 +5,7 @@
 
 use super::linalg::Panels;
 use super::{kmeans, topk};
-use crate::coarse::{CoarseQuantizer, FlatCoarse, Probes};
+use crate::coarse::{CoarseQuantizer, FlatCoarse, Probes, Tree, TreeCoarse};
 use crate::kernel::{ByteProduct, Element, Found, GROUP, Kernels, NibbleQuery, group_bytes};
 use crate::{ClusteringParams, IterationStats, Metric, Observer, Result, Rows};
 
@@ -87,7 +87,15 @@ impl Table {
     pub fn coarse(self, centroids: Rows<'_>, metric: Metric, quantised_min: usize) -> Coarse {
         let (data, dim) = (centroids.as_slice().to_vec(), centroids.dim());
         let coarse = FlatCoarse::with_kernels(self.0, quantised_min, data, dim, metric.similarity());
-        Coarse(coarse, Probes::default())
+        Coarse(Box::new(coarse), Probes::default())
+    }
+
+    /// The same by way of a tree of so many super-clusters.
+    pub fn tree(self, centroids: Rows<'_>, metric: Metric, supers: usize) -> Result<Coarse> {
+        let (data, dim, similarity) = (centroids.as_slice().to_vec(), centroids.dim(), metric.similarity());
+        let tree = Tree::grow(centroids, supers, similarity, &mut Observer::none())?;
+        let coarse = TreeCoarse::with_kernels(self.0, data, dim, similarity, tree);
+        Ok(Coarse(Box::new(coarse), Probes::default()))
     }
 
     /// Packs columns for a product.
@@ -114,11 +122,16 @@ fn named(element: &str) -> Element {
 
 /// A coarse quantizer and what it found last.
 #[allow(missing_debug_implementations)]
-pub struct Coarse(FlatCoarse, Probes);
+pub struct Coarse(Box<dyn CoarseQuantizer>, Probes);
 
 impl Coarse {
     pub fn nearest(&mut self, queries: Rows<'_>, nprobe: usize) {
         self.0.nearest(queries, nprobe, &mut self.1);
+    }
+
+    /// The probes that were found last, query after query.
+    pub fn lists(&self) -> &[u32] {
+        &self.1.lists
     }
 }
 

@@ -79,7 +79,7 @@ impl Panels {
     ) -> Picked<'a> {
         assert!(row.len() == self.dim && columns.dim() == self.dim && columns.len() == self.len);
         let mut norm = [0.0];
-        let (bias, factor, floor) = self.terms(similarity);
+        let (bias, factor, floor) = terms(similarity, &self.norms, &self.zeros);
         if similarity == Similarity::L2 {
             self.kernels.squared_norms(row, self.dim, &mut norm);
         }
@@ -125,19 +125,52 @@ impl Panels {
     fn with_product(&self, similarity: Similarity, rows: &[f32], work: impl FnOnce(&Product<'_>)) {
         let mut norms = [0.0; ROWS_MAX];
         let norms = &mut norms[..rows.len() / self.dim];
-        let (bias, factor, floor) = self.terms(similarity);
+        let (bias, factor, floor) = terms(similarity, &self.norms, &self.zeros);
         if similarity == Similarity::L2 {
             self.kernels.squared_norms(rows, self.dim, norms);
         }
         work(&Product { dim: self.dim, rows, norms, panels: &self.panels, bias, factor, floor });
     }
+}
 
-    /// Bias, factor and floor of a score.
-    fn terms(&self, similarity: Similarity) -> (&[f32], f32, f32) {
-        match similarity {
-            Similarity::L2 => (&self.norms, -2.0, 0.0),
-            Similarity::Dot => (&self.zeros, -1.0, f32::NEG_INFINITY),
+/// Columns row after row, of which a few at a time are scored, with the bits that [`Panels`] gives.
+pub(crate) struct Scattered {
+    kernels: &'static Kernels,
+    columns: Vec<f32>,
+    norms: Vec<f32>,
+    zeros: Vec<f32>,
+    dim: usize,
+}
+
+impl Scattered {
+    pub(crate) fn with_kernels(kernels: &'static Kernels, columns: Vec<f32>, dim: usize) -> Self {
+        let len = columns.len() / dim;
+        let mut norms = vec![0.0; len];
+        kernels.squared_norms(&columns, dim, &mut norms);
+        Scattered { kernels, columns, norms, zeros: vec![0.0; len], dim }
+    }
+
+    pub(crate) fn rows(&self) -> Rows<'_> {
+        Rows::of(&self.columns, self.dim)
+    }
+
+    /// What scores `row` with a few of the columns.
+    pub(crate) fn picked<'a>(&'a self, similarity: Similarity, row: &'a [f32]) -> Picked<'a> {
+        assert_eq!(row.len(), self.dim);
+        let mut norm = [0.0];
+        let (bias, factor, floor) = terms(similarity, &self.norms, &self.zeros);
+        if similarity == Similarity::L2 {
+            self.kernels.squared_norms(row, self.dim, &mut norm);
         }
+        Picked { row, norm: norm[0], columns: &self.columns, bias, factor, floor }
+    }
+}
+
+/// Bias, factor and floor of a score.
+fn terms<'a>(similarity: Similarity, norms: &'a [f32], zeros: &'a [f32]) -> (&'a [f32], f32, f32) {
+    match similarity {
+        Similarity::L2 => (norms, -2.0, 0.0),
+        Similarity::Dot => (zeros, -1.0, f32::NEG_INFINITY),
     }
 }
 

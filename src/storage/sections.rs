@@ -16,6 +16,9 @@ pub(crate) enum Section {
     Centroids = 1,
     /// The training parameters, as written by `train`.
     Training = 2,
+    /// Which super-cluster each list belongs to, and their centroids, as drawn in `index/tree.rs`; only where the
+    /// specification says that there is a tree.
+    Tree = 3,
 }
 
 const ORDER: u8 = 4;

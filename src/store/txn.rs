@@ -2,6 +2,7 @@
 
 use super::{Began, Durability, Handle, Inner};
 use crate::guard::{Quiet, guarded};
+use crate::index::model::Model;
 use crate::index::reader::check_usable;
 use crate::index::renumber::is_sparse;
 use crate::index::verify::{self, VerifyReport};
@@ -179,7 +180,12 @@ impl WriteTxn {
     pub(crate) fn open(&self, name: &str, purpose: Purpose) -> Result<IndexWriter<'_>> {
         let mut writer = IndexWriter::open_for(&self.txn, name, purpose, |tables, header| {
             let created = self.created.lock().contains(&header.uuid);
-            self.store.model(tables, header, (!created).then_some(self.commits))
+            match self.store.model(tables, header, (!created).then_some(self.commits)) {
+                Err(Error::Corrupt { .. }) if purpose == Purpose::Repair => {
+                    Ok(Arc::new(Model::load_damaged(tables, header)?))
+                }
+                model => model,
+            }
         })?;
         writer.pool = self.store.settings.pool.clone();
         writer.poison = self.poison.clone();

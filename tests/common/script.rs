@@ -6,7 +6,7 @@
 //! Every operation has bytes of its own (zeros after their end), so that a fuzzer that cuts one out, or
 //! a shrinking proptest, leaves the others as they were. Every byte string is a script.
 
-use vellum::{ClusteringParams, Encoding, IndexSpec, Init, KeptRows, Metric, Rerank, TrainParams};
+use vellum::{ClusteringParams, Coarse, Encoding, IndexSpec, Init, KeptRows, Metric, Rerank, TrainParams};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
@@ -320,12 +320,17 @@ impl Bytes<'_> {
         let dim = self.pick([3, 1, 2, 4, 8, 24, 97, 250, 300, 1000]);
         let metric = self.pick([Metric::L2, Metric::InnerProduct, Metric::Cosine]);
         let byte = self.byte() as usize;
-        // What is left of the byte says whether vectors spill, so that scripts are as long as they were.
+        // What is left of the byte says whether vectors spill and whether there is a tree, so that scripts are as long as
+        // they were.
         let (nlist, spill) = ([3, 1, 2, 5, 9, 16][byte % 6], byte / 6 % 3 == 2);
+        let tree = byte / 18 % 4 == 3;
         let mut spec = match self.rarely(6) {
             true => IndexSpec::flat(dim, metric),
             false => IndexSpec::ivf(dim, metric, nlist),
         };
+        if let Some(nlist) = spec.nlist().filter(|_| tree) {
+            spec = spec.with_coarse(Coarse::Tree(nlist.div_ceil(3)));
+        }
         spec = if spec.nlist().is_some_and(|nlist| nlist > 1) { spec.with_spill(spill) } else { spec };
         spec = spec.with_encoding(self.pick([
             Encoding::Flat,

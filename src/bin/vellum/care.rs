@@ -28,6 +28,7 @@ pub(crate) fn repair(args: &Target, common: &Common, console: &Console) -> Resul
         ("second entries made anew", report.spilled_again),
         ("kept vectors decoded from codes", report.decoded_rows),
         ("lost keys replaced by ids", report.made_keys),
+        ("trees made anew", report.rebuilt_tree.into()),
         ("problems left", verified.problem_count),
     ];
     let rows: Vec<_> = facts.iter().map(|(fact, number)| [fact.to_string(), count(*number)]).collect();
@@ -46,6 +47,7 @@ pub(crate) fn repair(args: &Target, common: &Common, console: &Console) -> Resul
             "spilled_again": report.spilled_again,
             "decoded_rows": report.decoded_rows,
             "made_keys": report.made_keys,
+            "rebuilt_tree": report.rebuilt_tree,
             "problems": verified.problem_count,
         })
     })?;

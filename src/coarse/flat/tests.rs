@@ -139,7 +139,8 @@ fn real_vectors_are_looked_at_and_few_are_scored() {
         centroids[..20 * dim].iter().map(|x| x + 0.5 * (random.unit() as f32 - 0.5)).collect();
     let queries = Rows::new(&queries, dim).unwrap();
     for similarity in SIMILARITIES {
-        let coarse = FlatCoarse::new(centroids.clone(), dim, similarity);
+        let coarse =
+            FlatCoarse::with_kernels(Kernels::get(), QUANTISED_MIN, centroids.clone(), dim, similarity);
         let quantised = coarse.quantised.as_ref().unwrap();
         for query in queries.iter() {
             let mut codes = vec![0; quantised.code_len()];
