@@ -14,7 +14,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 DATA = ROOT.parent / "shared/data"
-DEFAULTS = [f"{DATA}/sift-300k=IVF2048,Flat", f"{DATA}/text-108k=IVF1024,Flat"]
+DEFAULTS = [f"{DATA}/sift-300k=IVF2048,Nibble2,RU8", f"{DATA}/text-108k=IVF1024_SOAR,Nibble1,RF16"]
 PACKAGES = ("numpy", "faiss-cpu", "scann", "usearch")
 RERANKS = (20, 40, 80, 160, 320)
 

@@ -16,6 +16,7 @@ use crate::Rows;
 use crate::kernel::{Kernels, Similarity};
 use crate::math::linalg::Panels;
 use crate::math::topk::smallest;
+use std::cell::RefCell;
 
 /// Centroids compared one and all.
 pub(crate) struct FlatCoarse {
@@ -98,10 +99,11 @@ impl FlatCoarse {
     fn look(&self, quantised: &Quantised, queries: Rows<'_>, probes: &mut Probes) {
         let (size, columns) = (quantised.code_len(), quantised.columns());
         let most = queries.len().min(VIEWS_AT_ONCE);
-        let (mut codes, mut factors) = (vec![0; most * size], vec![0.0; most]);
-        let mut approximate = vec![0.0; most * columns];
-        let mut views = Vec::with_capacity(most);
-        let mut shortlist = Shortlist::default();
+        let mut room = ROOM.take();
+        let Room { codes, factors, approximate, views, shortlist } = &mut room;
+        codes.resize(most * size, 0);
+        factors.resize(most, 0.0);
+        approximate.resize(most * columns, 0.0);
         for first in (0..queries.len()).step_by(VIEWS_AT_ONCE) {
             let some = queries.slice(first..queries.len().min(first + VIEWS_AT_ONCE));
             let n = some.len();
@@ -109,7 +111,7 @@ impl FlatCoarse {
             views.extend(
                 some.iter().zip(codes.chunks_exact_mut(size)).map(|(q, codes)| quantised.view(q, codes)),
             );
-            factors.iter_mut().zip(&views).for_each(|(factor, view)| *factor = View::factor(view.as_ref()));
+            factors.iter_mut().zip(&*views).for_each(|(factor, view)| *factor = View::factor(view.as_ref()));
             let approximate = &mut approximate[..n * columns];
             quantised.scores(self.kernels, &codes[..n * size], &factors[..n], approximate);
             for (q, (view, approximate)) in views.iter().zip(approximate.chunks_exact(columns)).enumerate() {
@@ -121,7 +123,27 @@ impl FlatCoarse {
                 }
             }
         }
+        if room.approximate.len() <= ROOM_KEPT {
+            ROOM.set(room);
+        }
     }
+}
+
+/// Where [`FlatCoarse::look`] works. Each thread keeps one: making it anew costs one query a part of its look.
+#[derive(Default)]
+struct Room {
+    codes: Vec<i8>,
+    factors: Vec<f32>,
+    approximate: Vec<f32>,
+    views: Vec<Option<View>>,
+    shortlist: Shortlist,
+}
+
+/// Scores in a room that is kept: 4 MiB of them.
+const ROOM_KEPT: usize = 1 << 20;
+
+thread_local! {
+    static ROOM: RefCell<Room> = RefCell::default();
 }
 
 impl CoarseQuantizer for FlatCoarse {

@@ -329,6 +329,8 @@ impl Kernels {
     pub(crate) fn picked_scores(&self, picked: &Picked<'_>, picks: &[u32], out: &mut [f32]) {
         picked.check();
         assert_eq!(picks.len(), out.len());
+        // They lie anywhere among many: on their way together they do not wait for each other.
+        picks.iter().for_each(|pick| self.prefetch(picked.column(*pick).as_bytes()));
         // SAFETY: as for `scan`; a pick beyond the columns panics there.
         unsafe { (self.picked_scores)(picked, picks, out) }
     }

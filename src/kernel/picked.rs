@@ -29,7 +29,7 @@ impl Picked<'_> {
         assert!(self.columns.len() / self.row.len() <= self.bias.len());
     }
 
-    fn column(&self, pick: u32) -> &[f32] {
+    pub(super) fn column(&self, pick: u32) -> &[f32] {
         &self.columns[pick as usize * self.row.len()..][..self.row.len()]
     }
 

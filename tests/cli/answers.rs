@@ -428,3 +428,64 @@ fn the_demo_needs_no_argument() {
     // Of 128 lists of real vectors, 16 hold nearly all of the ten nearest.
     assert!(record["recall_after_remove"].as_f64().unwrap() > 0.9);
 }
+
+/// The profile of a pass: what a query does is known exactly, and its stages take time.
+#[test]
+fn bench_with_a_profile_tells_what_a_query_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s").to_str().unwrap().to_string();
+    let (data, queries, truth) =
+        (sample("sift-10k.base.npy"), sample("sift-10k.query.npy"), sample("sift-10k.truth.npy"));
+    ok(&["build", &store, "i", "--spec", "IVF16,Nibble2,RU8", "--metric", "l2", "--data", &data, "-q"]);
+    let args =
+        ["bench", &store, "i", "--queries", &queries, "--truth", &truth, "--nprobe", "16", "--rerank", "50"];
+    for single in [&[][..], &["--single"]] {
+        let line: Value =
+            serde_json::from_str(&ok(&[&args[..], &["--profile", "--seconds", "0"], single].concat()))
+                .unwrap();
+        assert_eq!((line["lists"].as_f64(), line["entries"].as_f64()), (Some(16.0), Some(10_000.0)));
+        assert_eq!(line["reranked"].as_f64(), Some(50.0));
+        let stages = line["stages_us"].as_object().unwrap();
+        assert!(
+            ["prepare", "coarse", "tables", "scan", "rank"].iter().all(|stage| stages.contains_key(*stage))
+        );
+        assert!(stages["scan"].as_f64().unwrap() > 0.0 && stages["rank"].as_f64().unwrap() > 0.0);
+    }
+}
+
+/// A build within less memory than the vectors take finds what any build finds, and one that cannot work says so.
+#[test]
+fn a_build_within_little_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("s").to_str().unwrap().to_string();
+    let (data, queries) = (sample("sift-10k.base.npy"), sample("sift-10k.query.npy"));
+    let build = |index: &str, memory: &str| {
+        let spec = ["--spec", "IVF16,Flat", "--metric", "l2", "--data", &data, "--memory", memory];
+        [&["build", &store, index][..], &spec].concat().iter().map(|arg| arg.to_string()).collect::<Vec<_>>()
+    };
+    let refused = build("no", "30k");
+    let message = fails(&refused.iter().map(String::as_str).collect::<Vec<_>>(), 2);
+    assert!(message.contains("32,768 bytes"), "{message}");
+    let built = build("i", "1M");
+    ok(&[&built.iter().map(String::as_str).collect::<Vec<_>>()[..], &["-q"]].concat());
+    ok(&["build", &store, "all", "--spec", "IVF16,Flat", "--metric", "l2", "--data", &data, "-q"]);
+    let found = |index: &str| {
+        let out = folder.path().join(index).to_str().unwrap().to_string();
+        ok(&[
+            "search",
+            &store,
+            index,
+            "--queries",
+            &queries,
+            "-k",
+            "10",
+            "--nprobe",
+            "16",
+            "--out-ids",
+            &out,
+            "-q",
+        ]);
+        fs::read(out).unwrap()
+    };
+    assert!(found("i") == found("all"));
+}

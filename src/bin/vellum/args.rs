@@ -184,7 +184,7 @@ impl Kind {
     }
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Training {
     /// Rows to train on, drawn at random [default: 256 for each list]
     #[arg(long, value_name = "N")]
@@ -248,6 +248,10 @@ pub(crate) struct Build {
     /// Leave the space that loading freed in the file
     #[arg(long)]
     pub(crate) no_compact: bool,
+    /// Memory to build with, such as 512M: a smaller sample to train on, smaller transactions and a smaller cache, and a
+    /// file larger than that is no matter. The program itself takes some 20 MB more
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    pub(crate) memory: Option<usize>,
 }
 
 /// Train an index: before adding, or after, on what it holds

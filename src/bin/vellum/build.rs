@@ -11,13 +11,14 @@ use std::ops::Range;
 use std::time::Instant;
 use vellum::files::{Element, VectorReader};
 use vellum::{
-    ClusteringParams, Encoding, Error, IndexSpec, KeptRows, Metric, Rows, Store, TrainParams, WriteTxn,
+    Builder, ClusteringParams, Encoding, Error, IndexSpec, KeptRows, Metric, Rows, Store, TrainParams,
+    WriteTxn,
 };
 
 pub(crate) fn create(args: &Create, common: &Common, console: &Console) -> Result<(), Failure> {
     let Target { store: path, index } = &args.target;
     let spec = args.kind.spec(args.dim).with_keys(args.keyed);
-    making(&args.target, common, |store| {
+    making(&args.target, common.builder()?, |store| {
         let txn = store.begin_write()?;
         txn.create_index(index, &spec)?;
         Ok(txn.commit()?)
@@ -37,13 +38,14 @@ pub(crate) fn build(args: &Build, common: &Common, console: &Console) -> Result<
     let keyed = args.names.keys.is_some();
     let spec = fitted(args.kind.spec(input.vectors.dim()).with_keys(keyed), input.vectors.element());
     let mut stages = Stages::default();
-    let store = making(&args.target, common, |store| {
+    let training = within(args.memory, &args.training, &spec)?;
+    let store = making(&args.target, builder(args.memory, common)?, |store| {
         refuse_existing(store, index)?;
-        let sample = sample(&mut input.vectors, &spec, &args.training, &mut stages, store, console)?;
+        let sample = sample(&mut input.vectors, &spec, &training, &mut stages, store, console)?;
         let mut start = Instant::now();
         let txn = store.begin_write()?;
         txn.create_index(index, &spec)?;
-        train_on(&txn, index, sample.as_deref(), spec.dim(), &args.training, console)?;
+        train_on(&txn, index, sample.as_deref(), spec.dim(), &training, console)?;
         let stage = if sample.is_some() { "train" } else { "create" };
         if keyed {
             // Bulk loads know no keys: creating, training and adding are one transaction.
@@ -75,6 +77,35 @@ pub(crate) fn build(args: &Build, common: &Common, console: &Console) -> Result<
     console.say(stages.table())?;
     console.say(format_args!("\n{} vectors of {} components in `{index}`", count(rows), spec.dim()))?;
     console.json(|| json!({"index": index, "rows": rows, "dim": spec.dim(), "stages": stages.json()}))
+}
+
+/// How much of the memory for building goes where. A quarter is the training sample, which training holds twice; a
+/// sixteenth are the vectors of a bulk load's transaction, which takes about three times as much in all.
+const SAMPLE_SHARE: usize = 4;
+const CACHE_SHARE: usize = 4;
+const LOAD_SHARE: usize = 16;
+
+fn builder(memory: Option<usize>, common: &Common) -> Result<Builder, Failure> {
+    let builder = common.builder()?;
+    let Some(memory) = memory else { return Ok(builder) };
+    let builder = builder.load_bytes(memory / LOAD_SHARE);
+    Ok(if common.cache_bytes.is_some() { builder } else { builder.cache_bytes(memory / CACHE_SHARE) })
+}
+
+/// The training that fits the memory: a sample of no more rows than do.
+fn within(memory: Option<usize>, training: &Training, spec: &IndexSpec) -> Result<Training, Failure> {
+    let (Some(memory), Some(nlist)) = (memory, spec.nlist()) else { return Ok(training.clone()) };
+    let row_bytes = 4 * spec.dim();
+    let most = memory / SAMPLE_SHARE / row_bytes;
+    if most < nlist {
+        let least = nlist.saturating_mul(row_bytes).saturating_mul(SAMPLE_SHARE);
+        return Err(Failure::Usage(format!(
+            "--memory: {nlist} lists are trained on as many vectors or more, which takes {} bytes",
+            console::count(least as u64)
+        )));
+    }
+    let wanted = training.train_size.unwrap_or(nlist * ClusteringParams::default().max_points_per_centroid);
+    Ok(Training { train_size: Some(wanted.min(most)), ..training.clone() })
 }
 
 /// Where the specification leaves open which rows to keep, those of a file of bytes are kept as such: exactly, and in a
@@ -184,11 +215,11 @@ pub(crate) fn add(args: &Add, common: &Common, console: &Console) -> Result<(), 
 /// not there before is not there afterwards.
 fn making(
     target: &Target,
-    common: &Common,
+    builder: Builder,
     make: impl FnOnce(&Store) -> Result<(), Failure>,
 ) -> Result<Store, Failure> {
     let existed = target.store.exists();
-    let store = common.builder()?.open_or_create(&target.store)?;
+    let store = builder.open_or_create(&target.store)?;
     match make(&store) {
         Ok(()) => Ok(store),
         Err(failure) => {
