@@ -2,10 +2,10 @@
 //! given rate; then the rest of the rows is added, and the recall is compared with that of an index built of all rows.
 //!
 //! ```text
-//! cargo bench --features files --bench live -- PREFIX SPEC METRIC [NPROBE] [ADDED] [ROWS/S] [ROWS A COMMIT] [FOLDER]
+//! cargo bench --features files --bench live -- PREFIX SPEC METRIC [NPROBE] [ADDED] [ROWS/S] [ROWS A COMMIT] [FOLDER] [drawn|as-is]
 //! ```
 //! PREFIX of PREFIX.base.npy, PREFIX.query.npy and PREFIX.truth.npy. Without arguments it runs on the sample in
-//! `tests/data`. Each call opens the newest state (`begin_read`, `index`) and searches it, as a service would that wants
+//! `tests/data`. What is added is drawn at random from the rows, or is their end (`as-is`). Each call opens the newest state (`begin_read`, `index`) and searches it, as a service would that wants
 //! no answer older than the question. Commits are durable. Time slices with and without the writer alternate, so that
 //! what disturbs the machine disturbs both.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -66,7 +66,10 @@ fn main() {
     let text = |i: usize, other: &str| args.get(i).cloned().unwrap_or_else(|| other.into());
     let number = |i: usize, other: usize| args.get(i).map_or(other, |n| n.parse().expect("a number"));
     let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sift-10k");
-    let data = Data::load(&text(0, sample.to_str().unwrap()));
+    let mut data = Data::load(&text(0, sample.to_str().unwrap()));
+    if text(8, "drawn") == "drawn" {
+        shuffled(&mut data);
+    }
     let metric: Metric = text(2, "l2").parse().expect("METRIC is l2, ip or cosine");
     let spec: IndexSpec = text(1, "IVF128,Nibble2,RU8").parse().expect("SPEC is a specification");
     let spec = spec.with_dim(data.dim).with_metric(metric);
@@ -128,6 +131,17 @@ fn add(store: &Store, rows: Rows<'_>, size: usize) {
         txn.index("i").unwrap().add(rows.slice(first..rows.len().min(first + size))).unwrap();
         txn.commit().unwrap();
     }
+}
+
+/// Rows in a drawn order, and where each came from: what is added is like what was there.
+fn shuffled(data: &mut Data) {
+    let n = data.base.len() / data.dim;
+    let mut order: Vec<usize> = (0..n).collect();
+    order.sort_unstable_by_key(|i| (*i as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 11);
+    data.base = order.iter().flat_map(|i| data.base[i * data.dim..(i + 1) * data.dim].to_vec()).collect();
+    let mut place = vec![0; n];
+    order.iter().zip(0..).for_each(|(i, at)| place[*i] = at);
+    data.truth.iter_mut().flatten().for_each(|id| *id = place[*id as usize]);
 }
 
 /// Durations of calls in microseconds, ascending, without and with a writer; rows written and their rate.

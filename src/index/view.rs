@@ -23,6 +23,8 @@ pub(crate) trait View: Send + Sync {
     fn visit(&self, list: u32, each: &mut dyn FnMut(Run<'_>) -> Result<()>) -> Result<()>;
     /// The bytes of a list, if they stay in memory: to have them in the cache soon.
     fn peek(&self, list: u32) -> Option<&[u8]>;
+    /// Takes into memory what was there before the last change and is not any more.
+    fn warm_up(&self) -> Result<()>;
     /// A hint that `id` will be asked for these rows.
     fn approach_ids(&self, rows: &[u32]);
     fn id(&self, row: u32) -> Result<u64>;
@@ -110,6 +112,9 @@ impl View for Snapshot {
     fn peek(&self, list: u32) -> Option<&[u8]> {
         Snapshot::peek(self, self.header.first_list + list)
     }
+    fn warm_up(&self) -> Result<()> {
+        self.pin_changed()
+    }
     fn approach_ids(&self, rows: &[u32]) {
         Snapshot::approach_ids(self, rows);
     }
@@ -148,6 +153,9 @@ impl View for WriterView<'_, '_> {
     }
     fn peek(&self, _list: u32) -> Option<&[u8]> {
         None
+    }
+    fn warm_up(&self) -> Result<()> {
+        Ok(())
     }
     fn approach_ids(&self, _rows: &[u32]) {}
     fn id(&self, row: u32) -> Result<u64> {

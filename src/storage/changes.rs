@@ -56,6 +56,11 @@ pub(crate) struct Change {
 pub(crate) struct Changes(Arc<Mutex<Vec<Change>>>);
 
 impl Changes {
+    /// The indexes that changed.
+    pub(crate) fn indexes(&self) -> Vec<Uuid> {
+        self.0.lock().iter().map(|change| change.index).collect()
+    }
+
     pub(crate) fn add(&self, change: Change) {
         let mut changes = self.0.lock();
         let continued = changes.iter_mut().find(|c| c.index == change.index && c.to == change.from);

@@ -155,6 +155,11 @@ impl PinTable {
         }
     }
 
+    /// True if what is pinned stays.
+    pub(crate) fn is_resident(&self) -> bool {
+        matches!(self, PinTable::Resident(..))
+    }
+
     /// Keeps a copy of `parts`, one after the other, if the budget has or makes room.
     pub(crate) fn keep(&self, number: u32, parts: &[&[u8]]) -> Option<Pinned<'_>> {
         match self {

@@ -60,7 +60,19 @@ pub(crate) struct Snapshot {
     entries: Arc<Vec<ListEntry>>,
     pins: Arc<PinTable>,
     places: Places,
+    /// Numbers of what the snapshot before had pinned and has changed since.
+    changed: Vec<u32>,
     pub(crate) born: Instant,
+}
+
+/// What a snapshot takes over from an older one.
+#[derive(Default)]
+struct Inherited {
+    /// Under their new numbers.
+    pins: Vec<(u32, Piece)>,
+    /// Numbers of what has changed, and bytes of the pins that hold what is no more.
+    changed: Vec<u32>,
+    gone_bytes: usize,
 }
 
 /// What a snapshot leaves to the next one: its pins, without the transaction that they were read in.
@@ -159,16 +171,40 @@ impl Snapshot {
         let bytes =
             entries.iter().filter(|entry| entry.n > 0).map(list_bytes).sum::<usize>() + places.bytes();
         let entries = Arc::new(entries);
-        let (kept, forgiven) = match older {
+        let inherited = match older {
             Some((older, touched)) => older.still_true(&header, &entries, &places, touched),
-            None => Default::default(),
+            None => Inherited::default(),
         };
-        let inherited = kept.iter().map(|(_, piece)| Arena::bytes_for(piece.len())).sum();
-        let reserved = budget.reserve(bytes.saturating_sub(inherited), forgiven);
+        let there = inherited.pins.iter().map(|(_, piece)| Arena::bytes_for(piece.len())).sum();
+        let reserved = budget.reserve(bytes.saturating_sub(there), inherited.gone_bytes);
         let pins = PinTable::new(places.count(), budget, reserved);
-        kept.into_iter().for_each(|(number, piece)| pins.share(number, piece));
-        let pins = Arc::new(pins);
-        Ok(Snapshot { pins, places, header, tables, geometry, kept_columns, entries, born })
+        inherited.pins.into_iter().for_each(|(number, piece)| pins.share(number, piece));
+        let (pins, changed) = (Arc::new(pins), inherited.changed);
+        Ok(Snapshot { pins, places, changed, header, tables, geometry, kept_columns, entries, born })
+    }
+
+    /// Pins what the snapshot before had pinned in an older version, as far as the budget holds it for good.
+    pub(crate) fn pin_changed(&self) -> Result<()> {
+        let nlist = self.entries.len() as u32;
+        for &number in self.changed.iter().filter(|_| self.pins.is_resident()) {
+            if number < nlist {
+                let n = self.entries[number as usize].n;
+                if n > 0 {
+                    self.list(self.header.first_list + number, n)?;
+                }
+            } else if let Some((column, page)) = self.places.page(number)
+                && let Some(kind) = self.places.kinds[column]
+            {
+                let (table, name) = match column {
+                    0 => (&self.tables.ids, &self.tables.names.ids),
+                    1 => self.tables.kept(Stage::Rows),
+                    _ => self.tables.kept(Stage::Exact),
+                };
+                let row = page.saturating_mul(kind.per_page());
+                self.page(self.places.columns[column].0, kind, table, name, row)?;
+            }
+        }
+        Ok(())
     }
 
     /// What the next snapshot may take over.
@@ -306,15 +342,15 @@ impl Snapshot {
 }
 
 impl Remains {
-    /// The pins that hold what `header` and the others speak of, under their new numbers, and the bytes of those
-    /// that do not. What was reserved for the older snapshot and not taken is free again.
+    /// What is left of these pins in the state that `header` and the others speak of. What was reserved for the older
+    /// snapshot and not taken is free again.
     fn still_true(
         &self,
         header: &Header,
         entries: &[ListEntry],
         places: &Places,
         touched: Option<Touched>,
-    ) -> (Vec<(u32, Piece)>, usize) {
+    ) -> Inherited {
         self.pins.give_up_reservation();
         let same_lists = self.header.uuid == header.uuid && self.header.first_list == header.first_list;
         let version = |entry: &ListEntry| (entry.n, entry.seq, entry.nonce);
@@ -331,14 +367,20 @@ impl Remains {
                 places.number(column, page)
             }
         };
-        let (mut kept, mut gone) = (Vec::new(), 0);
+        let mut inherited = Inherited::default();
         for (number, piece) in self.pins.pieces() {
             match new_number(number) {
-                Some(number) => kept.push((number, piece)),
-                None => gone += Arena::bytes_for(piece.len()),
+                Some(number) => inherited.pins.push((number, piece)),
+                None => {
+                    inherited.gone_bytes += Arena::bytes_for(piece.len());
+                    inherited.changed.extend(match self.places.page(number) {
+                        Some((column, page)) => places.number(column, page),
+                        None => Some(number).filter(|list| same_lists && (*list as usize) < entries.len()),
+                    });
+                }
             }
         }
-        (kept, gone)
+        inherited
     }
 }
 

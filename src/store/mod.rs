@@ -27,7 +27,7 @@ use crate::{Error, Observer, Result};
 use builder::{Settings, Source};
 pub(crate) use handle::Handle;
 use parking_lot::{Mutex, RwLock};
-use redb::{ReadTransaction, ReadableDatabase};
+use redb::ReadTransaction;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -67,6 +67,12 @@ pub(crate) struct Began {
     commits: u64,
 }
 
+impl Began {
+    fn now(store: &Inner) -> Self {
+        Began { at: Instant::now(), commits: store.commits() }
+    }
+}
+
 /// The newest snapshot of an index.
 struct Cached {
     /// None once it was too old to hold its transaction any longer.
@@ -75,6 +81,8 @@ struct Cached {
     model: Arc<Model>,
     /// The store's commits when the snapshot's transaction began.
     commits: u64,
+    /// Somebody asked for it, not only the commit that made it.
+    asked: bool,
 }
 
 /// What compaction did.
@@ -125,11 +133,7 @@ impl Store {
 
     /// Begins to read: a frozen state of the whole store.
     pub fn begin_read(&self) -> Result<ReadTxn> {
-        // Counted before the transaction begins, so that a snapshot never looks newer than it is.
-        let began = Began { at: Instant::now(), commits: self.inner.commits.load(SeqCst) };
-        let database = self.inner.database()?;
-        let txn = guarded(|| Ok(database.begin_read()?))?;
-        Ok(ReadTxn::new(txn, database, self.inner.clone(), began))
+        ReadTxn::begin(&self.inner)
     }
 
     /// Begins to write; waits until no other writer is active.
@@ -291,6 +295,27 @@ impl Inner {
         });
     }
 
+    /// The names of the indexes among `uuids` that somebody has asked for since the commit before.
+    pub(crate) fn read_lately(&self, uuids: &[[u8; 16]]) -> Vec<String> {
+        let mut snapshots = self.snapshots.lock();
+        let asked = |uuid| {
+            let cached = snapshots.get_mut(uuid)?;
+            let asked = std::mem::take(&mut cached.asked);
+            cached.snapshot.as_ref().filter(|_| asked).map(|snapshot| snapshot.tables.names.index.clone())
+        };
+        uuids.iter().filter_map(asked).collect()
+    }
+
+    /// After a commit has opened the new state by itself.
+    pub(crate) fn handed_over(&self, uuids: &[[u8; 16]]) {
+        let mut snapshots = self.snapshots.lock();
+        uuids.iter().for_each(|uuid| {
+            if let Some(cached) = snapshots.get_mut(uuid) {
+                cached.asked = false;
+            }
+        });
+    }
+
     /// After a commit that dropped indexes: what is kept of them goes.
     pub(crate) fn dropped(&self, uuids: &[[u8; 16]]) {
         self.models.lock().retain(|uuid, _| !uuids.contains(uuid));
@@ -335,7 +360,8 @@ impl Inner {
             _database: Some(database.clone()),
         };
         let mut older = None;
-        if let Some(cached) = self.snapshots.lock().get(&header.uuid) {
+        if let Some(cached) = self.snapshots.lock().get_mut(&header.uuid) {
+            cached.asked = true;
             let quiet = cached.commits == began.commits && !matches!(self.source, Source::Attached);
             if let Some(snapshot) = &cached.snapshot
                 && snapshot.header.same_state(&header)
@@ -355,8 +381,9 @@ impl Inner {
         let newest = snapshots.get(&snapshot.header.uuid);
         if newest.is_none_or(|newest| newest.remains.header.seq <= snapshot.header.seq) {
             let (commits, remains) = (began.commits, Arc::new(snapshot.remains()));
-            let cached = Cached { snapshot: Some(snapshot.clone()), remains, model: model.clone(), commits };
-            snapshots.insert(snapshot.header.uuid, cached);
+            let snapshot = Some(snapshot.clone());
+            let cached = Cached { snapshot, remains, model: model.clone(), commits, asked: true };
+            snapshots.insert(cached.remains.header.uuid, cached);
         }
         drop(snapshots);
         Ok(reader_of(snapshot, model))
