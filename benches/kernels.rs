@@ -9,7 +9,7 @@
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::time::Duration;
-use vellum::bench_internals::{Scratch, Table, smallest, train};
+use vellum::bench_internals::{Encoder, Scratch, Table, smallest, train};
 use vellum::{ClusteringParams, Metric, Rows};
 
 /// Numbers in -0.5..0.5, the same for the same seed.
@@ -250,6 +250,21 @@ fn clustering(c: &mut Criterion) {
     }
 }
 
+/// Rows encoded a second by one core, assignment not included.
+fn encoding(c: &mut Criterion) {
+    let mut group = c.benchmark_group("encode-nibbles");
+    for (dim, one_bit) in [(128, false), (128, true), (384, true)] {
+        let (n, nlist) = (2000, 100);
+        let (data, centroids) = (noise(n * dim, 1), noise(nlist * dim, 2));
+        let lists: Vec<u32> = (0..n as u32).map(|row| row % nlist as u32).collect();
+        let (encoder, mut codes) = (Encoder::new(dim, one_bit), Vec::new());
+        group.throughput(Throughput::Elements(n as u64));
+        group.bench_function(format!("{dim}/{} bits", if one_bit { 1 } else { 2 }), |b| {
+            b.iter(|| encoder.encode(rows(black_box(&data), dim), &lists, rows(&centroids, dim), &mut codes));
+        });
+    }
+}
+
 /// ns per entry and query: divide the time by the elements. 64 sub-spaces are 2 bits of 128 components, 32 one bit.
 fn nibbles(c: &mut Criterion) {
     for subspaces in [64, 32] {
@@ -283,6 +298,6 @@ fn nibbles(c: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().measurement_time(Duration::from_secs(1)).warm_up_time(Duration::from_millis(200));
-    targets = nibbles, scan, kept, product, one_row, bytes, coarse, tree, selection, clustering
+    targets = encoding, nibbles, scan, kept, product, one_row, bytes, coarse, tree, selection, clustering
 }
 criterion_main!(benches);

@@ -75,7 +75,7 @@ fn main() {
     let spec = spec.with_dim(data.dim).with_metric(metric);
     let n = data.base().len();
     let (nprobe, added) = (number(3, 32), number(4, n / 3).min(n / 2));
-    let (rate, size) = (number(5, 1000), number(6, 100).max(1));
+    let (rate, size) = (number(5, 1000).max(1), number(6, 100).max(1));
     let temporary = tempfile::tempdir().unwrap();
     let folder = args.get(7).map_or(temporary.path().to_path_buf(), PathBuf::from);
     let params = SearchParams::new().nprobe(nprobe);

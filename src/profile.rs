@@ -66,7 +66,8 @@ impl SearchStats {
         self.lists.load(Relaxed)
     }
 
-    /// Entries of those lists, those that a selector kept out included; less where `max_codes` ended it.
+    /// Entries of those lists, those that a selector kept out included; less where `max_codes` ended it, unless there is a
+    /// selector, too: then it is known only while scanning, and what was not reached counts as well.
     pub fn entries(&self) -> u64 {
         self.entries.load(Relaxed)
     }

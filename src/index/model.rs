@@ -151,8 +151,8 @@ impl Model {
 
     /// What a snapshot reads of an index with this model.
     pub(crate) fn source(&self, header: Header, tables: Quiet<ReadTables>, born: Instant) -> Source {
-        let (kept_columns, places) = (self.kept_columns(), self.places());
-        Source { header, tables, geometry: self.geometry, kept_columns, places, born }
+        let (kept_columns, places_of_a_row) = (self.kept_columns(), self.places());
+        Source { header, tables, geometry: self.geometry, kept_columns, places_of_a_row, born }
     }
 
     /// Lists that each row stands in.

@@ -4,6 +4,7 @@ use super::add::{Moved, SlotChange};
 use super::model::KeptColumn;
 use super::writer::IndexWriter;
 use crate::math::selector::IdSelector;
+use crate::storage::changes::Touched;
 use crate::storage::column::ABSENT;
 use crate::storage::ids::NO_ID;
 use crate::{Error, Observer, Result};
@@ -133,6 +134,7 @@ impl IndexWriter<'_> {
     /// Removes all vectors. Training, stored defaults, and the ids already used up stay.
     pub fn clear(&mut self) -> Result<()> {
         self.change(|writer| {
+            writer.touched = Touched::All;
             let tables = &mut *writer.tables;
             for table in [
                 &mut tables.lists,

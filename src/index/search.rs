@@ -64,9 +64,9 @@ impl Request<'_> {
     }
 
     /// Queries whose collectors fit into memory together: what they keep, and what a scan of `run` entries may add.
-    fn chunk(&self, run: usize) -> usize {
+    fn chunk(&self, run: usize, places: usize) -> usize {
         let kept = match self.goal {
-            Goal::TopK { k, .. } | Goal::Rerank { rows: k, .. } => k.saturating_mul(2),
+            Goal::TopK { k, .. } | Goal::Rerank { rows: k, .. } => k.saturating_mul(2 * places),
             Goal::Radius { .. } => 0,
         };
         (COLLECTOR_BYTES / kept.saturating_add(run).saturating_mul(8)).clamp(1, CHUNK)
@@ -91,9 +91,9 @@ pub(crate) fn search(
     let n = queries.len();
     let chunk = match request.counts_while_scanning() {
         true => 1,
-        false => {
-            n.div_ceil(rayon::current_num_threads()).clamp(1, request.chunk(model.geometry.run_entries()))
-        }
+        false => n
+            .div_ceil(rayon::current_num_threads())
+            .clamp(1, request.chunk(model.geometry.run_entries(), model.places())),
     };
     let one = |first: usize| search_chunk(view, model, queries.slice(first..n.min(first + chunk)), request);
     if n <= chunk {

@@ -32,8 +32,9 @@ pub struct IndexWriter<'t> {
     pub(crate) model: Arc<Model>,
     pub(crate) pool: Option<Arc<rayon::ThreadPool>>,
     pub(crate) poison: Poison,
-    /// What the verb that is running has touched, and what those before it have.
+    /// What the verb that is running has touched.
     pub(crate) touched: Touched,
+    /// What the verbs of the transaction have changed.
     pub(crate) changes: Changes,
 }
 
@@ -354,7 +355,7 @@ pub(crate) fn drop_index(txn: &WriteTransaction, name: &str) -> Result<Option<[u
     Ok(uuid)
 }
 
-pub(crate) fn rename_index(txn: &WriteTransaction, from: &str, to: &str) -> Result<()> {
+pub(crate) fn rename_index(txn: &WriteTransaction, from: &str, to: &str) -> Result<Option<[u8; 16]>> {
     check_name(to)?;
     if !index_exists(txn, from)? {
         return Err(Error::UnknownIndex { name: from.into() });
@@ -367,5 +368,5 @@ pub(crate) fn rename_index(txn: &WriteTransaction, from: &str, to: &str) -> Resu
     let mut catalog = txn.open_table(CATALOG)?;
     let uuid = catalog.remove(from)?.map(|uuid| uuid.value().to_vec()).unwrap_or_default();
     catalog.insert(to, uuid.as_slice())?;
-    Ok(())
+    Ok(uuid.try_into().ok())
 }

@@ -6,8 +6,24 @@
 use super::linalg::Panels;
 use super::{kmeans, topk};
 use crate::coarse::{CoarseQuantizer, FlatCoarse, Probes, Tree, TreeCoarse};
+use crate::codec::{Assigned, Codec, Nibble, NibbleBits};
 use crate::kernel::{ByteProduct, Element, Found, GROUP, Kernels, NibbleQuery, group_bytes};
 use crate::{ClusteringParams, IterationStats, Metric, Observer, Result, Rows};
+
+/// Nibble codes of rows by their lists' centroids, under L2, with the kernels of this processor.
+pub struct Encoder(Nibble);
+
+impl Encoder {
+    pub fn new(dim: usize, one_bit: bool) -> Self {
+        let bits = if one_bit { NibbleBits::One } else { NibbleBits::Two };
+        Encoder(Nibble::new(dim, bits, Metric::L2.similarity()))
+    }
+
+    pub fn encode(&self, rows: Rows<'_>, lists: &[u32], centroids: Rows<'_>, codes: &mut Vec<u8>) {
+        codes.clear();
+        self.0.encode(Assigned { rows, lists, centroids: Some(centroids) }, codes);
+    }
+}
 
 /// The kernels of one instruction set.
 #[derive(Clone, Copy, Debug)]

@@ -38,19 +38,20 @@ impl Budget {
     /// in the arena; `forgiven` bytes of pins are about to go.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: usize, forgiven: usize) -> Option<Reservation> {
         let wanted = bytes.checked_add(bytes / 8)?;
-        let fits = || {
-            let promised = self.reserved.load(Relaxed).checked_add(wanted)?;
-            let sum = self.used().saturating_sub(forgiven).checked_add(promised)?;
-            (sum <= self.limit).then_some(())
+        let room = self.limit.saturating_add(forgiven);
+        let take = |reserved: usize| {
+            let promised = reserved.checked_add(wanted)?;
+            self.used().checked_add(promised).filter(|sum| *sum <= room).map(|_| promised)
         };
-        self.until(|| fits().is_some()).then(|| {
-            self.reserved.fetch_add(wanted, Relaxed);
-            Reservation { budget: self.clone(), left: AtomicUsize::new(wanted) }
-        })
+        let others = self.reserved.load(Relaxed);
+        let most = room.checked_sub(wanted)?.checked_sub(others)?;
+        self.until(most, || self.reserved.fetch_update(Relaxed, Relaxed, take).is_ok())
+            .then(|| Reservation { budget: self.clone(), left: AtomicUsize::new(wanted) })
     }
 
-    /// Drops clocked pins until `done`; false if that took all that could be dropped.
-    fn until(&self, mut done: impl FnMut() -> bool) -> bool {
+    /// Drops clocked pins until `done`, which needs no more than `most` bytes to be in use; false if it cannot be done.
+    /// Nothing is dropped where dropping everything would not help.
+    fn until(&self, most: usize, mut done: impl FnMut() -> bool) -> bool {
         if done() {
             return true;
         }
@@ -59,17 +60,33 @@ impl Budget {
             clocks.retain(|clock| clock.strong_count() > 0);
             clocks.iter().filter_map(Weak::upgrade).collect()
         };
-        // Once round to see what is touched, once more to drop it.
+        let clocked: usize = clocks.iter().map(|clock| clock.bytes.load(Relaxed)).sum();
+        if self.used().saturating_sub(clocked) > most {
+            return false;
+        }
+        // Once round to see what is touched, once more to drop it. Bytes that are free and lie apart may still be too
+        // short for a long piece: then only some more are tried.
+        let mut more = SCATTERED;
         for _ in 0..2 * clocks.iter().map(|clock| clock.hand.lock().len()).max().unwrap_or(0) {
             for clock in &clocks {
-                if clock.tick() && done() {
+                if !clock.tick() {
+                    continue;
+                }
+                if done() {
                     return true;
+                }
+                more -= usize::from(self.used() <= most);
+                if more == 0 {
+                    return false;
                 }
             }
         }
         false
     }
 }
+
+/// Pins that are dropped for one that would fit by the count of bytes, and finds no stretch.
+const SCATTERED: usize = 64;
 
 /// Bytes of a budget that nobody else takes.
 pub(crate) struct Reservation {
@@ -119,6 +136,8 @@ pub(crate) struct Clocked {
     places: Vec<Place>,
     /// Numbers in the order in which the hand comes by.
     hand: Mutex<VecDeque<u32>>,
+    /// Of the pins, some of which another snapshot may hold as well.
+    bytes: AtomicUsize,
     budget: Arc<Budget>,
 }
 
@@ -135,7 +154,12 @@ impl PinTable {
             return PinTable::Resident((0..n).map(|_| OnceLock::new()).collect(), reservation);
         }
         let places = (0..n).map(|_| Place::default()).collect();
-        let clocked = Arc::new(Clocked { places, hand: Mutex::default(), budget: budget.clone() });
+        let clocked = Arc::new(Clocked {
+            places,
+            hand: Mutex::default(),
+            bytes: AtomicUsize::new(0),
+            budget: budget.clone(),
+        });
         budget.clocks.lock().push(Arc::downgrade(&clocked));
         PinTable::Clocked(clocked)
     }
@@ -165,13 +189,13 @@ impl PinTable {
         match self {
             PinTable::Resident(places, reservation) => {
                 let place = places.get(number as usize)?;
-                let mut piece = None;
-                reservation.budget.until(|| {
-                    piece = reservation.budget.arena.piece(parts);
+                let (budget, mut piece) = (&reservation.budget, None);
+                let bytes = Arena::bytes_for(parts.iter().map(|part| part.len()).sum());
+                budget.until(budget.limit.checked_sub(bytes)?, || {
+                    piece = budget.arena.piece(parts);
                     piece.is_some()
                 });
                 let piece = piece?;
-                let bytes = Arena::bytes_for(piece.len());
                 // Unless another thread was faster.
                 if place.set(piece).is_ok() {
                     reservation.spend(bytes);
@@ -225,7 +249,8 @@ impl Clocked {
         let budget = &self.budget;
         let bytes = Arena::bytes_for(parts.iter().map(|part| part.len()).sum());
         let mut piece = None;
-        budget.until(|| {
+        let most = budget.limit.checked_sub(bytes)?.checked_sub(budget.reserved.load(Relaxed))?;
+        budget.until(most, || {
             let promised = budget.reserved.load(Relaxed).saturating_add(bytes);
             if budget.used().saturating_add(promised) <= budget.limit {
                 piece = budget.arena.piece(parts);
@@ -240,9 +265,15 @@ impl Clocked {
     fn put(&self, number: u32, piece: Piece) {
         let Some(place) = self.places.get(number as usize) else { return };
         place.touched.store(true, Relaxed);
-        if place.piece.write().replace(piece).is_none() {
-            self.hand.lock().push_back(number);
+        self.bytes.fetch_add(Arena::bytes_for(piece.len()), Relaxed);
+        match place.piece.write().replace(piece) {
+            Some(before) => self.let_go(&before),
+            None => self.hand.lock().push_back(number),
         }
+    }
+
+    fn let_go(&self, piece: &Piece) {
+        self.bytes.fetch_sub(Arena::bytes_for(piece.len()), Relaxed);
     }
 
     /// Moves the hand on by one; true if a pin was dropped.
@@ -253,7 +284,8 @@ impl Clocked {
             self.hand.lock().push_back(number);
             return false;
         }
-        place.piece.write().take();
+        let gone = place.piece.write().take();
+        gone.iter().for_each(|piece| self.let_go(piece));
         true
     }
 }
@@ -346,6 +378,24 @@ mod tests {
         assert!((0..32).all(|number| holds(&newer, number) == (number % 2 == 0)));
         drop(newer);
         assert_eq!((budget.used(), budget.reserved.load(Relaxed)), (0, 0));
+    }
+
+    /// One pin too long, or one reservation too large, emptied the memory of all indexes and was refused all the same.
+    #[test]
+    fn what_cannot_fit_drops_nothing() {
+        let budget = Budget::new(16 * PIN);
+        let there = PinTable::new(16, &budget, None);
+        assert_eq!(fill(&there, 16), 16);
+        let other = PinTable::new(1, &budget, None);
+        assert!(other.keep(0, &[&[0; 17 * PIN]]).is_none());
+        assert!(budget.reserve(15 * PIN, 0).is_none() && budget.reserve(usize::MAX, 0).is_none());
+        assert!((0..16).all(|number| holds(&there, number)));
+        // Nor does one that fits only where others have reserved.
+        let small = Budget::new(16 * PIN);
+        let (clocked, reserved) = (PinTable::new(4, &small, None), small.reserve(8 * PIN, 0));
+        assert!(reserved.is_some() && fill(&clocked, 4) == 4);
+        assert!(PinTable::new(1, &small, None).keep(0, &[&[0; 8 * PIN]]).is_none());
+        assert!((0..4).all(|number| holds(&clocked, number)));
     }
 
     /// What no longer fits is not kept, and that is all.

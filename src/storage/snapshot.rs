@@ -9,7 +9,7 @@
 use super::block::{BlockRef, Geometry, Run};
 use super::changes::Touched;
 use super::column::Column;
-use super::format::{Header, ListEntry, TableName};
+use super::format::{Header, ListEntry};
 use super::ids::{decode_id, ids_column};
 use super::lists::{block_key, check_digest};
 use super::pins::{Budget, PinTable, Pinned};
@@ -24,6 +24,11 @@ use zerocopy::IntoBytes;
 
 /// How long a snapshot that nobody holds is kept, once commits have moved on: it holds the pages freed since.
 pub(crate) const SNAPSHOT_AGE_MAX: Duration = Duration::from_secs(1);
+
+/// Bytes that are pinned when a commit hands its state over, at most: the rest waits for whoever asks for it.
+const AT_ONCE: usize = 64 << 20;
+/// About what a column page takes.
+const PAGE_BYTES: usize = 16 << 10;
 
 type Guard = OwnedAccessGuard<&'static [u8]>;
 
@@ -65,6 +70,15 @@ pub(crate) struct Snapshot {
     pub(crate) born: Instant,
 }
 
+/// The snapshot before, as far as it goes.
+pub(crate) struct Older<'a> {
+    pub(crate) remains: &'a Remains,
+    /// The rows that changed since; none if that is not known.
+    pub(crate) touched: Option<Touched>,
+    /// The new snapshot takes its place: what it has reserved, and the pins of what changed, are free soon.
+    pub(crate) replaced: bool,
+}
+
 /// What a snapshot takes over from an older one.
 #[derive(Default)]
 struct Inherited {
@@ -81,6 +95,14 @@ pub(crate) struct Remains {
     entries: Arc<Vec<ListEntry>>,
     pins: Arc<PinTable>,
     places: Places,
+}
+
+/// Where columns stand in [`Places`].
+const IDS: usize = 0;
+const KEPT: usize = 1;
+
+fn kept_at(stage: Stage) -> usize {
+    KEPT + stage as usize
 }
 
 /// Which list or page each pin is of, by number: lists first, then the pages of three columns.
@@ -138,25 +160,21 @@ pub(crate) struct Source {
     /// By [`Stage`].
     pub(crate) kept_columns: [Option<Column>; 2],
     /// Lists that each row stands in.
-    pub(crate) places: usize,
+    pub(crate) places_of_a_row: usize,
     pub(crate) born: Instant,
 }
 
 impl Snapshot {
     /// Takes over what `older` has pinned of lists that did not change since, and of pages without a row that was
     /// touched.
-    pub(crate) fn new(
-        source: Source,
-        budget: &Arc<Budget>,
-        older: Option<(&Remains, Option<Touched>)>,
-    ) -> Result<Self> {
-        let Source { header, tables, geometry, kept_columns, places, born } = source;
+    pub(crate) fn new(source: Source, budget: &Arc<Budget>, older: Option<Older<'_>>) -> Result<Self> {
+        let Source { header, tables, geometry, kept_columns, places_of_a_row, born } = source;
         let lists = header.first_list..header.first_list.saturating_add(header.nlist);
         let entries = tables.list_entries(lists)?;
         // A page of the directory that is gone reads as one of empty lists, and one that was put back to an
         // earlier state has good checksums.
         let total: u64 = entries.iter().map(|entry| u64::from(entry.n)).sum();
-        let expected = header.ntotal.saturating_mul(places as u64);
+        let expected = header.ntotal.saturating_mul(places_of_a_row as u64);
         if total != expected {
             let what = format!("the lists hold {total} entries, the header says {expected}");
             return Err(Error::corrupt(&tables.names.lists, 0, what));
@@ -172,7 +190,7 @@ impl Snapshot {
             entries.iter().filter(|entry| entry.n > 0).map(list_bytes).sum::<usize>() + places.bytes();
         let entries = Arc::new(entries);
         let inherited = match older {
-            Some((older, touched)) => older.still_true(&header, &entries, &places, touched),
+            Some(older) => older.still_true(&header, &entries, &places),
             None => Inherited::default(),
         };
         let there = inherited.pins.iter().map(|(_, piece)| Arena::bytes_for(piece.len())).sum();
@@ -183,10 +201,18 @@ impl Snapshot {
         Ok(Snapshot { pins, places, changed, header, tables, geometry, kept_columns, entries, born })
     }
 
-    /// Pins what the snapshot before had pinned in an older version, as far as the budget holds it for good.
+    /// Pins what the snapshot before had pinned in an older version, as far as the budget holds it for good, and no more
+    /// than [`AT_ONCE`].
     pub(crate) fn pin_changed(&self) -> Result<()> {
         let nlist = self.entries.len() as u32;
-        for &number in self.changed.iter().filter(|_| self.pins.is_resident()) {
+        let mut left = if self.pins.is_resident() { AT_ONCE } else { 0 };
+        for &number in &self.changed {
+            let bytes = match self.entries.get(number as usize) {
+                Some(entry) => self.geometry.list_bytes(entry.n as usize),
+                None => PAGE_BYTES,
+            };
+            let Some(rest) = left.checked_sub(bytes) else { continue };
+            left = rest;
             if number < nlist {
                 let n = self.entries[number as usize].n;
                 if n > 0 {
@@ -195,13 +221,7 @@ impl Snapshot {
             } else if let Some((column, page)) = self.places.page(number)
                 && let Some(kind) = self.places.kinds[column]
             {
-                let (table, name) = match column {
-                    0 => (&self.tables.ids, &self.tables.names.ids),
-                    1 => self.tables.kept(Stage::Rows),
-                    _ => self.tables.kept(Stage::Exact),
-                };
-                let row = page.saturating_mul(kind.per_page());
-                self.page(self.places.columns[column].0, kind, table, name, row)?;
+                self.page(column, kind, page.saturating_mul(kind.per_page()))?;
             }
         }
         Ok(())
@@ -275,20 +295,25 @@ impl Snapshot {
 
     /// Will soon ask for the ids of `rows`.
     pub(crate) fn approach_ids(&self, rows: &[u32]) {
-        rows.iter().for_each(|row| self.approach(self.places.columns[0].0, ids_column(), *row));
+        rows.iter().for_each(|row| self.approach(IDS, ids_column(), *row));
     }
 
-    fn approach(&self, first_page: u32, column: Column, row: u32) {
-        if let Some(page) = self.pins.resident(first_page + column.page_of(row)) {
+    fn approach(&self, at: usize, column: Column, row: u32) {
+        if let Some(page) = self.resident(at, column, row) {
             Kernels::get().prefetch(column.entry(page, row));
         }
+    }
+
+    /// The page of `row` in a column, if it is pinned for good.
+    fn resident(&self, at: usize, column: Column, row: u32) -> Option<&[u8]> {
+        self.pins.resident(self.places.number(at, column.page_of(row))?).map(|pin| &**pin)
     }
 
     /// The id of `row`.
     pub(crate) fn id(&self, row: u32) -> Result<u64> {
         let column = ids_column();
         let name = &self.tables.names.ids;
-        let page = self.page(self.places.columns[0].0, column, &self.tables.ids, name, row)?;
+        let page = self.page(IDS, column, row)?;
         let id = page.as_ref().and_then(|page| decode_id(page.entry(column, row)?));
         id.ok_or_else(|| Error::corrupt(name, row.into(), "the row has no id"))
     }
@@ -296,25 +321,23 @@ impl Snapshot {
     /// Will soon ask for the kept vectors of `rows`.
     pub(crate) fn approach_rows(&self, stage: Stage, rows: &[u32]) {
         if let Some(column) = self.kept_columns[stage as usize] {
-            let first_page = self.places.columns[1 + stage as usize].0;
-            rows.iter().for_each(|row| self.approach(first_page, column, *row));
+            rows.iter().for_each(|row| self.approach(kept_at(stage), column, *row));
         }
     }
 
     /// Calls `each(i, vectors)` with the kept vectors of `rows[i..]`, as stored, some at a time and in order.
     pub(crate) fn kept_rows(&self, stage: Stage, rows: &[u32], each: &mut EachKept<'_>) -> Result<()> {
         let Some(column) = self.kept_columns[stage as usize] else { return Ok(()) };
-        let (table, name) = self.tables.kept(stage);
-        let first_page = self.places.columns[1 + stage as usize].0;
+        let (at, name) = (kept_at(stage), self.tables.kept(stage).1);
         for (some, rows) in rows.chunks(ROWS_AT_ONCE).enumerate() {
             let mut pages = [const { None }; ROWS_AT_ONCE];
             let mut vectors = [&[][..]; ROWS_AT_ONCE];
             for ((vector, page), &row) in vectors.iter_mut().zip(&mut pages).zip(rows) {
-                if let Some(resident) = self.pins.resident(first_page + column.page_of(row)) {
+                if let Some(resident) = self.resident(at, column, row) {
                     *vector = column.entry(resident, row);
                     continue;
                 }
-                *page = self.page(first_page, column, table, name, row)?;
+                *page = self.page(at, column, row)?;
                 let missing = || Error::corrupt(name, row.into(), "the kept row is missing");
                 *vector = page.as_ref().and_then(|page| page.entry(column, row)).ok_or_else(missing)?;
             }
@@ -323,57 +346,62 @@ impl Snapshot {
         Ok(())
     }
 
-    fn page(
-        &self,
-        first: u32,
-        column: Column,
-        table: &ReadBytes,
-        name: &TableName,
-        row: u32,
-    ) -> Result<Option<Page<'_>>> {
+    /// The page of `row` in a column, checked; pinned if the budget allows. None if there is no such page.
+    fn page(&self, at: usize, column: Column, row: u32) -> Result<Option<Page<'_>>> {
+        let (table, name) = match at {
+            IDS => (&self.tables.ids, &self.tables.names.ids),
+            KEPT => self.tables.kept(Stage::Rows),
+            _ => self.tables.kept(Stage::Exact),
+        };
         let page = column.page_of(row);
-        if let Some(pin) = self.pins.get(first + page) {
+        let Some(number) = self.places.number(at, page) else { return Ok(None) };
+        if let Some(pin) = self.pins.get(number) {
             return Ok(Some(Page::Pinned(pin)));
         }
         let Some(guard) = fetch_owned(table, u64::from(page))? else { return Ok(None) };
-        let pin = self.pins.keep(first + page, &[column.open_page(name, page, guard.value())?]);
+        let pin = self.pins.keep(number, &[column.open_page(name, page, guard.value())?]);
         Ok(Some(pin.map_or(Page::Loose(guard), Page::Pinned)))
     }
 }
 
 impl Remains {
-    /// What is left of these pins in the state that `header` and the others speak of. What was reserved for the older
-    /// snapshot and not taken is free again.
-    fn still_true(
-        &self,
-        header: &Header,
-        entries: &[ListEntry],
-        places: &Places,
-        touched: Option<Touched>,
-    ) -> Inherited {
+    /// Leaves what is reserved and not taken to others: nobody has asked for a while.
+    pub(crate) fn give_up_reservation(&self) {
         self.pins.give_up_reservation();
-        let same_lists = self.header.uuid == header.uuid && self.header.first_list == header.first_list;
+    }
+}
+
+impl Older<'_> {
+    /// What is left of the pins in the state that `header` and the others speak of. What was reserved and not taken is
+    /// free again.
+    fn still_true(self, header: &Header, entries: &[ListEntry], places: &Places) -> Inherited {
+        let Older { remains, touched, replaced } = self;
+        if replaced {
+            remains.give_up_reservation();
+        }
+        let same_index = remains.header.uuid == header.uuid;
+        let same_lists = same_index && remains.header.first_list == header.first_list;
         let version = |entry: &ListEntry| (entry.n, entry.seq, entry.nonce);
         let same = |a: &ListEntry, b: &ListEntry| same_lists && version(a) == version(b);
         let changed = touched.and_then(|touched| places.pages_of(&touched));
-        let new_number = |number: u32| match self.entries.get(number as usize) {
+        let new_number = |number: u32| match remains.entries.get(number as usize) {
             Some(theirs) => entries.get(number as usize).filter(|mine| same(mine, theirs)).map(|_| number),
             None => {
-                let (column, page) = self.places.page(number)?;
+                let (column, page) = remains.places.page(number)?;
                 let changed = changed.as_ref()?;
-                if self.header.uuid != header.uuid || changed[column].binary_search(&page).is_ok() {
+                if !same_index || changed[column].binary_search(&page).is_ok() {
                     return None;
                 }
                 places.number(column, page)
             }
         };
         let mut inherited = Inherited::default();
-        for (number, piece) in self.pins.pieces() {
+        for (number, piece) in remains.pins.pieces() {
             match new_number(number) {
                 Some(number) => inherited.pins.push((number, piece)),
                 None => {
-                    inherited.gone_bytes += Arena::bytes_for(piece.len());
-                    inherited.changed.extend(match self.places.page(number) {
+                    inherited.gone_bytes += if replaced { Arena::bytes_for(piece.len()) } else { 0 };
+                    inherited.changed.extend(match remains.places.page(number) {
                         Some((column, page)) => places.number(column, page),
                         None => Some(number).filter(|list| same_lists && (*list as usize) < entries.len()),
                     });

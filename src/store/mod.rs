@@ -21,7 +21,7 @@ use crate::index::model::Model;
 use crate::storage::changes::{ChangeLog, Changes, Touched};
 use crate::storage::format::Header;
 use crate::storage::pins::Budget;
-use crate::storage::snapshot::{Remains, SNAPSHOT_AGE_MAX, Snapshot};
+use crate::storage::snapshot::{Older, Remains, SNAPSHOT_AGE_MAX, Snapshot};
 use crate::storage::{self, BytesTable, Tables};
 use crate::{Error, Observer, Result};
 use builder::{Settings, Source};
@@ -99,7 +99,7 @@ pub struct CompactReport {
 pub struct StoreStats {
     /// Size of the file in bytes; 0 where the store is no file.
     pub file_bytes: u64,
-    /// Bytes of blocks and pages pinned in memory now.
+    /// Bytes of lists and column pages pinned in memory now.
     pub pinned_bytes: u64,
     /// The setting that bounds pins and redb's cache together.
     pub cache_bytes: u64,
@@ -291,7 +291,9 @@ impl Inner {
         let now = Instant::now();
         let young = |snapshot: &mut Arc<Snapshot>| now.duration_since(snapshot.born) < SNAPSHOT_AGE_MAX;
         self.snapshots.lock().values_mut().for_each(|cached| {
-            cached.snapshot.take_if(|snapshot| !young(snapshot));
+            if cached.snapshot.take_if(|snapshot| !young(snapshot)).is_some() {
+                cached.remains.give_up_reservation();
+            }
         });
     }
 
@@ -374,12 +376,20 @@ impl Inner {
         let tables = Quiet::new(storage::open_read(txn, index)?);
         let model = self.model(&*tables, &header, Some(began.commits))?;
         let source = model.source(header, tables, began.at);
-        let older = older.as_deref().map(|older| (older, self.touched_since(older, &source.header)));
-        let snapshot = Snapshot::new(source, &self.budget, older)?;
-        let snapshot = Arc::new(snapshot);
+        let older = older.as_deref().map(|remains| {
+            let touched = self.touched_since(remains, &source.header);
+            Older { remains, touched, replaced: began.commits == self.commits() }
+        });
+        let snapshot = Arc::new(Snapshot::new(source, &self.budget, older)?);
         let mut snapshots = self.snapshots.lock();
-        let newest = snapshots.get(&snapshot.header.uuid);
-        if newest.is_none_or(|newest| newest.remains.header.seq <= snapshot.header.seq) {
+        // Another thread may have been faster.
+        if let Some(cached) = snapshots.get(&snapshot.header.uuid)
+            && let Some(same) = cached.snapshot.as_ref().filter(|s| s.header.same_state(&snapshot.header))
+        {
+            return Ok(reader_of(same.clone(), cached.model.clone()));
+        }
+        // Kept as models are: not if the index may have been dropped since.
+        if began.commits == self.commits() {
             let (commits, remains) = (began.commits, Arc::new(snapshot.remains()));
             let snapshot = Some(snapshot.clone());
             let cached = Cached { snapshot, remains, model: model.clone(), commits, asked: true };
@@ -435,7 +445,7 @@ mod tests {
         assert_eq!(kept(), 0);
         // Whoever still sees the index can use it, and leaves no model behind.
         assert_eq!(before.index("1").unwrap().len(), 0);
-        assert_eq!(store.inner.models.lock().len(), 0);
+        assert_eq!(kept(), 0);
         // Nor does an index that never came to be.
         let txn = store.begin_write().unwrap();
         txn.create_index("never", &IndexSpec::flat(1, Metric::L2)).unwrap();

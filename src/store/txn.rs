@@ -100,7 +100,7 @@ pub struct WriteTxn {
     changes: Changes,
     /// Indexes made in this transaction.
     created: Mutex<Vec<[u8; 16]>>,
-    /// Indexes dropped in it.
+    /// Indexes dropped or renamed in it.
     dropped: Mutex<Vec<[u8; 16]>>,
     /// The store's commits when it began; there can be no other before it ends.
     commits: u64,
@@ -149,7 +149,10 @@ impl WriteTxn {
 
     /// Renames an index.
     pub fn rename_index(&self, from: &str, to: &str) -> Result<()> {
-        self.catalog_change(from, || writer::rename_index(&self.txn, from, to))
+        let uuid = self.catalog_change(from, || writer::rename_index(&self.txn, from, to))?;
+        // What is kept of it in memory speaks of tables by their names.
+        self.dropped.lock().extend(uuid);
+        Ok(())
     }
 
     /// The names of all indexes, ascending.
@@ -198,7 +201,8 @@ impl WriteTxn {
     }
 
     /// Commits: when this returns, the changes are seen by every transaction that begins later, and are safe as
-    /// the store's [`Durability`] says.
+    /// the store's [`Durability`] says. Where somebody reads an index that changed, the commit also takes the changed lists
+    /// and pages that were in memory there again, so that the next queries need not.
     ///
     /// # Errors
     /// [`Error::Poisoned`] if a change failed half-way: then nothing is committed. [`Error::Io`] and [`Error::NeedsReopen`] from the
@@ -210,9 +214,10 @@ impl WriteTxn {
         }
         guarded(|| Ok(self.txn.into_inner().commit()?))?;
         let changed = self.changes.indexes();
+        let read = self.store.read_lately(&changed);
         self.store.committed(&self.changes);
         self.store.dropped(&self.dropped.into_inner());
-        hand_over(&self.store, &changed);
+        hand_over(&self.store, &read, &changed);
         Ok(())
     }
 
@@ -224,9 +229,8 @@ impl WriteTxn {
 
 /// Where readers are at work, the committing thread makes the next snapshot and pins what it changed, so that not
 /// the first queries after a commit do: beside 1,000 rows a second the slowest hundredth of them took twice as long.
-fn hand_over(store: &Arc<Inner>, changed: &[[u8; 16]]) {
-    let read = store.read_lately(changed);
-    for index in &read {
+fn hand_over(store: &Arc<Inner>, read: &[String], changed: &[[u8; 16]]) {
+    for index in read {
         let reader = ReadTxn::begin(store).and_then(|txn| txn.index(index));
         // What fails here fails again for whoever reads it, and is told then.
         let _ = reader.and_then(|reader| reader.view.warm_up());

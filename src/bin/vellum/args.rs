@@ -249,8 +249,8 @@ pub(crate) struct Build {
     #[arg(long)]
     pub(crate) no_compact: bool,
     /// Memory to build with, such as 512M: a smaller sample to train on, smaller transactions and a smaller cache, and a
-    /// file larger than that is no matter. The program itself takes some 20 MB more
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    /// file larger than that is no matter. Not with --keys, which are added in one transaction. The program itself takes some 20 MB more
+    #[arg(long, value_name = "SIZE", value_parser = parse_bytes, conflicts_with = "keys")]
     pub(crate) memory: Option<usize>,
 }
 
