@@ -115,7 +115,8 @@ fn search_chunk(
         queries.iter().map(|_| Collect::new(request.goal, &ids, model.spills())).collect();
     let mut clock = Clock::start(request.stats);
     let probes = model.probe(queries, request.nprobe);
-    let stops = stops(view, model.nlist(), &probes, request, queries)?;
+    let mut route = ROUTE.take();
+    let stops = route.lay(view, model.nlist(), &probes, request, queries)?;
     clock.looked_at(queries.len(), stops.len(), || stops.iter().map(|stop| u64::from(stop.entries)).sum());
     clock.lap(Stage::Coarse);
     let mut scan = Scan {
@@ -133,6 +134,9 @@ fn search_chunk(
         scan.list(group, ahead.unwrap_or_default(), &mut collectors)?;
     }
     BUFFERS.set(scan.buffers);
+    if route.stops.capacity() <= STOPS_KEPT {
+        ROUTE.set(route);
+    }
     clock.lap(Stage::Scan);
     let finish =
         |(collector, query): (Collect<'_>, _)| collector.finish(view, model, query, request.goal, &clock);
@@ -159,56 +163,82 @@ struct Stop {
     of: u32,
 }
 
-/// The stops of all queries: in probe order for one query, by list for several.
-fn stops(
-    view: &dyn View,
-    nlist: usize,
-    probes: &Probes,
-    request: &Request<'_>,
-    queries: Rows<'_>,
-) -> Result<Vec<Stop>> {
-    let max_codes = request.max_codes();
-    let mut stops = Vec::with_capacity(probes.lists.len());
-    let per_query = probes.lists.chunks_exact(probes.nprobe).zip(probes.scores.chunks_exact(probes.nprobe));
-    for (query, (lists, scores)) in per_query.enumerate() {
-        let mut left = if max_codes == 0 { usize::MAX } else { max_codes };
-        for (&list, &coarse) in lists.iter().zip(scores) {
-            if left == 0 {
-                break;
-            }
-            let of = view.list(list)?.n;
-            let entries = (of as usize).min(left);
-            left -= entries;
-            if entries > 0 {
-                let visit = Visit { query: query as u32, coarse };
-                stops.push(Stop { list, visit, entries: entries as u32, of });
-            }
-        }
-    }
-    // Where one pass over a list is so cheap that what follows counts, 1.05 times as fast; flat lists, which are read
-    // twice then, lose as much.
-    let nearest_first = matches!(request.goal, Goal::Rerank { .. }) && request.nprobe > 1;
-    Ok(if queries.len() > 1 { by_list(&stops, nlist, nearest_first) } else { stops })
+thread_local! {
+    /// A thread's, kept between searches: a batch of 1,000 queries has 128,000 stops of 20 bytes, and to get that much
+    /// memory from the system each time costs some percent of it all.
+    static ROUTE: RefCell<Route> = RefCell::default();
 }
 
-/// A stable counting sort by list. With `nearest_first` each query's first stop comes before all others: what its nearest
-/// list holds gives it a threshold that the rest seldom passes.
-fn by_list(stops: &[Stop], nlist: usize, nearest_first: bool) -> Vec<Stop> {
-    let mut last = u32::MAX;
-    let mut place = |stop: &Stop| {
-        let first = std::mem::replace(&mut last, stop.visit.query) != stop.visit.query;
-        stop.list as usize + if first && nearest_first { 0 } else { nlist }
-    };
-    let places: Vec<usize> = stops.iter().map(&mut place).collect();
-    let mut ends = vec![0usize; 2 * nlist + 1];
-    places.iter().for_each(|place| ends[place + 1] += 1);
-    (0..2 * nlist).for_each(|place| ends[place + 1] += ends[place]);
-    let mut sorted = stops.to_vec();
-    for (stop, place) in stops.iter().zip(places) {
-        sorted[ends[place]] = *stop;
-        ends[place] += 1;
+/// Stops in a route that is kept: 5 MB of them, twice.
+const STOPS_KEPT: usize = 1 << 18;
+
+/// The stops of all queries, and room to put them in order.
+#[derive(Default)]
+struct Route {
+    stops: Vec<Stop>,
+    places: Vec<u32>,
+    sorted: Vec<Stop>,
+}
+
+impl Route {
+    /// The stops of all queries: in probe order for one query, by list for several.
+    fn lay(
+        &mut self,
+        view: &dyn View,
+        nlist: usize,
+        probes: &Probes,
+        request: &Request<'_>,
+        queries: Rows<'_>,
+    ) -> Result<&[Stop]> {
+        self.stops.clear();
+        let per_query =
+            probes.lists.chunks_exact(probes.nprobe).zip(probes.scores.chunks_exact(probes.nprobe));
+        for (query, (lists, scores)) in per_query.enumerate() {
+            let mut left = if request.max_codes() == 0 { usize::MAX } else { request.max_codes() };
+            for (&list, &coarse) in lists.iter().zip(scores) {
+                if left == 0 {
+                    break;
+                }
+                let of = view.list(list)?.n;
+                let entries = (of as usize).min(left);
+                left -= entries;
+                if entries > 0 {
+                    let visit = Visit { query: query as u32, coarse };
+                    self.stops.push(Stop { list, visit, entries: entries as u32, of });
+                }
+            }
+        }
+        if queries.len() == 1 {
+            return Ok(&self.stops);
+        }
+        // Where one pass over a list is so cheap that what follows counts, 1.05 times as fast; flat lists, which are read
+        // twice then, lose as much.
+        let nearest_first = matches!(request.goal, Goal::Rerank { .. }) && request.nprobe > 1;
+        Ok(self.by_list(nlist, nearest_first))
     }
-    sorted
+
+    /// A stable counting sort by list. With `nearest_first` each query's first stop comes before all others: what its
+    /// nearest list holds gives it a threshold that the rest seldom passes.
+    fn by_list(&mut self, nlist: usize, nearest_first: bool) -> &[Stop] {
+        let Route { stops, places, sorted } = self;
+        let Some(first) = stops.first() else { return &[] };
+        let mut last = u32::MAX;
+        places.clear();
+        places.extend(stops.iter().map(|stop| {
+            let first = std::mem::replace(&mut last, stop.visit.query) != stop.visit.query;
+            stop.list + if first && nearest_first { 0 } else { nlist as u32 }
+        }));
+        let mut ends = vec![0usize; 2 * nlist + 1];
+        places.iter().for_each(|place| ends[*place as usize + 1] += 1);
+        (0..2 * nlist).for_each(|place| ends[place + 1] += ends[place]);
+        sorted.resize(stops.len(), *first);
+        for (stop, place) in stops.iter().zip(places) {
+            let end = &mut ends[*place as usize];
+            sorted[*end] = *stop;
+            *end += 1;
+        }
+        sorted
+    }
 }
 
 enum Collect<'a> {
