@@ -140,7 +140,7 @@ impl Places {
     /// The number of a page.
     fn number(&self, column: usize, page: u32) -> Option<u32> {
         let (first, pages) = self.columns[column];
-        (page < pages).then_some(first + page)
+        (page < pages).then(|| first.saturating_add(page))
     }
 
     /// Bytes of all pages, as pins.
