@@ -63,7 +63,8 @@ impl Request<'_> {
         if self.counts_while_scanning() { 0 } else { self.max_codes }
     }
 
-    /// Queries whose collectors fit into memory together: what they keep, and what a scan of `run` entries may add.
+    /// Queries whose collectors fit into memory together: what they keep where each row stands in `places` lists, and
+    /// what a scan of `run` entries may add.
     fn chunk(&self, run: usize, places: usize) -> usize {
         let kept = match self.goal {
             Goal::TopK { k, .. } | Goal::Rerank { rows: k, .. } => k.saturating_mul(2 * places),
@@ -325,7 +326,8 @@ struct Scan<'a> {
 }
 
 thread_local! {
-    /// A thread's buffers, kept between searches: made anew they cost one query some percent of its time.
+    /// A thread's buffers, kept between searches: with those of the coarse quantizer, made anew they cost one query up
+    /// to a tenth of its time.
     static BUFFERS: RefCell<Buffers> = RefCell::default();
 }
 

@@ -1,7 +1,7 @@
 //! The arena: one stretch of memory that what is pinned is copied into.
 //!
 //! Pieces start on a cache line and lie close together on huge pages where the system has them, so that a scan walks
-//! them at the speed of memory: read from scattered 4 KiB pages it loses a third to address translation. The arena
+//! them at the speed of memory: f32 lists read from redb's scattered pages instead were a sixth slower. The arena
 //! takes memory from the system in slabs, never more than its capacity, and gives a slab back once it is empty. A
 //! piece is written once, when it is made, and can be shared.
 
