@@ -58,8 +58,8 @@ mod store;
 pub use encoding::Encoding;
 pub use error::{Error, Result};
 pub use index::{
-    IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, RepairReport, TopK, TrainParams,
-    TrainReport, VerifyReport,
+    Code, IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, Reconstructed, RepairReport,
+    Slot, Subset, TopK, TrainParams, TrainReport, VerifyReport,
 };
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]

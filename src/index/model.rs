@@ -244,13 +244,19 @@ impl Model {
 
     /// The list of each (prepared) row; with spilling the second list of each behind them.
     pub(crate) fn assign(&self, rows: Rows<'_>) -> Vec<u32> {
-        let mut lists = vec![0; self.places() * rows.len()];
+        let mut lists = vec![0; rows.len()];
         if let Some(coarse) = &self.coarse {
-            let (first, second) = lists.split_at_mut(rows.len());
-            coarse.assign(rows, first, &mut vec![0.0; rows.len()]);
-            if self.spills() {
-                coarse.spill(rows, first, second);
-            }
+            coarse.assign(rows, &mut lists, &mut vec![0.0; rows.len()]);
+        }
+        self.assign_second(rows, &lists)
+    }
+
+    /// The lists of rows whose first ones are `first`.
+    pub(crate) fn assign_second(&self, rows: Rows<'_>, first: &[u32]) -> Vec<u32> {
+        let mut lists = first.to_vec();
+        if let Some(coarse) = self.coarse.as_ref().filter(|_| self.spills()) {
+            lists.resize(2 * rows.len(), 0);
+            coarse.spill(rows, first, &mut lists[rows.len()..]);
         }
         lists
     }
@@ -278,6 +284,17 @@ impl Model {
         let mut row = vec![0.0; self.spec.dim];
         self.codec.decode(self.centroid(list), code, &mut row);
         row
+    }
+
+    /// The same where the code says it.
+    ///
+    /// # Errors
+    /// [`Error::CannotDecode`].
+    pub(crate) fn decode_for_users(&self, list: u32, code: &[u8]) -> Result<Vec<f32>> {
+        match self.codec.decodes() {
+            true => Ok(self.decode(list, code)),
+            false => Err(Error::CannotDecode { encoding: self.encoding.to_string() }),
+        }
     }
 }
 
