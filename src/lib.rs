@@ -53,6 +53,7 @@ mod rows;
 mod spec;
 mod storage;
 mod store;
+mod transform;
 
 pub use error::{Error, Result};
 pub use index::{
@@ -74,6 +75,7 @@ pub use spec::{Coarse, DIM_MAX, Encoding, IndexSpec, KeptRows, NLIST_MAX, Search
 pub use store::{
     BackupReport, Builder, BulkLoad, CompactReport, Durability, ReadTxn, Store, StoreStats, WriteTxn,
 };
+pub use transform::{EigenPower, TransformKind};
 
 /// The README's example, compiled and run.
 #[cfg(doctest)]
