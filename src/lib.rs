@@ -54,6 +54,7 @@ mod rows;
 mod spec;
 mod storage;
 mod store;
+mod transform;
 
 pub use encoding::Encoding;
 pub use error::{Error, Result};
@@ -76,6 +77,7 @@ pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX, SearchParams};
 pub use store::{
     BackupReport, Builder, BulkLoad, CompactReport, Durability, ReadTxn, Store, StoreStats, WriteTxn,
 };
+pub use transform::{EigenPower, TransformKind};
 
 /// The README's example, compiled and run.
 #[cfg(doctest)]
