@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Each codec of vellum beside FAISS's of the same factory string: bytes, recall, speed, time to build.
 
-    benches/peers/codecs.py [PREFIX ...] [--codecs SQ8,PQ16] [--skip LSQ8x8] [--nlist N] [--rounds 3] [--seconds 0.5]
+    benches/peers/codecs.py [PREFIX ...] [--codecs SQ8,OPQ16-PQ16] [--skip LSQ8x8] [--nlist N] [--rounds 3] [--seconds 0.5]
     benches/peers/codecs.py --list
     benches/peers/codecs.py --self-check
 
@@ -9,11 +9,13 @@ PREFIX of PREFIX.base.npy, PREFIX.query.npy and PREFIX.truth.npy. For each codec
 same string with two threads, once: what is built is kept under --work, until data, string or version change. Then they
 take turns on one core: a turn loads the index and answers all queries in one call at each nprobe, again and again for
 --seconds, the shortest pass counts, and of the rounds the median. Nothing is ranked again by exact rows: the codes alone
-are compared. A string that a system refuses is reported as missing there.
+are compared. A string that a system refuses is reported as missing there. With `--rounds 0` indexes are built and no more.
+With `--same-centroids` vellum takes the centroids of FAISS's k-means, but behind a transform: then recall differs by
+the codec alone, and training is that of the codec.
 
 Writes codecs.md and codecs.json to --out. How a turn is measured is told in README.md; `compare.py` has the rest.
 """
-import argparse, contextlib, importlib.util, json, os, re, shutil, statistics, subprocess, sys, tempfile, time
+import argparse, importlib.util, json, os, re, shutil, statistics, subprocess, sys, tempfile, time
 from datetime import date
 from pathlib import Path
 
@@ -46,6 +48,7 @@ def arguments():
     parser.add_argument("--skip", default="", help="names not to measure")
     parser.add_argument("--list", action="store_true", help="print what would be measured")
     parser.add_argument("--nlist", type=int, help="lists [default: the power of two in (2, 4] sqrt(rows)]")
+    parser.add_argument("--same-centroids", action="store_true", help="lists of one k-means for both")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each system; the median counts")
     parser.add_argument("--seconds", type=float, default=0.5, help="how long a point is repeated in a turn, at least")
     parser.add_argument("--work", type=Path, default=ROOT / "target/peers", help="where environment and indexes are kept")
@@ -104,6 +107,7 @@ def measured(args):
         for codec in wanted(prefix, args):
             row = {"data": Path(prefix).name, "codec": codec.name, "spec": codec.spec, "metric": codec.metric}
             rows.append(row | one_codec(codec, prefix, digest, binary, core, args))
+            (args.work / "codecs/so-far.json").write_text(json.dumps(rows, indent=1))
     load = {"load_before": round(load_before, 1), "load_after": round(os.getloadavg()[0], 1)}
     return {
         "date": date.today().isoformat(),
@@ -111,25 +115,41 @@ def measured(args):
         "versions": compare.versions(binary),
         "rounds": args.rounds,
         "seconds": args.seconds,
+        "same_centroids": args.same_centroids,
         "rows": rows,
     }
 
 
 def one_codec(codec, prefix, digest, binary, core, args):
     """Both systems built, then measured in turns, each round begun by the other one."""
-    sides, found = [Faiss(codec, prefix), Vellum(codec, prefix, binary)], {}
+    centroids, place = "", args.work / "codecs" / Path(prefix).name
+    if args.same_centroids and codec.spec.startswith("IVF"):
+        centroids = shared_centroids(prefix, lists_of(codec.spec), codec.metric, digest, place)
+    sides, found = [Faiss(codec, prefix, centroids), Vellum(codec, prefix, centroids, binary)], {}
     for side in sides:
-        folder = args.work / "codecs" / Path(prefix).name / side.name / re.sub(r"\W", "-", f"{codec.spec}-{codec.metric}")
+        folder = place / side.name / re.sub(r"\W", "-", f"{codec.spec}-{codec.metric}{'-same' * bool(centroids)}")
         found[side.name] = prepared(side, folder, digest)
     turns = {side.name: [] for side in sides if "missing" not in found[side.name]}
     for number in range(args.rounds):
         for side in sides[:: -1 if number % 2 else 1]:
             if side.name in turns:
                 say(f"{Path(prefix).name} {codec.spec}: round {number + 1} of {args.rounds}, {side.name}")
-                turns[side.name].append(side.turn(core, args.seconds))
+                try:
+                    turns[side.name].append(side.turn(core, args.seconds))
+                except (Refused, SystemExit) as reason:
+                    # Of a long run the others are worth having.
+                    found[side.name]["missing"] = f"cannot be measured: {reason}"
+                    del turns[side.name]
     for name, rounds in turns.items():
         found[name]["points"] = summed(rounds)
     return found
+
+
+def shared_centroids(prefix, nlist, metric, digest, place):
+    """FAISS's, found once for each number of lists."""
+    side = Faiss(Codec("Flat", nlist, metric), prefix, "")
+    prepared(side, place / side.name / f"centroids-{nlist}-{metric}", digest)
+    return side.folder / "centroids.npy"
 
 
 def summed(rounds):
@@ -176,13 +196,13 @@ class Faiss:
 
     name = "FAISS"
 
-    def __init__(self, codec, prefix):
+    def __init__(self, codec, prefix, centroids):
         from peers import version
 
-        self.codec, self.prefix, self.version = codec, prefix, version("faiss-cpu")
+        self.codec, self.prefix, self.centroids, self.version = codec, prefix, centroids, version("faiss-cpu")
 
     def build(self):
-        return json.loads(attempt(self.command("build"), None, BUILDERS).splitlines()[-1])
+        return json.loads(attempt([*self.command("build"), self.centroids], None, BUILDERS).splitlines()[-1])
 
     def turn(self, core, seconds):
         return [json.loads(line) for line in attempt([*self.command("measure"), str(seconds)], core, 1).splitlines()]
@@ -194,14 +214,15 @@ class Faiss:
 class Vellum:
     name = "vellum"
 
-    def __init__(self, codec, prefix, binary):
-        self.codec, self.prefix, self.binary = codec, prefix, binary
+    def __init__(self, codec, prefix, centroids, binary):
+        self.codec, self.prefix, self.centroids, self.binary = codec, prefix, centroids, binary
         self.version = compare.file_digest(binary)
 
     def build(self):
         store = self.folder / "index.vellum"
         command = [self.binary, "build", store, "i", "--spec", self.codec.spec, "--metric", self.codec.metric, "--json"]
         command += ["--data", f"{self.prefix}.base.npy", "--threads", str(BUILDERS)]
+        command += ["--initial-centroids", self.centroids, "--frozen"] * bool(self.centroids)
         stages = {stage["stage"]: stage["seconds"] for stage in json.loads(attempt(command, None, BUILDERS))["stages"]}
         index = json.loads(attempt([self.binary, "info", store, "i", "--json"], None, 1))["indexes"][0]
         # By `IndexStats::logical_bytes`: an entry has 8 bytes beside its code, a row 20.
@@ -228,44 +249,47 @@ def attempt(command, cores, threads):
         output, complaint = process.communicate()
     if process.returncode:
         lines = [line.strip() for line in (complaint or output).splitlines() if line.strip()]
-        # Of a traceback the last line says it; of a program with `error:`, that line.
+        # Of a traceback the last line says it; of a program with `error:`, that line. The reason is at its end.
         said = [line for line in lines if line.startswith("error:")] or lines[-1:] or [f"exit code {process.returncode}"]
-        raise Refused(said[0])
+        raise Refused(re.sub(r"^.*( failed|Error|<SPEC>'): ", "", said[0]))
     return output
 
 
-def child(verb, prefix, spec, metric, folder, seconds="0"):
-    """FAISS, alone in its process."""
+def child(verb, prefix, spec, metric, folder, last):
+    """FAISS, alone in its process; `last` is the centroids to build with, or for how many seconds to measure."""
     import faiss
     from peers import Data
 
     data, peer = Data(prefix), FaissIndex(spec)
     if verb == "build":
         faiss.omp_set_num_threads(BUILDERS)
-        return print(json.dumps(peer.build(data, metric, Path(folder))))
+        return print(json.dumps(peer.build(data, metric, Path(folder), last)))
     from peers import measure
 
     peer.load(Path(folder), 1)
     for nprobe in (nprobe for nprobe in PROBES if nprobe <= lists_of(spec)):
-        print(json.dumps(measure(peer, data, {"nprobe": nprobe}, False, float(seconds))), flush=True)
+        print(json.dumps(measure(peer, data, {"nprobe": nprobe}, False, float(last))), flush=True)
 
 
 def FaissIndex(spec):
     """peers.Faiss of a whole string, that says what building took."""
     import faiss, peers
+    import numpy as np
 
     class Whole(peers.Faiss):
-        def build(self, data, metric, folder):
+        def build(self, data, metric, folder, centroids):
             base, dim = data.base, data.shape[1]
             index = faiss.index_factory(dim, spec, faiss.METRIC_L2 if metric == "l2" else faiss.METRIC_INNER_PRODUCT)
-            stages = {}
+            ivf, stages = faiss.extract_index_ivf(index), {}
+            if centroids:
+                ivf.quantizer.add(np.load(centroids))
             for stage in ("train", "add"):
                 begin = time.perf_counter()
                 getattr(index, stage)(base)
                 stages[stage] = round(time.perf_counter() - begin, 3)
             faiss.write_index(index, str(folder / "index.faiss"))
-            code_bytes = faiss.extract_index_ivf(index).code_size
-            return {"code_bytes": code_bytes, "stages": stages, "build_s": round(sum(stages.values()), 2)}
+            np.save(folder / "centroids.npy", ivf.quantizer.reconstruct_n(0, ivf.nlist))
+            return {"code_bytes": ivf.code_size, "stages": stages, "build_s": round(sum(stages.values()), 2)}
 
     return Whole(spec)
 
@@ -284,9 +308,11 @@ def markdown(result):
     from report import header, row
 
     machine, versions = result["machine"], result["versions"]
+    named = ", ".join(f"{name} {versions[name]}" for name in ("vellum", "rustc", "faiss-cpu"))
+    centroids = ", the same centroids but behind transforms" * result["same_centroids"]
     parts = [
         f"{result['date']}, {machine['cpu']}, one core, all queries in one call, k = 10; load {machine['load_before']} before, "
-        f"{machine['load_after']} after; {', '.join(f'{name} {value}' for name, value in versions.items())}; "
+        f"{machine['load_after']} after{centroids}; {named}; "
         f"median of {result['rounds']} rounds. FAISS / vellum; × is vellum's QPS over FAISS's, at the same nprobe, not at the same recall.\n"
     ]
     for data in dict.fromkeys(r["data"] for r in result["rows"]):
@@ -325,7 +351,7 @@ def self_check(args):
     with tempfile.TemporaryDirectory() as folder:
         args = argparse.Namespace(
             data=[f"{samples}/sift-10k", f"{samples}/text-2k"], work=Path(folder), rounds=2, seconds=0.0,
-            codecs=chosen, skip="", nlist=32, vellum=args.vellum,
+            codecs=chosen, skip="", nlist=32, vellum=args.vellum, same_centroids=False,
         )  # fmt: skip
         result = measured(args)
         write(result, Path(folder) / "results")
@@ -333,6 +359,11 @@ def self_check(args):
         again = measured(args)
         for before, after in zip(result["rows"], again["rows"]):
             assert all(before[name].get("build_s") == after[name].get("build_s") for name in SYSTEMS), "built once"
+        args.same_centroids = True
+        for found in measured(args)["rows"]:
+            if found["codec"] in ("Flat", "SQfp16"):
+                ours, theirs = ([point["recall"] for point in found[name]["points"]] for name in SYSTEMS)
+                assert all(abs(a - b) < 0.002 for a, b in zip(ours, theirs)), (found["codec"], ours, theirs)
     say("self-check passed")
 
 
