@@ -108,11 +108,15 @@ def measured(args):
             row = {"data": Path(prefix).name, "codec": codec.name, "spec": codec.spec, "metric": codec.metric}
             rows.append(row | one_codec(codec, prefix, digest, binary, core, args))
             (args.work / "codecs/so-far.json").write_text(json.dumps(rows, indent=1))
+    versions = compare.versions(binary)
+    if args.vellum:
+        # Of which commit a program is that was not built here is not known.
+        versions["vellum"] = versions["vellum"].split()[0]
     load = {"load_before": round(load_before, 1), "load_after": round(os.getloadavg()[0], 1)}
     return {
         "date": date.today().isoformat(),
         "machine": compare.machine() | load,
-        "versions": compare.versions(binary),
+        "versions": versions,
         "rounds": args.rounds,
         "seconds": args.seconds,
         "same_centroids": args.same_centroids,
