@@ -37,6 +37,7 @@
 
 mod coarse;
 mod codec;
+mod encoding;
 mod error;
 #[cfg(feature = "files")]
 pub mod files;
@@ -55,10 +56,11 @@ mod storage;
 mod store;
 mod transform;
 
+pub use encoding::Encoding;
 pub use error::{Error, Result};
 pub use index::{
-    IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, RepairReport, TopK, TrainParams,
-    TrainReport, VerifyReport,
+    Code, IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, Reconstructed, RepairReport,
+    Slot, Subset, TopK, TrainParams, TrainReport, VerifyReport,
 };
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
@@ -71,7 +73,7 @@ pub use profile::SearchStats;
 pub use progress::{Observer, Tick};
 pub use rerank::Rerank;
 pub use rows::Rows;
-pub use spec::{Coarse, DIM_MAX, Encoding, IndexSpec, KeptRows, NLIST_MAX, SearchParams};
+pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX, SearchParams};
 pub use store::{
     BackupReport, Builder, BulkLoad, CompactReport, Durability, ReadTxn, Store, StoreStats, WriteTxn,
 };
