@@ -130,6 +130,12 @@ fn bytes_give_the_same_transform_and_wrong_bytes_give_none() {
             assert!(refused(&bytes), "{text} {at}");
         }
     }
+    for text in ["RR", "OPQ4", "ITQ8", "PCA5"] {
+        let mut bytes = train(text, &rows, DIM).to_bytes();
+        let last = bytes.len() - 4;
+        bytes[last..].copy_from_slice(&1.5f32.to_le_bytes());
+        assert!(Trained::from_bytes(kind(text), DIM, &bytes).is_err(), "{text}");
+    }
     assert!(Trained::from_bytes(kind("RR8192"), usize::MAX, &[]).is_err());
 }
 
@@ -468,6 +474,21 @@ fn a_chain_is_its_links_one_after_the_other() {
     assert!(Chain::from_bytes(&kinds, DIM, &[&bytes[..], &[0]].concat()).is_err());
     assert!(Chain::from_bytes(&kinds, DIM + 1, &bytes).is_err());
     assert!(Chain::from_bytes(&["PCA30"].map(kind), DIM, &bytes).is_err());
+}
+
+#[test]
+fn progress_of_a_chain_never_falls() {
+    let rows = correlated(400, DIM, 16);
+    let mut ticks: Vec<(u64, u64)> = Vec::new();
+    let mut watch = |tick: crate::Tick| {
+        ticks.push((tick.done, tick.total));
+        std::ops::ControlFlow::Continue(())
+    };
+    let kinds = ["PCA12", "RR", "ITQ8", "OPQ4"].map(kind);
+    Chain::train(&kinds, Rows::of(&rows, DIM), 3, &mut Observer::new(&mut watch)).unwrap();
+    assert!(
+        ticks.len() > 100 && ticks.is_sorted() && ticks.iter().all(|tick| tick.0 <= 400 && tick.1 == 400)
+    );
 }
 
 #[test]
