@@ -27,6 +27,7 @@ mod found;
 mod neon;
 mod nibble;
 mod picked;
+mod points;
 mod portable;
 mod steps;
 
@@ -36,6 +37,7 @@ pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
 pub(crate) use found::Found;
 pub(crate) use nibble::{Book, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
 pub(crate) use picked::Picked;
+pub(crate) use points::{POINT_PANEL, Points};
 use std::sync::OnceLock;
 use zerocopy::IntoBytes;
 
@@ -187,6 +189,9 @@ pub(crate) struct Kernels {
     nearest: Nearest,
     byte_scores: ByteScores,
     picked_scores: PickedScores,
+    points_nearest: points::Nearest,
+    /// By similarity.
+    points_scores: [points::Scores; 2],
     norms: Norms,
     select: Select,
     /// By element.
