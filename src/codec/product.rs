@@ -586,4 +586,6 @@ impl Pass<'_> {
 }
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod tests;
