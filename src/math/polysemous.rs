@@ -170,8 +170,8 @@ mod tests {
     fn cost(points: &[&[f32]], order: &[u32], bits: usize) -> f64 {
         let mut pairs = Pairs::new(points, bits).unwrap();
         // Trades bring the points into the order.
-        for a in 0..order.len() {
-            let b = pairs.order.iter().position(|k| *k == order[a]).unwrap();
+        for (a, wanted) in order.iter().enumerate() {
+            let b = pairs.order.iter().position(|k| k == wanted).unwrap();
             pairs.trade(a, b);
         }
         assert_eq!(pairs.order, order);

@@ -129,11 +129,11 @@ fn a_score_is_that_of_the_decoded_row() {
         for list in 0..LISTS {
             let entries = data.entries(&product, list);
             let together = scan_entries(&data, &product, (list, &entries), 0, &[0, 1, 2, 3, 4], f32::MAX);
-            for q in 0..5 {
+            for (q, in_company) in together.iter().enumerate() {
                 let alone = &scan_entries(&data, &product, (list, &entries), 0, &[q], f32::MAX)[0];
-                assert_eq!(alone.entries, together[q].entries);
+                assert_eq!(alone.entries, in_company.entries);
                 let bits = |found: &Found| found.scores.iter().map(|s| s.to_bits()).collect::<Vec<_>>();
-                assert_eq!(bits(alone), bits(&together[q]), "{stages:?}");
+                assert_eq!(bits(alone), bits(in_company), "{stages:?}");
                 assert_eq!(alone.len(), entries.len() / product.entry_bytes());
                 for (entry, score) in entries.chunks_exact(product.entry_bytes()).zip(&alone.scores) {
                     let mut row = vec![0.0; data.dim];
@@ -350,7 +350,7 @@ fn little_data_is_encoded_exactly() {
 /// Vectors as long as the door lets in: nothing is NaN, infinite, or below what it may be.
 #[test]
 fn huge_vectors_have_finite_scores() {
-    let scale = 2.0 * NORM_MAX as f32 / (12f32).sqrt();
+    let scale = 2.0 * NORM_MAX / (12f32).sqrt();
     let data = Data::new(12, 60, scale);
     for (stages, similarity) in all_stages().into_iter().flat_map(|s| SIMILARITIES.map(|w| (s, w))) {
         let product = data.train(stages, similarity);
