@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, lookup, nibble, picked, points, portable, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -29,6 +29,11 @@ pub(super) static KERNELS: Kernels = Kernels {
     nearest,
     byte_scores: dot8::avx2,
     picked_scores: picked::avx2,
+    lookup: lookup::avx2::scan,
+    lookup_picked: lookup::avx2::picked,
+    hamming_below: lookup::near,
+    points_nearest: points::avx2::nearest,
+    points_scores: [points::avx2::scores::<L2>, points::avx2::scores::<DOT>],
     norms,
     select,
     encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>, portable::encode::<U8>],

@@ -12,7 +12,9 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, avx2, dot8, found, nibble, picked, portable, steps};
+use super::{
+    Best, Kernels, PANEL, Product, avx2, dot8, found, lookup, nibble, picked, points, portable, steps,
+};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -30,6 +32,11 @@ const TABLE: Kernels = Kernels {
     nearest,
     byte_scores: dot8::avx512,
     picked_scores: picked::avx2,
+    lookup: lookup::avx512::scan,
+    lookup_picked: lookup::avx2::picked,
+    hamming_below: lookup::near,
+    points_nearest: points::avx512::nearest,
+    points_scores: [points::avx512::scores::<L2>, points::avx512::scores::<DOT>],
     norms,
     select,
     encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>, portable::encode::<U8>],

@@ -23,10 +23,12 @@ mod avx2;
 mod avx512;
 mod dot8;
 mod found;
+mod lookup;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod nibble;
 mod picked;
+mod points;
 mod portable;
 mod steps;
 
@@ -34,8 +36,10 @@ pub(crate) use aligned::AlignedVec;
 pub(crate) use arena::{Arena, Piece};
 pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
 pub(crate) use found::Found;
+pub(crate) use lookup::{Lookup, settle};
 pub(crate) use nibble::{Book, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
 pub(crate) use picked::Picked;
+pub(crate) use points::{POINT_PANEL, Points};
 use std::sync::OnceLock;
 use zerocopy::IntoBytes;
 
@@ -187,6 +191,12 @@ pub(crate) struct Kernels {
     nearest: Nearest,
     byte_scores: ByteScores,
     picked_scores: PickedScores,
+    lookup: lookup::Scan,
+    lookup_picked: lookup::Picked,
+    hamming_below: lookup::Near,
+    points_nearest: points::Nearest,
+    /// By similarity.
+    points_scores: [points::Scores; 2],
     norms: Norms,
     select: Select,
     /// By element.

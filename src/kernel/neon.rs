@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, lookup, nibble, picked, points, portable, steps};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
@@ -30,6 +30,11 @@ pub(super) static KERNELS: Kernels = Kernels {
     nearest,
     byte_scores: dot8::neon,
     picked_scores: picked::neon,
+    lookup: lookup::scan,
+    lookup_picked: lookup::picked,
+    hamming_below: lookup::near,
+    points_nearest: points::nearest,
+    points_scores: [points::scores::<L2>, points::scores::<DOT>],
     norms,
     select: portable::select,
     encode: [

@@ -4,7 +4,7 @@
 //! from the others' in the last bits, by the roundings that a fused multiply-add saves.
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8};
-use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, lookup, nibble, picked, points, steps};
 use half::{bf16, f16};
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -21,6 +21,11 @@ pub(super) static KERNELS: Kernels = Kernels {
     nearest,
     byte_scores: dot8::portable,
     picked_scores: picked::portable,
+    lookup: lookup::scan,
+    lookup_picked: lookup::picked,
+    hamming_below: lookup::near,
+    points_nearest: points::nearest,
+    points_scores: [points::scores::<L2>, points::scores::<DOT>],
     norms,
     select,
     encode: [encode::<F32>, encode::<F16>, encode::<BF16>, encode::<U8>],
