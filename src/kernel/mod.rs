@@ -22,6 +22,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod dot8;
+mod fast_scan;
 mod found;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -33,6 +34,7 @@ mod steps;
 pub(crate) use aligned::AlignedVec;
 pub(crate) use arena::{Arena, Piece};
 pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
+pub(crate) use fast_scan::{FAST_QUERIES, FAST_SUBSPACES_MAX, FastGroups, FastQuery, FastTables, VALUE_MAX};
 pub(crate) use found::Found;
 pub(crate) use nibble::{Book, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
 pub(crate) use picked::Picked;
@@ -201,6 +203,10 @@ pub(crate) struct Kernels {
     nibble_choose: nibble::NibbleChoose,
     nibble_table: nibble::NibbleTable,
     hadamard: nibble::Hadamard,
+    fast_scan: fast_scan::FastScan,
+    fast_table: fast_scan::FastTable,
+    /// By similarity.
+    fast_values: [fast_scan::FastValues; 2],
     bound: found::Bound,
     keep_at_most: found::KeepAtMost,
 }
