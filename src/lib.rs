@@ -37,6 +37,7 @@
 
 mod coarse;
 mod codec;
+mod encoding;
 mod error;
 #[cfg(feature = "files")]
 pub mod files;
@@ -54,6 +55,7 @@ mod spec;
 mod storage;
 mod store;
 
+pub use encoding::Encoding;
 pub use error::{Error, Result};
 pub use index::{
     IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, RepairReport, TopK, TrainParams,
@@ -70,7 +72,7 @@ pub use profile::SearchStats;
 pub use progress::{Observer, Tick};
 pub use rerank::Rerank;
 pub use rows::Rows;
-pub use spec::{Coarse, DIM_MAX, Encoding, IndexSpec, KeptRows, NLIST_MAX, SearchParams};
+pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX, SearchParams};
 pub use store::{
     BackupReport, Builder, BulkLoad, CompactReport, Durability, ReadTxn, Store, StoreStats, WriteTxn,
 };

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, dot8, fast_scan, found, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, fast_scan, found, nibble, picked, points, portable, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -29,6 +29,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nearest,
     byte_scores: dot8::avx2,
     picked_scores: picked::avx2,
+    points_nearest: points::avx2::nearest,
+    points_scores: [points::avx2::scores::<L2>, points::avx2::scores::<DOT>],
     norms,
     select,
     encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>, portable::encode::<U8>],
@@ -42,7 +44,6 @@ pub(super) static KERNELS: Kernels = Kernels {
     hadamard: nibble::avx2::hadamard,
     fast_scan: fast_scan::avx2::scan,
     fast_table: fast_scan::avx2::table,
-    fast_values: [fast_scan::avx2::values::<L2>, fast_scan::avx2::values::<DOT>],
     bound: found::avx2::bound,
     keep_at_most: found::avx2::keep_at_most,
 };

@@ -12,7 +12,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, avx2, dot8, fast_scan, found, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, avx2, dot8, fast_scan, found, nibble, picked, points, portable, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -30,6 +30,8 @@ const TABLE: Kernels = Kernels {
     nearest,
     byte_scores: dot8::avx512,
     picked_scores: picked::avx2,
+    points_nearest: points::avx512::nearest,
+    points_scores: [points::avx512::scores::<L2>, points::avx512::scores::<DOT>],
     norms,
     select,
     encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>, portable::encode::<U8>],
@@ -44,7 +46,6 @@ const TABLE: Kernels = Kernels {
     hadamard: nibble::avx512::hadamard,
     fast_scan: fast_scan::avx512::scan,
     fast_table: fast_scan::avx512::table,
-    fast_values: [fast_scan::avx512::values::<L2>, fast_scan::avx512::values::<DOT>],
     bound: found::avx512::bound,
     keep_at_most: found::avx512::keep_at_most,
 };

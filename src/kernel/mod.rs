@@ -28,16 +28,18 @@ mod found;
 mod neon;
 mod nibble;
 mod picked;
+mod points;
 mod portable;
 mod steps;
 
 pub(crate) use aligned::AlignedVec;
 pub(crate) use arena::{Arena, Piece};
 pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
-pub(crate) use fast_scan::{FAST_QUERIES, FAST_SUBSPACES_MAX, FastGroups, FastQuery, FastTables, VALUE_MAX};
+pub(crate) use fast_scan::{FAST_QUERIES, FastGroups, FastQuery, FastTables};
 pub(crate) use found::Found;
 pub(crate) use nibble::{Book, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
 pub(crate) use picked::Picked;
+pub(crate) use points::{POINT_PANEL, Points};
 use std::sync::OnceLock;
 use zerocopy::IntoBytes;
 
@@ -189,6 +191,9 @@ pub(crate) struct Kernels {
     nearest: Nearest,
     byte_scores: ByteScores,
     picked_scores: PickedScores,
+    points_nearest: points::Nearest,
+    /// By similarity.
+    points_scores: [points::Scores; 2],
     norms: Norms,
     select: Select,
     /// By element.
@@ -205,8 +210,6 @@ pub(crate) struct Kernels {
     hadamard: nibble::Hadamard,
     fast_scan: fast_scan::FastScan,
     fast_table: fast_scan::FastTable,
-    /// By similarity.
-    fast_values: [fast_scan::FastValues; 2],
     bound: found::Bound,
     keep_at_most: found::KeepAtMost,
 }

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, dot8, fast_scan, found, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, fast_scan, found, nibble, picked, points, portable, steps};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
@@ -30,6 +30,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nearest,
     byte_scores: dot8::neon,
     picked_scores: picked::neon,
+    points_nearest: points::nearest,
+    points_scores: [points::scores::<L2>, points::scores::<DOT>],
     norms,
     select: portable::select,
     encode: [
@@ -53,7 +55,6 @@ pub(super) static KERNELS: Kernels = Kernels {
     hadamard: nibble::portable::hadamard,
     fast_scan: fast_scan::neon::scan,
     fast_table: fast_scan::portable::table,
-    fast_values: [fast_scan::portable::values::<L2>, fast_scan::portable::values::<DOT>],
     bound: found::bound,
     keep_at_most: found::keep_at_most,
 };

@@ -6,7 +6,7 @@
 #![allow(unsafe_code)]
 
 use super::{
-    FastGroups, FastQuery, Found, GROUP, SHORT_SUBSPACES, Steps, limit, portable, table_body, values_body,
+    FastGroups, FastQuery, Found, GROUP, SHORT_SUBSPACES, Steps, limit, portable, table_body,
 };
 use crate::kernel::avx2::prefetch;
 use std::arch::x86_64::*;
@@ -149,9 +149,4 @@ fn lanes(masks: [i32; 4]) -> u32 {
 #[target_feature(enable = "avx2")]
 pub(in crate::kernel) fn table(values: &[f32], table: &mut [u8]) -> Steps {
     table_body(values, table)
-}
-
-#[target_feature(enable = "avx2")]
-pub(in crate::kernel) fn values<const S: u8>(planes: &[f32], query: &[f32], values: &mut [f32]) {
-    values_body::<S>(planes, query, values);
 }

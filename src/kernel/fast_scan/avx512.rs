@@ -4,7 +4,7 @@
 #![allow(unsafe_code)]
 
 use super::{
-    FAST_QUERIES, FastGroups, FastQuery, Found, GROUP, SHORT_SUBSPACES, Steps, limit, table_body, values_body,
+    FastGroups, FastQuery, Found, GROUP, SHORT_SUBSPACES, Steps, limit, table_body,
 };
 use crate::kernel::avx2::prefetch;
 use crate::kernel::nibble::avx512::{TRANSPOSE, keep};
@@ -238,9 +238,4 @@ fn score(base: __m512, query: &FastQuery<'_>, sums: __m512i) -> __m512 {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 pub(in crate::kernel) fn table(values: &[f32], table: &mut [u8]) -> Steps {
     table_body(values, table)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(in crate::kernel) fn values<const S: u8>(planes: &[f32], query: &[f32], values: &mut [f32]) {
-    values_body::<S>(planes, query, values);
 }

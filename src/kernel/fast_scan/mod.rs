@@ -31,13 +31,13 @@ mod tests;
 pub(crate) use tables::FastTables;
 
 use super::nibble::{GROUP, POINTS};
-use super::{Found, Kernels, Similarity};
+use super::{Found, Kernels};
 
 /// Queries that one pass takes at most.
 pub(crate) const FAST_QUERIES: usize = 4;
 
 /// Sub-spaces that there are at most: so many times 255 is a whole number that an `f32` holds exactly.
-pub(crate) const FAST_SUBSPACES_MAX: usize = 1 << 16;
+const FAST_SUBSPACES_MAX: usize = 1 << 16;
 
 /// Sub-spaces whose sum 16 bits hold.
 #[allow(dead_code)] // not where sums have 32 bits throughout
@@ -71,7 +71,6 @@ pub(crate) struct FastQuery<'a> {
 
 pub(super) type FastScan = unsafe fn(groups: &FastGroups<'_>, queries: &[FastQuery<'_>], found: &mut [Found]);
 pub(super) type FastTable = unsafe fn(values: &[f32], table: &mut [u8]) -> Steps;
-pub(super) type FastValues = unsafe fn(planes: &[f32], query: &[f32], values: &mut [f32]);
 
 /// What a table's bytes stand for: `offset + step · sum`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -100,28 +99,12 @@ impl Kernels {
         unsafe { (self.fast_scan)(groups, queries, found) }
     }
 
-    /// The bytes of a query's values, 16 of them for each sub-space, each finite and at most [`VALUE_MAX`] in magnitude.
+    /// The bytes of a query's values, 16 of them for each sub-space. What is beyond [`VALUE_MAX`] counts as that.
     fn fast_table(&self, values: &[f32], table: &mut [u8]) -> Steps {
         assert!(!values.is_empty() && values.len().is_multiple_of(POINTS));
         assert_eq!(table.len(), table_bytes(values.len() / POINTS));
         // SAFETY: as for `fast_scan`.
         unsafe { (self.fast_table)(values, table) }
-    }
-
-    /// The squared distances of the parts of `query` to the 16 points of their sub-spaces, or the products with them:
-    /// `values[16 · j + k]`. Component `p` of point `k` is `planes[16 · p + k]`, where `p` counts through all sub-spaces,
-    /// which are equally wide.
-    pub(crate) fn fast_values(
-        &self,
-        similarity: Similarity,
-        planes: &[f32],
-        query: &[f32],
-        values: &mut [f32],
-    ) {
-        assert!(values.len().is_multiple_of(POINTS) && planes.len() == POINTS * query.len());
-        assert!(!values.is_empty() && query.len().is_multiple_of(values.len() / POINTS));
-        // SAFETY: as for `fast_scan`.
-        unsafe { (self.fast_values[similarity as usize])(planes, query, values) }
     }
 }
 
@@ -182,8 +165,9 @@ fn limit(query: &FastQuery<'_>, subspaces: usize) -> i32 {
     low
 }
 
-/// What a table's values may be at most in magnitude, so that no score is infinite or NaN.
-pub(crate) const VALUE_MAX: f32 = f32::MAX / 8.0;
+/// The largest value of a table in magnitude; what is larger, infinite or NaN is cut to it, so that no score is infinite
+/// or NaN.
+const VALUE_MAX: f32 = f32::MAX / 8.0;
 
 /// The body of [`Kernels::fast_table`]: plain loops of 16, which the compiler turns into the instructions of the table
 /// that it is inlined into. Nothing is fused, so all tables agree.
@@ -192,7 +176,7 @@ fn table_body(values: &[f32], table: &mut [u8]) -> Steps {
     let values = values.as_chunks::<POINTS>().0;
     let (mut widest, mut offset) = (0.0f32, 0.0f64);
     for values in values {
-        let (least, most) = extremes(values);
+        let (least, most) = extremes(&cut(values));
         offset += f64::from(least);
         widest = if most - least > widest { most - least } else { widest };
     }
@@ -203,7 +187,8 @@ fn table_body(values: &[f32], table: &mut [u8]) -> Steps {
     let (tables, _) = table.as_chunks_mut::<POINTS>();
     tables[values.len()..].fill([0; POINTS]);
     for (values, out) in values.iter().zip(tables) {
-        let (least, _) = extremes(values);
+        let values = cut(values);
+        let (least, _) = extremes(&values);
         for k in 0..POINTS {
             let steps = (values[k] - least) * inverse;
             let steps = if steps < 255.0 { steps } else { 255.0 };
@@ -212,6 +197,16 @@ fn table_body(values: &[f32], table: &mut [u8]) -> Steps {
         }
     }
     Steps { step: if inverse == 0.0 { 0.0 } else { step }, offset }
+}
+
+#[inline(always)]
+fn cut(values: &[f32; POINTS]) -> [f32; POINTS] {
+    let mut cut = *values;
+    for value in &mut cut {
+        *value = if *value < VALUE_MAX { *value } else { VALUE_MAX };
+        *value = if *value > -VALUE_MAX { *value } else { -VALUE_MAX };
+    }
+    cut
 }
 
 /// The least and the greatest value, by halves, which compilers vectorise.
@@ -225,24 +220,4 @@ fn extremes(values: &[f32; POINTS]) -> (f32, f32) {
         }
     }
     (least[0], most[0])
-}
-
-/// The body of [`Kernels::fast_values`], likewise.
-#[inline(always)]
-fn values_body<const S: u8>(planes: &[f32], query: &[f32], values: &mut [f32]) {
-    let width = query.len() * POINTS / values.len();
-    let planes = planes.as_chunks::<POINTS>().0;
-    let parts = query.chunks_exact(width).zip(planes.chunks_exact(width));
-    for ((part, planes), out) in parts.zip(values.as_chunks_mut::<POINTS>().0) {
-        let mut sums = [0.0; POINTS];
-        for (&value, points) in part.iter().zip(planes) {
-            for k in 0..POINTS {
-                sums[k] += match S {
-                    super::tag::L2 => (value - points[k]) * (value - points[k]),
-                    _ => value * points[k],
-                };
-            }
-        }
-        *out = sums;
-    }
 }

@@ -1,6 +1,6 @@
 //! What the scan means, in plain loops.
 
-use super::{FastGroups, FastQuery, Found, GROUP, Steps, table_body, values_body};
+use super::{FastGroups, FastQuery, Found, GROUP, Steps, table_body};
 
 pub(in crate::kernel) fn scan(groups: &FastGroups<'_>, queries: &[FastQuery<'_>], found: &mut [Found]) {
     for (g, (nibbles, biases, _)) in groups.each().enumerate() {
@@ -31,8 +31,4 @@ pub(super) fn report(g: usize, biases: &[u8], query: &FastQuery<'_>, sums: &[i32
 
 pub(in crate::kernel) fn table(values: &[f32], table: &mut [u8]) -> Steps {
     table_body(values, table)
-}
-
-pub(in crate::kernel) fn values<const S: u8>(planes: &[f32], query: &[f32], values: &mut [f32]) {
-    values_body::<S>(planes, query, values);
 }

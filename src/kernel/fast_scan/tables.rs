@@ -17,8 +17,7 @@ impl FastTables {
         FastTables { subspaces, bytes: Vec::new(), steps: Vec::new() }
     }
 
-    /// Appends the table of a query: `values[16 · j + k]` is what point `k` of sub-space `j` adds to a score. Values are
-    /// to be numbers no larger than [`VALUE_MAX`](super::VALUE_MAX).
+    /// Appends the table of a query: `values[16 · j + k]` is what point `k` of sub-space `j` adds to a score.
     ///
     /// A score from the table is within `subspaces / 2` steps of the sum of the values, and a step is the widest
     /// sub-space's span by 255.
