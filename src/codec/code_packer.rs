@@ -114,8 +114,7 @@ mod tests {
         for (m, bbs) in [(1, 32), (2, 32), (5, 64), (16, 32), (16, 96), (31, 256), (64, 128)] {
             let packer = CodePacker::new(m, bbs).unwrap();
             for n in [0, 1, 31, 32, 33, 64, 95, 300] {
-                let codes: Vec<u8> =
-                    (0..n * packer.code_bytes()).map(|_| random.next_u64() as u8).collect();
+                let codes: Vec<u8> = (0..n * packer.code_bytes()).map(|_| random.next_u64() as u8).collect();
                 let blocks = packer.pack(&codes);
                 assert_eq!(blocks, slow_pack(&codes, m, bbs), "{m} {bbs} {n}");
                 assert_eq!(packer.unpack(&blocks, n).unwrap(), codes, "{m} {bbs} {n}");

@@ -55,9 +55,12 @@ mod tests {
 
     #[test]
     fn spellings_come_back() {
-        for (text, subspaces, residual) in
-            [("PQ32x4fs", 32, false), ("PQ32x4fsr", 32, true), ("PQ1x4fs", 1, false), ("PQ65535x4fsr", 65535, true)]
-        {
+        for (text, subspaces, residual) in [
+            ("PQ32x4fs", 32, false),
+            ("PQ32x4fsr", 32, true),
+            ("PQ1x4fs", 1, false),
+            ("PQ65535x4fsr", 65535, true),
+        ] {
             let parsed: FastScan = text.parse().unwrap();
             assert_eq!((parsed.subspaces, parsed.residual), (subspaces, residual));
             assert_eq!(parsed.to_string(), text);
@@ -68,8 +71,24 @@ mod tests {
     #[test]
     fn other_spellings_are_refused_with_the_reason() {
         for text in [
-            "", "PQ", "PQ32x4", "PQ32", "PQ0x4fs", "PQ032x4fs", "PQ+3x4fs", "PQ-3x4fs", "PQ65536x4fs", "PQx4fs",
-            "PQ32x8fs", "PQ32x4fsrr", "PQ32x4fsx", "pq32x4fs", " PQ32x4fs", "PQ32x4fs ", "PQ32x4fs_32_32", "_32",
+            "",
+            "PQ",
+            "PQ32x4",
+            "PQ32",
+            "PQ0x4fs",
+            "PQ032x4fs",
+            "PQ+3x4fs",
+            "PQ-3x4fs",
+            "PQ65536x4fs",
+            "PQx4fs",
+            "PQ32x8fs",
+            "PQ32x4fsrr",
+            "PQ32x4fsx",
+            "pq32x4fs",
+            " PQ32x4fs",
+            "PQ32x4fs ",
+            "PQ32x4fs_32_32",
+            "_32",
         ] {
             let reason = text.parse::<FastScan>().unwrap_err();
             assert!(reason.contains(text), "{reason}");

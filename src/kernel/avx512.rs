@@ -12,7 +12,9 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, avx2, dot8, fast_scan, found, nibble, picked, points, portable, steps};
+use super::{
+    Best, Kernels, PANEL, Product, avx2, dot8, fast_scan, found, nibble, picked, points, portable, steps,
+};
 use std::arch::x86_64::*;
 use std::ops::Range;
 

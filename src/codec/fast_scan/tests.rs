@@ -38,7 +38,13 @@ struct Case {
 
 impl Case {
     /// Each row in the list of its nearest centroid.
-    fn new(params: FastScan, similarity: Similarity, rows: Vec<f32>, centroids: Vec<f32>, dim: usize) -> Self {
+    fn new(
+        params: FastScan,
+        similarity: Similarity,
+        rows: Vec<f32>,
+        centroids: Vec<f32>,
+        dim: usize,
+    ) -> Self {
         let nearest = |row: &[f32]| {
             let far = |c: &usize| exact(Similarity::L2, row, &centroids[c * dim..(c + 1) * dim]);
             (0..centroids.len() / dim).min_by(|a, b| far(a).total_cmp(&far(b))).unwrap() as u32
@@ -67,8 +73,7 @@ impl Case {
 
     /// The entries of a list and their block.
     fn block(&self, list: usize) -> (Vec<usize>, Vec<u8>) {
-        let entries: Vec<usize> =
-            (0..self.lists.len()).filter(|i| self.lists[*i] as usize == list).collect();
+        let entries: Vec<usize> = (0..self.lists.len()).filter(|i| self.lists[*i] as usize == list).collect();
         let (bytes, mut region) = (self.codec.layout().code_bytes(), Vec::new());
         let packed: Vec<u8> =
             entries.iter().flat_map(|i| &self.codes[i * bytes..(i + 1) * bytes]).copied().collect();
@@ -97,8 +102,7 @@ impl Case {
             let coarse = |q: usize| {
                 exact(self.codec.similarity, &queries[q * self.dim..(q + 1) * self.dim], centroid) as f32
             };
-            let visits: Vec<Visit> =
-                (0..n).map(|q| Visit { query: q as u32, coarse: coarse(q) }).collect();
+            let visits: Vec<Visit> = (0..n).map(|q| Visit { query: q as u32, coarse: coarse(q) }).collect();
             scanner.enter(Probe { centroid: Some(centroid), visits: &visits });
             let live = live(entries.len());
             let mut found = vec![Found::default(); n];

@@ -5,9 +5,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{
-    FastGroups, FastQuery, Found, GROUP, SHORT_SUBSPACES, Steps, limit, portable, table_body,
-};
+use super::{FastGroups, FastQuery, Found, GROUP, SHORT_SUBSPACES, Steps, limit, portable, table_body};
 use crate::kernel::avx2::prefetch;
 use std::arch::x86_64::*;
 

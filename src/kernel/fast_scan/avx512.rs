@@ -3,9 +3,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{
-    FastGroups, FastQuery, Found, GROUP, SHORT_SUBSPACES, Steps, limit, table_body,
-};
+use super::{FastGroups, FastQuery, Found, GROUP, SHORT_SUBSPACES, Steps, limit, table_body};
 use crate::kernel::avx2::prefetch;
 use crate::kernel::nibble::avx512::{TRANSPOSE, keep};
 use std::arch::x86_64::*;
