@@ -47,7 +47,11 @@ struct At<'a> {
 fn sums<const Q: usize>(queries: [&FastQuery<'_>; Q], nibbles: &[u8]) -> [[__m256i; 4]; Q] {
     let mut totals = [[_mm256_setzero_si256(); 4]; Q];
     for (part, nibbles) in nibbles.chunks(16 * SHORT_SUBSPACES).enumerate() {
-        let short = short_sums(queries.map(|query| &query.table[part * 16 * SHORT_SUBSPACES..]), nibbles);
+        let mut tables = [&[][..]; Q];
+        for q in 0..Q {
+            tables[q] = &queries[q].table[part * 16 * SHORT_SUBSPACES..];
+        }
+        let short = short_sums(tables, nibbles);
         for q in 0..Q {
             for i in 0..4 {
                 totals[q][i] = _mm256_add_epi32(totals[q][i], _mm256_cvtepu16_epi32(short[q][i]));

@@ -51,46 +51,40 @@ fn some_vbmi<const Q: usize, const BIASED: bool>(
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
 fn sums_vbmi<const Q: usize>(queries: &[&FastQuery<'_>; Q], nibbles: &[u8]) -> [[__m512i; 2]; Q] {
-    let mut sums = [[_mm512_setzero_si512(); 2]; Q];
-    let (fours, rest) = nibbles.as_chunks::<64>();
-    for (four, codes) in fours.iter().enumerate() {
-        // SAFETY: 64 bytes are read from an array of 64.
-        let codes = unsafe { _mm512_loadu_si512(codes.as_ptr().cast()) };
-        add_vbmi(queries, four, codes, &mut sums);
-    }
-    if let Some(codes) = rest.first_chunk::<32>() {
-        // SAFETY: 32 bytes are read from an array of 32.
-        let codes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
-        // The other two sub-spaces have codes of zeros and tables of zeros.
-        add_vbmi(queries, fours.len(), _mm512_zextsi256_si512(codes), &mut sums);
-    }
-    sums
-}
-
-/// Adds four sub-spaces.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn add_vbmi<const Q: usize>(
-    queries: &[&FastQuery<'_>; Q],
-    four: usize,
-    codes: __m512i,
-    sums: &mut [[__m512i; 2]; Q],
-) {
     // SAFETY: 64 bytes are read from an array of 64.
     let transpose = unsafe { _mm512_loadu_si512(TRANSPOSE.as_ptr().cast()) };
     let nibble = _mm512_set1_epi8(0x0f);
     // Byte 4m + j looks into the j-th of four tables.
     let table_of = _mm512_set1_epi32(0x3020_1000);
     let ones = _mm512_set1_epi8(1);
-    let codes = _mm512_permutexvar_epi8(transpose, codes);
-    // (codes & nibble) | table_of, and the same of the high nibbles.
-    let low = _mm512_ternarylogic_epi32::<0xea>(codes, nibble, table_of);
-    let high = _mm512_ternarylogic_epi32::<0xea>(_mm512_srli_epi16::<4>(codes), nibble, table_of);
-    for q in 0..Q {
-        let table = four_tables(queries[q], four);
-        let (a, b) = (_mm512_permutexvar_epi8(low, table), _mm512_permutexvar_epi8(high, table));
-        sums[q][0] = _mm512_dpbusd_epi32(sums[q][0], a, ones);
-        sums[q][1] = _mm512_dpbusd_epi32(sums[q][1], b, ones);
+    let mut sums = [[_mm512_setzero_si512(); 2]; Q];
+    for (four, codes) in nibbles.chunks(64).enumerate() {
+        let codes = _mm512_permutexvar_epi8(transpose, four_codes(codes));
+        // (codes & nibble) | table_of, and the same of the high nibbles.
+        let low = _mm512_ternarylogic_epi32::<0xea>(codes, nibble, table_of);
+        let high = _mm512_ternarylogic_epi32::<0xea>(_mm512_srli_epi16::<4>(codes), nibble, table_of);
+        for q in 0..Q {
+            let table = four_tables(queries[q], four);
+            let (a, b) = (_mm512_permutexvar_epi8(low, table), _mm512_permutexvar_epi8(high, table));
+            sums[q][0] = _mm512_dpbusd_epi32(sums[q][0], a, ones);
+            sums[q][1] = _mm512_dpbusd_epi32(sums[q][1], b, ones);
+        }
+    }
+    sums
+}
+
+/// The codes of four sub-spaces. If there are but two, the other two have codes of zeros, and tables of zeros.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn four_codes(codes: &[u8]) -> __m512i {
+    if let Some(codes) = codes.first_chunk::<64>() {
+        // SAFETY: 64 bytes are read from an array of 64.
+        return unsafe { _mm512_loadu_si512(codes.as_ptr().cast()) };
+    }
+    match codes.first_chunk::<32>() {
+        // SAFETY: 32 bytes are read from an array of 32.
+        Some(codes) => _mm512_zextsi256_si512(unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) }),
+        None => _mm512_setzero_si512(),
     }
 }
 
@@ -142,43 +136,29 @@ fn short_sums<const Q: usize>(
     first: usize,
     nibbles: &[u8],
 ) -> [[__m256i; 2]; Q] {
+    let nibble = _mm512_set1_epi8(0x0f);
     // Of the low and of the high nibbles: all bytes as 16-bit numbers, and the odd bytes alone.
     let mut sums = [[[_mm512_setzero_si512(); 2]; 2]; Q];
-    let (fours, rest) = nibbles.as_chunks::<64>();
-    for (four, codes) in fours.iter().enumerate() {
-        // SAFETY: 64 bytes are read from an array of 64.
-        let codes = unsafe { _mm512_loadu_si512(codes.as_ptr().cast()) };
-        add_short(queries, first + four, codes, &mut sums);
-    }
-    if let Some(codes) = rest.first_chunk::<32>() {
-        // SAFETY: 32 bytes are read from an array of 32.
-        let codes = unsafe { _mm256_loadu_si256(codes.as_ptr().cast()) };
-        // The other two sub-spaces have codes of zeros and tables of zeros.
-        add_short(queries, first + fours.len(), _mm512_zextsi256_si512(codes), &mut sums);
-    }
-    sums.map(|halves| halves.map(|[all, odd]| fold(all, odd)))
-}
-
-/// Adds four sub-spaces.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn add_short<const Q: usize>(
-    queries: &[&FastQuery<'_>; Q],
-    four: usize,
-    codes: __m512i,
-    sums: &mut [[[__m512i; 2]; 2]; Q],
-) {
-    let nibble = _mm512_set1_epi8(0x0f);
-    let low = _mm512_and_si512(codes, nibble);
-    let high = _mm512_and_si512(_mm512_srli_epi16::<4>(codes), nibble);
-    for q in 0..Q {
-        let table = four_tables(queries[q], four);
-        for (half, codes) in [low, high].into_iter().enumerate() {
-            let values = _mm512_shuffle_epi8(table, codes);
-            sums[q][half][0] = _mm512_add_epi16(sums[q][half][0], values);
-            sums[q][half][1] = _mm512_add_epi16(sums[q][half][1], _mm512_srli_epi16::<8>(values));
+    for (four, codes) in nibbles.chunks(64).enumerate() {
+        let codes = four_codes(codes);
+        let low = _mm512_and_si512(codes, nibble);
+        let high = _mm512_and_si512(_mm512_srli_epi16::<4>(codes), nibble);
+        for q in 0..Q {
+            let table = four_tables(queries[q], first + four);
+            for (half, codes) in [low, high].into_iter().enumerate() {
+                let values = _mm512_shuffle_epi8(table, codes);
+                sums[q][half][0] = _mm512_add_epi16(sums[q][half][0], values);
+                sums[q][half][1] = _mm512_add_epi16(sums[q][half][1], _mm512_srli_epi16::<8>(values));
+            }
         }
     }
+    let mut folded = [[_mm256_setzero_si256(); 2]; Q];
+    for q in 0..Q {
+        for half in 0..2 {
+            folded[q][half] = fold(sums[q][half][0], sums[q][half][1]);
+        }
+    }
+    folded
 }
 
 /// The sums of 16 entries from the sums of all bytes and of the odd ones, each in four sub-spaces.
@@ -188,11 +168,15 @@ fn fold(all: __m512i, odd: __m512i) -> __m256i {
     let even = _mm512_sub_epi16(all, _mm512_slli_epi16::<8>(odd));
     // Entries 0–7 and 8–15 of each sub-space.
     let (first, second) = (_mm512_unpacklo_epi16(even, odd), _mm512_unpackhi_epi16(even, odd));
-    let [first, second] = [first, second].map(|four| {
-        let two = _mm256_add_epi16(_mm512_castsi512_si256(four), _mm512_extracti64x4_epi64::<1>(four));
-        _mm_add_epi16(_mm256_castsi256_si128(two), _mm256_extracti128_si256::<1>(two))
-    });
-    _mm256_set_m128i(second, first)
+    _mm256_set_m128i(fold_four(second), fold_four(first))
+}
+
+/// The sum of the four quarters.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+fn fold_four(sums: __m512i) -> __m128i {
+    let two = _mm256_add_epi16(_mm512_castsi512_si256(sums), _mm512_extracti64x4_epi64::<1>(sums));
+    _mm_add_epi16(_mm256_castsi256_si128(two), _mm256_extracti128_si256::<1>(two))
 }
 
 /// Turns the sums of a group into scores and keeps what is wanted.
