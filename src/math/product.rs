@@ -492,7 +492,7 @@ mod tests {
 
     #[test]
     fn huge_rows_keep_finite_points() {
-        let rows: Vec<f32> = floats(100 * 4, 8).iter().map(|v| v * 2.0 * crate::NORM_MAX as f32).collect();
+        let rows: Vec<f32> = floats(100 * 4, 8).iter().map(|v| v * 2.0 * crate::NORM_MAX).collect();
         let book = book(&rows, 4, 2, 3);
         assert!(book.centroids().iter().all(|value| value.is_finite()));
         assert!(error(&book, &rows).is_finite());

@@ -149,6 +149,6 @@ fn lanes(masks: [i32; 4]) -> u32 {
 }
 
 #[target_feature(enable = "avx2")]
-pub(in crate::kernel) fn table(values: &[f32], table: &mut [u8]) -> Steps {
-    table_body(values, table)
+pub(in crate::kernel) fn table(values: &[f32], leasts: &mut [f32], table: &mut [u8]) -> Steps {
+    table_body(values, leasts, table)
 }

@@ -70,7 +70,7 @@ pub(crate) struct FastQuery<'a> {
 }
 
 pub(super) type FastScan = unsafe fn(groups: &FastGroups<'_>, queries: &[FastQuery<'_>], found: &mut [Found]);
-pub(super) type FastTable = unsafe fn(values: &[f32], table: &mut [u8]) -> Steps;
+pub(super) type FastTable = unsafe fn(values: &[f32], leasts: &mut [f32], table: &mut [u8]) -> Steps;
 
 /// What a table's bytes stand for: `offset + step · sum`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -100,11 +100,12 @@ impl Kernels {
     }
 
     /// The bytes of a query's values, 16 of them for each sub-space. What is beyond [`VALUE_MAX`] counts as that.
-    fn fast_table(&self, values: &[f32], table: &mut [u8]) -> Steps {
-        assert!(!values.is_empty() && values.len().is_multiple_of(POINTS));
+    /// `leasts`, one for each sub-space, is scratch.
+    fn fast_table(&self, values: &[f32], leasts: &mut [f32], table: &mut [u8]) -> Steps {
+        assert!(!values.is_empty() && values.len() == POINTS * leasts.len());
         assert_eq!(table.len(), table_bytes(values.len() / POINTS));
         // SAFETY: as for `fast_scan`.
-        unsafe { (self.fast_table)(values, table) }
+        unsafe { (self.fast_table)(values, leasts, table) }
     }
 }
 
@@ -172,23 +173,19 @@ const VALUE_MAX: f32 = f32::MAX / 8.0;
 /// The body of [`Kernels::fast_table`]: plain loops of 16, which the compiler turns into the instructions of the table
 /// that it is inlined into. Nothing is fused, so all tables agree.
 #[inline(always)]
-fn table_body(values: &[f32], table: &mut [u8]) -> Steps {
+fn table_body(values: &[f32], leasts: &mut [f32], table: &mut [u8]) -> Steps {
     let values = values.as_chunks::<POINTS>().0;
-    let (mut widest, mut offset) = (0.0f32, 0.0f64);
-    for values in values {
+    let mut widest = 0.0f32;
+    for (values, out) in values.iter().zip(&mut *leasts) {
         let (least, most) = extremes(&cut(values));
-        offset += f64::from(least);
         widest = if most - least > widest { most - least } else { widest };
+        *out = least;
     }
-    // The largest sum is no more than this apart from the least, whatever the values.
-    let step = (widest / 255.0).min(VALUE_MAX / (255 * values.len()) as f32);
-    // So narrow a table that its steps underflow counts as constant.
-    let inverse = if step >= f32::MIN_POSITIVE { 1.0 / step } else { 0.0 };
+    let (step, inverse) = step(widest, values.len());
     let (tables, _) = table.as_chunks_mut::<POINTS>();
     tables[values.len()..].fill([0; POINTS]);
-    for (values, out) in values.iter().zip(tables) {
+    for ((values, least), out) in values.iter().zip(&*leasts).zip(tables) {
         let values = cut(values);
-        let (least, _) = extremes(&values);
         for k in 0..POINTS {
             let steps = (values[k] - least) * inverse;
             let steps = if steps < 255.0 { steps } else { 255.0 };
@@ -196,7 +193,25 @@ fn table_body(values: &[f32], table: &mut [u8]) -> Steps {
             out[k] = (steps + 12_582_912.0).to_bits() as u8;
         }
     }
-    Steps { step: if inverse == 0.0 { 0.0 } else { step }, offset }
+    Steps { step, offset: offset(leasts) }
+}
+
+/// The step of a table whose widest sub-space is this wide, and its inverse: zeros where steps would underflow.
+#[inline(always)]
+fn step(widest: f32, subspaces: usize) -> (f32, f32) {
+    // The largest sum is no more than this apart from the least, whatever the values.
+    let step = (widest / 255.0).min(VALUE_MAX / (255 * subspaces) as f32);
+    if step >= f32::MIN_POSITIVE { (step, 1.0 / step) } else { (0.0, 0.0) }
+}
+
+/// The sum of the sub-spaces' least values, in eight running sums.
+#[inline(always)]
+fn offset(leasts: &[f32]) -> f64 {
+    let mut sums = [0.0f64; 8];
+    for leasts in leasts.chunks(8) {
+        sums.iter_mut().zip(leasts).for_each(|(sum, least)| *sum += f64::from(*least));
+    }
+    sums.iter().sum()
 }
 
 #[inline(always)]
@@ -209,15 +224,18 @@ fn cut(values: &[f32; POINTS]) -> [f32; POINTS] {
     cut
 }
 
-/// The least and the greatest value, by halves, which compilers vectorise.
+/// The least and the greatest value.
 #[inline(always)]
 fn extremes(values: &[f32; POINTS]) -> (f32, f32) {
-    let (mut least, mut most) = (*values, *values);
-    for half in [8, 4, 2, 1] {
-        for lane in 0..half {
-            least[lane] = if least[lane + half] < least[lane] { least[lane + half] } else { least[lane] };
-            most[lane] = if most[lane + half] > most[lane] { most[lane + half] } else { most[lane] };
-        }
-    }
-    (least[0], most[0])
+    let lesser = |a: f32, b: f32| if b < a { b } else { a };
+    let greater = |a: f32, b: f32| if b > a { b } else { a };
+    (fold(values, lesser), fold(values, greater))
+}
+
+/// By halves, which compilers vectorise.
+#[inline(always)]
+fn fold(values: &[f32; POINTS], pick: impl Fn(f32, f32) -> f32) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|i| pick(values[i], values[i + 8]));
+    let four: [f32; 4] = std::array::from_fn(|i| pick(eight[i], eight[i + 4]));
+    pick(pick(four[0], four[2]), pick(four[1], four[3]))
 }

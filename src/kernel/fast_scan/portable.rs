@@ -29,6 +29,6 @@ pub(super) fn report(g: usize, biases: &[u8], query: &FastQuery<'_>, sums: &[i32
     }
 }
 
-pub(in crate::kernel) fn table(values: &[f32], table: &mut [u8]) -> Steps {
-    table_body(values, table)
+pub(in crate::kernel) fn table(values: &[f32], leasts: &mut [f32], table: &mut [u8]) -> Steps {
+    table_body(values, leasts, table)
 }

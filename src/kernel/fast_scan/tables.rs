@@ -9,12 +9,14 @@ pub(crate) struct FastTables {
     subspaces: usize,
     bytes: Vec<u8>,
     steps: Vec<Steps>,
+    /// Scratch.
+    leasts: Vec<f32>,
 }
 
 impl FastTables {
     /// No tables yet, of `subspaces` sub-spaces.
     pub(crate) fn new(subspaces: usize) -> Self {
-        FastTables { subspaces, bytes: Vec::new(), steps: Vec::new() }
+        FastTables { subspaces, bytes: Vec::new(), steps: Vec::new(), leasts: vec![0.0; subspaces] }
     }
 
     /// Appends the table of a query: `values[16 · j + k]` is what point `k` of sub-space `j` adds to a score.
@@ -25,7 +27,7 @@ impl FastTables {
         assert_eq!(values.len(), POINTS * self.subspaces);
         let start = self.bytes.len();
         self.bytes.resize(start + table_bytes(self.subspaces), 0);
-        self.steps.push(kernels.fast_table(values, &mut self.bytes[start..]));
+        self.steps.push(kernels.fast_table(values, &mut self.leasts, &mut self.bytes[start..]));
     }
 
     /// The bytes of query `q`.

@@ -167,7 +167,7 @@ fn tables_are_within_their_bound() {
             let values = values(&mut random, kind, subspaces);
             let run = |kernels: &Kernels| {
                 let mut table = vec![9; table_bytes(subspaces)];
-                let steps = kernels.fast_table(&values, &mut table);
+                let steps = kernels.fast_table(&values, &mut vec![0.0; subspaces], &mut table);
                 (steps, table)
             };
             let (Steps { step, offset }, table) = run(&portable::KERNELS);
