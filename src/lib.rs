@@ -56,7 +56,7 @@ mod storage;
 mod store;
 mod transform;
 
-pub use encoding::{Encoding, ProductQuantizer, RefinedProduct};
+pub use encoding::{Encoding, FastScan, ProductQuantizer, RefinedProduct};
 pub use error::{Error, Result};
 pub use index::{
     Code, IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, Reconstructed, RepairReport,

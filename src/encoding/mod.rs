@@ -3,8 +3,9 @@
 //! Typed descriptions and their spellings, FAISS's where it has one. What a description means, byte by byte, says the
 //! codec of the same name in `codec/`. A spelling that FAISS has no word for ends with words of ours (`_raw`).
 
+mod fast_scan;
 mod product;
-
+pub use fast_scan::FastScan;
 pub use product::{ProductQuantizer, RefinedProduct};
 
 use crate::kernel::Element;

@@ -11,7 +11,9 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, dot8, found, lookup, nibble, picked, points, portable, steps};
+use super::{
+    Best, Kernels, PANEL, Product, dot8, fast_scan, found, lookup, nibble, picked, points, portable, steps,
+};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -45,6 +47,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nibble_choose: nibble::avx2::choose,
     nibble_table: nibble::avx2::table,
     hadamard: nibble::avx2::hadamard,
+    fast_scan: fast_scan::avx2::scan,
+    fast_table: fast_scan::avx2::table,
     bound: found::avx2::bound,
     keep_at_most: found::avx2::keep_at_most,
 };

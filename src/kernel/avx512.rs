@@ -13,7 +13,8 @@
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
 use super::{
-    Best, Kernels, PANEL, Product, avx2, dot8, found, lookup, nibble, picked, points, portable, steps,
+    Best, Kernels, PANEL, Product, avx2, dot8, fast_scan, found, lookup, nibble, picked, points, portable,
+    steps,
 };
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -49,6 +50,8 @@ const TABLE: Kernels = Kernels {
     nibble_choose: nibble::avx512::choose,
     nibble_table: nibble::avx512::table,
     hadamard: nibble::avx512::hadamard,
+    fast_scan: fast_scan::avx512::scan,
+    fast_table: fast_scan::avx512::table,
     bound: found::avx512::bound,
     keep_at_most: found::avx512::keep_at_most,
 };
@@ -56,7 +59,12 @@ const TABLE: Kernels = Kernels {
 pub(super) static KERNELS: Kernels = TABLE;
 
 /// The same for processors that also have VBMI and VNNI.
-pub(super) static VBMI: Kernels = Kernels { name: "avx512vbmi", nibble_scan: nibble::avx512::scan, ..TABLE };
+pub(super) static VBMI: Kernels = Kernels {
+    name: "avx512vbmi",
+    nibble_scan: nibble::avx512::scan,
+    fast_scan: fast_scan::avx512::scan_vbmi,
+    ..TABLE
+};
 
 /// True if this processor has what this file uses.
 pub(super) fn detected() -> bool {

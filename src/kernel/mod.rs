@@ -22,6 +22,7 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod dot8;
+mod fast_scan;
 mod found;
 mod lookup;
 #[cfg(target_arch = "aarch64")]
@@ -35,6 +36,7 @@ mod steps;
 pub(crate) use aligned::AlignedVec;
 pub(crate) use arena::{Arena, Piece};
 pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
+pub(crate) use fast_scan::{FAST_QUERIES, FastGroups, FastQuery, FastTables};
 pub(crate) use found::Found;
 pub(crate) use lookup::{Lookup, settle};
 pub(crate) use nibble::{Book, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
@@ -211,6 +213,8 @@ pub(crate) struct Kernels {
     nibble_choose: nibble::NibbleChoose,
     nibble_table: nibble::NibbleTable,
     hadamard: nibble::Hadamard,
+    fast_scan: fast_scan::FastScan,
+    fast_table: fast_scan::FastTable,
     bound: found::Bound,
     keep_at_most: found::KeepAtMost,
 }

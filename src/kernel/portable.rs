@@ -4,7 +4,7 @@
 //! from the others' in the last bits, by the roundings that a fused multiply-add saves.
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8};
-use super::{Best, Kernels, PANEL, Product, dot8, found, lookup, nibble, picked, points, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, fast_scan, found, lookup, nibble, picked, points, steps};
 use half::{bf16, f16};
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -37,6 +37,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nibble_choose: nibble::portable::choose,
     nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
+    fast_scan: fast_scan::portable::scan,
+    fast_table: fast_scan::portable::table,
     bound: found::bound,
     keep_at_most: found::keep_at_most,
 };
