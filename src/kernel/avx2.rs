@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, portable, scalar, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -35,6 +35,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     decode: [portable::decode::<F32>, decode::<F16>, decode::<BF16>, portable::decode::<U8>],
     steps_score: [steps::avx2::score::<L2>, steps::avx2::score::<DOT>],
     steps_decode: steps::avx2::decode,
+    scalar_scan: scalar::avx2::SCAN,
     prefetch: [prefetch::<1>, prefetch::<2>],
     nibble_scan: nibble::avx2::scan,
     nibble_choose: nibble::avx2::choose,
@@ -231,7 +232,7 @@ fn add_term<const S: u8>(query: __m256, x: __m256, sum: __m256) -> __m256 {
 /// Four sums of 8 lanes as four scores.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn fold<const S: u8>([a, b, c, d]: [__m256; 4]) -> __m128 {
+pub(super) fn fold<const S: u8>([a, b, c, d]: [__m256; 4]) -> __m128 {
     let abcd = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     let sums = _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps::<1>(abcd));
     if S == L2 { sums } else { _mm_sub_ps(_mm_setzero_ps(), sums) }

@@ -12,7 +12,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, avx2, dot8, found, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, avx2, dot8, found, nibble, picked, portable, scalar, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -37,6 +37,7 @@ const TABLE: Kernels = Kernels {
     // Faster than the same loop in wider registers: 18 ns a row of 128 components, 29 there.
     steps_score: [steps::avx2::score::<L2>, steps::avx2::score::<DOT>],
     steps_decode: steps::avx2::decode,
+    scalar_scan: scalar::avx512::SCAN,
     prefetch: [avx2::prefetch::<1>, avx2::prefetch::<2>],
     nibble_scan: nibble::avx2::scan,
     nibble_choose: nibble::avx512::choose,
@@ -178,7 +179,7 @@ unsafe fn scan_tile<const S: u8, const E: u8, const Q: usize, const R: usize>(
 
 /// A mask of the first `count` lanes.
 #[inline(always)]
-fn mask(count: usize) -> __mmask16 {
+pub(super) fn mask(count: usize) -> __mmask16 {
     if count >= LANES { !0 } else { (1 << count) - 1 }
 }
 
@@ -227,7 +228,7 @@ fn add_term<const S: u8>(query: __m512, x: __m512, sum: __m512) -> __m512 {
 /// Four sums of 16 lanes as four scores: each transposition halves the lanes of all four at once.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn fold<const S: u8>(sums: [__m512; 4]) -> __m128 {
+pub(super) fn fold<const S: u8>(sums: [__m512; 4]) -> __m128 {
     let [a, b, c, d] = sums;
     let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
     let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));

@@ -28,6 +28,7 @@ mod neon;
 mod nibble;
 mod picked;
 mod portable;
+mod scalar;
 mod steps;
 
 pub(crate) use aligned::AlignedVec;
@@ -36,6 +37,7 @@ pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
 pub(crate) use found::Found;
 pub(crate) use nibble::{Book, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
 pub(crate) use picked::Picked;
+pub(crate) use scalar::{STEP_QUERIES, StepBits, StepQuery, StepRows};
 use std::sync::OnceLock;
 use zerocopy::IntoBytes;
 
@@ -195,6 +197,7 @@ pub(crate) struct Kernels {
     /// By similarity.
     steps_score: [steps::Score; 2],
     steps_decode: steps::Decode,
+    scalar_scan: scalar::ScalarScan,
     /// By level of the cache.
     prefetch: [Prefetch; 2],
     nibble_scan: nibble::NibbleScan,

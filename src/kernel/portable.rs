@@ -4,7 +4,7 @@
 //! from the others' in the last bits, by the roundings that a fused multiply-add saves.
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8};
-use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, scalar, steps};
 use half::{bf16, f16};
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -27,6 +27,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     decode: [decode::<F32>, decode::<F16>, decode::<BF16>, decode::<U8>],
     steps_score: [steps::score::<L2>, steps::score::<DOT>],
     steps_decode: steps::decode,
+    scalar_scan: scalar::portable::SCAN,
     prefetch: [prefetch; 2],
     nibble_scan: nibble::portable::scan,
     nibble_choose: nibble::portable::choose,
