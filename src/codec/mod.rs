@@ -10,6 +10,8 @@ mod bounds;
 mod flat;
 mod kept;
 mod nibble;
+#[allow(dead_code)] // until the factory makes it
+mod scalar;
 
 pub(crate) use flat::Flat;
 pub(crate) use kept::KeptForm;
