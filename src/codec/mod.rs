@@ -9,12 +9,18 @@
 mod bounds;
 mod flat;
 mod kept;
+mod make;
 mod nibble;
 #[allow(dead_code)] // until the factory makes it
 mod scalar;
+#[allow(dead_code)] // until the factory makes it
+mod spectral;
 
 pub(crate) use flat::Flat;
 pub(crate) use kept::KeptForm;
+pub(crate) use make::{load, train, training_rows, untrained};
+
+#[cfg(feature = "bench-internals")]
 pub(crate) use nibble::{Nibble, NibbleBits};
 
 use crate::kernel::{Found, Similarity};
@@ -49,11 +55,11 @@ impl<'a> Assigned<'a> {
 
 /// What a code is trained from.
 #[derive(Clone, Copy)]
-#[allow(dead_code)] // until the first code is trained
 pub(crate) struct Training<'a> {
     /// A sample of the rows, no more of them than the code asks for, with their lists.
     pub(crate) sample: Assigned<'a>,
     pub(crate) similarity: Similarity,
+    #[allow(dead_code)] // until the first code is trained
     pub(crate) seed: u64,
 }
 
@@ -69,6 +75,8 @@ pub(crate) struct Visit {
 /// A list about to be scanned.
 #[derive(Clone, Copy)]
 pub(crate) struct Probe<'a> {
+    /// Its number within the model.
+    pub(crate) list: u32,
     /// The list's centroid; none before training.
     pub(crate) centroid: Option<&'a [f32]>,
     /// The queries that probe it.

@@ -1,4 +1,4 @@
-//! AVX2 with FMA and F16C (Haswell, Zen and later): 8 lanes.
+//! AVX2 with FMA, F16C and POPCNT (Haswell, Zen and later): 8 lanes.
 //!
 //! ```text
 //! scan      a pair's sum is 8 lanes, one register; 1 query by 8 rows, or 2 by 4
@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, portable, scalar, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, hamming, nibble, picked, portable, scalar, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -36,6 +36,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     steps_score: [steps::avx2::score::<L2>, steps::avx2::score::<DOT>],
     steps_decode: steps::avx2::decode,
     scalar_scan: scalar::avx2::SCAN,
+    hamming_scan: hamming::x86::avx2,
     prefetch: [prefetch::<1>, prefetch::<2>],
     nibble_scan: nibble::avx2::scan,
     nibble_choose: nibble::avx2::choose,
@@ -47,7 +48,10 @@ pub(super) static KERNELS: Kernels = Kernels {
 
 /// True if this processor has what this file uses.
 pub(super) fn detected() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("popcnt")
 }
 
 const LANES: usize = 8;

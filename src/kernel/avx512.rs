@@ -12,7 +12,9 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, avx2, dot8, found, nibble, picked, portable, scalar, steps};
+use super::{
+    Best, Kernels, PANEL, Product, avx2, dot8, found, hamming, nibble, picked, portable, scalar, steps,
+};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -38,6 +40,7 @@ const TABLE: Kernels = Kernels {
     steps_score: [steps::avx2::score::<L2>, steps::avx2::score::<DOT>],
     steps_decode: steps::avx2::decode,
     scalar_scan: scalar::avx512::SCAN,
+    hamming_scan: hamming::x86::avx512,
     prefetch: [avx2::prefetch::<1>, avx2::prefetch::<2>],
     nibble_scan: nibble::avx2::scan,
     nibble_choose: nibble::avx512::choose,
@@ -49,8 +52,13 @@ const TABLE: Kernels = Kernels {
 
 pub(super) static KERNELS: Kernels = TABLE;
 
-/// The same for processors that also have VBMI and VNNI.
-pub(super) static VBMI: Kernels = Kernels { name: "avx512vbmi", nibble_scan: nibble::avx512::scan, ..TABLE };
+/// The same for processors that also have VBMI, VNNI and VPOPCNTDQ.
+pub(super) static VBMI: Kernels = Kernels {
+    name: "avx512vbmi",
+    nibble_scan: nibble::avx512::scan,
+    hamming_scan: hamming::x86::vpopcntdq,
+    ..TABLE
+};
 
 /// True if this processor has what this file uses.
 pub(super) fn detected() -> bool {
@@ -58,6 +66,7 @@ pub(super) fn detected() -> bool {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("popcnt")
 }
 
 const LANES: usize = 16;

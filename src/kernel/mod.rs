@@ -23,6 +23,7 @@ mod avx2;
 mod avx512;
 mod dot8;
 mod found;
+mod hamming;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod nibble;
@@ -198,6 +199,7 @@ pub(crate) struct Kernels {
     steps_score: [steps::Score; 2],
     steps_decode: steps::Decode,
     scalar_scan: scalar::ScalarScan,
+    hamming_scan: hamming::Scan,
     /// By level of the cache.
     prefetch: [Prefetch; 2],
     nibble_scan: nibble::NibbleScan,
@@ -222,7 +224,7 @@ impl Kernels {
         let mut tables = Vec::new();
         #[cfg(target_arch = "x86_64")]
         if avx512::detected() {
-            if nibble::avx512::detected() {
+            if nibble::avx512::detected() && hamming::x86::detected() {
                 tables.push(&avx512::VBMI);
             }
             tables.push(&avx512::KERNELS);

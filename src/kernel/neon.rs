@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, portable, scalar, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, hamming, nibble, picked, portable, scalar, steps};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
@@ -47,6 +47,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     steps_score: [steps::score::<L2>, steps::score::<DOT>],
     steps_decode: steps::decode,
     scalar_scan: scalar::portable::FUSED,
+    hamming_scan: hamming::scan,
     prefetch: [prefetch::<1>, prefetch::<2>],
     nibble_scan: nibble::neon::scan,
     nibble_choose: nibble::portable::choose,

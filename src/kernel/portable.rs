@@ -4,7 +4,7 @@
 //! from the others' in the last bits, by the roundings that a fused multiply-add saves.
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8};
-use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, scalar, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, hamming, nibble, picked, scalar, steps};
 use half::{bf16, f16};
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -28,6 +28,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     steps_score: [steps::score::<L2>, steps::score::<DOT>],
     steps_decode: steps::decode,
     scalar_scan: scalar::portable::SCAN,
+    hamming_scan: hamming::scan,
     prefetch: [prefetch; 2],
     nibble_scan: nibble::portable::scan,
     nibble_choose: nibble::portable::choose,

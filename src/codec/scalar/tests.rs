@@ -85,7 +85,7 @@ fn scores(codec: &Scalar, centroid: Option<&[f32]>, codes: &[u8], queries: Rows<
     let visits: Vec<Visit> =
         (0..).zip(queries.iter()).map(|(query, q)| Visit { query, coarse: coarse(q) }).collect();
     let mut scanner = codec.scanner(queries);
-    scanner.enter(Probe { centroid, visits: &visits });
+    scanner.enter(Probe { list: 0, centroid, visits: &visits });
     let live = vec![u32::MAX; n.div_ceil(32)];
     let mut found = vec![Found::default(); visits.len()];
     let worst = vec![f32::MAX; visits.len()];
@@ -232,7 +232,7 @@ fn only_what_lives_and_is_near_enough_is_found() {
     let all = scores(&codec, Some(centroid), &packed, queries);
     let mut scanner = codec.scanner(queries);
     let visits: Vec<Visit> = (0..20).rev().map(|query| Visit { query, coarse: 0.0 }).collect();
-    scanner.enter(Probe { centroid: Some(centroid), visits: &visits });
+    scanner.enter(Probe { list: 0, centroid: Some(centroid), visits: &visits });
     let live: [u32; 2] = [0b1010_1110_0111, 0b101];
     let (first, count) = (5, 12);
     let worst: Vec<f32> = visits[first..][..count].iter().map(|v| all[v.query as usize][9]).collect();
