@@ -280,7 +280,7 @@ fn mean_std(values: &[f32], times: f32) -> (f32, f32) {
 fn quantiles(values: &mut [f32], part: f32) -> (f32, f32) {
     let last = values.len() - 1;
     // A part below one half, so that the low end is not beyond the high one.
-    let skipped = ((f64::from(part) * values.len() as f64) as usize).min(last / 2);
+    let skipped = ((part * values.len() as f32) as usize).min(last / 2);
     let (_, low, above) = values.select_nth_unstable_by(skipped, f32::total_cmp);
     let low = *low;
     let high = match last - skipped - skipped {

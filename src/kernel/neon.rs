@@ -46,7 +46,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     ],
     steps_score: [steps::score::<L2>, steps::score::<DOT>],
     steps_decode: steps::decode,
-    scalar_scan: scalar::portable::FUSED,
+    scalar_scan: scalar::neon::SCAN,
     hamming_scan: hamming::scan,
     prefetch: [prefetch::<1>, prefetch::<2>],
     nibble_scan: nibble::neon::scan,
@@ -360,7 +360,7 @@ fn norms(rows: &[f32], dim: usize, out: &mut [f32]) {
     portable::norms_fused(rows, dim, out);
 }
 
-fn prefetch<const LEVEL: u8>(bytes: &[u8]) {
+pub(super) fn prefetch<const LEVEL: u8>(bytes: &[u8]) {
     for line in bytes.chunks(64) {
         // SAFETY: hints that no program can see.
         unsafe {

@@ -22,6 +22,8 @@
 pub(super) mod avx2;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon;
 pub(super) mod portable;
 #[cfg(test)]
 mod tests;
@@ -174,9 +176,11 @@ impl Kernels {
 }
 
 /// Bytes of codes that stay in the first-level cache while the queries pass by.
+#[cfg(target_arch = "x86_64")]
 const PASS_BYTES: usize = 16 << 10;
 
 /// Rows that are scored before the next queries come, `tile` or a multiple of it.
+#[cfg(target_arch = "x86_64")]
 fn pass_rows(size: usize, tile: usize) -> usize {
     (PASS_BYTES / size).max(1).next_multiple_of(tile)
 }

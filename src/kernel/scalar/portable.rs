@@ -4,40 +4,29 @@ use super::super::portable::fold;
 use super::super::tag::{DOT, L2};
 use super::tag::{EIGHT, FOUR, SIGNED, SIX, chunk_bytes, ones, planes, shift};
 use super::{LANES, ScalarScan, StepQuery, StepRows};
+use std::ops::Range;
 
-macro_rules! table {
-    ($scan:ident, $fused:literal) => {
-        [
-            [
-                $scan::<L2, EIGHT, $fused>,
-                $scan::<L2, SIX, $fused>,
-                $scan::<L2, FOUR, $fused>,
-                $scan::<L2, SIGNED, $fused>,
-            ],
-            [
-                $scan::<DOT, EIGHT, $fused>,
-                $scan::<DOT, SIX, $fused>,
-                $scan::<DOT, FOUR, $fused>,
-                $scan::<DOT, SIGNED, $fused>,
-            ],
-        ]
-    };
+pub(in crate::kernel) const SCAN: ScalarScan = [
+    [scan::<L2, EIGHT>, scan::<L2, SIX>, scan::<L2, FOUR>, scan::<L2, SIGNED>],
+    [scan::<DOT, EIGHT>, scan::<DOT, SIX>, scan::<DOT, FOUR>, scan::<DOT, SIGNED>],
+];
+
+fn scan<const S: u8, const B: u8>(rows: &StepRows<'_>, queries: &[StepQuery<'_>], scores: &mut [f32]) {
+    scan_rows::<S, B, false>(rows, 0..scores.len() / queries.len(), queries, scores);
 }
 
-pub(in crate::kernel) const SCAN: ScalarScan = table!(scan, false);
-
-/// The same with fused multiply-adds, for processors that always have them.
-#[cfg(target_arch = "aarch64")]
-pub(in crate::kernel) const FUSED: ScalarScan = table!(scan, true);
-
-fn scan<const S: u8, const B: u8, const FUSED: bool>(
+/// Scores the rows of `range`; with fused multiply-adds for processors that always have them.
+#[inline(always)]
+pub(super) fn scan_rows<const S: u8, const B: u8, const FUSED: bool>(
     rows: &StepRows<'_>,
+    range: Range<usize>,
     queries: &[StepQuery<'_>],
     scores: &mut [f32],
 ) {
     let n = scores.len() / queries.len();
-    let codes = rows.codes.chunks_exact(rows.bits.code_bytes(rows.dim));
-    for (i, code) in codes.enumerate() {
+    let size = rows.bits.code_bytes(rows.dim);
+    for i in range {
+        let code = &rows.codes[i * size..(i + 1) * size];
         for (queries, scores) in queries.chunks(2).zip(scores.chunks_mut(2 * n)) {
             match *queries {
                 [a, b] => [scores[i], scores[n + i]] = pairs::<S, B, FUSED, 2>(rows, [a, b], code),

@@ -103,6 +103,33 @@ fn every_table_computes_the_score_and_the_same_bits_in_any_company() {
     }
 }
 
+/// What NEON's table is made of, which other processors do not run: as the portable one, but for fewer roundings.
+#[test]
+fn fused_sums_differ_by_roundings_only() {
+    let mut random = Random::new(3);
+    for dim in [1, 16, 50, 200] {
+        let case = Case::new(&mut random, StepBits::Six, dim, 9, 3);
+        let all: Vec<_> = (0..3).map(|q| case.query(q)).collect();
+        let mut scores = vec![f32::NAN; 27];
+        portable::scan_rows::<{ crate::kernel::tag::L2 }, { tag::SIX }, true>(
+            &case.rows(0..9),
+            0..4,
+            &all,
+            &mut scores,
+        );
+        portable::scan_rows::<{ crate::kernel::tag::L2 }, { tag::SIX }, true>(
+            &case.rows(0..9),
+            4..9,
+            &all,
+            &mut scores,
+        );
+        for (q, i) in (0..3).flat_map(|q| (0..9).map(move |i| (q, i))) {
+            let (exact, size) = case.oracle(Similarity::L2, q, i);
+            assert!((f64::from(scores[q * 9 + i]) - exact).abs() <= 1e-5 * size, "{dim} {q} {i}");
+        }
+    }
+}
+
 /// More rows than pass through the first-level cache at once, so that queries come by several times.
 #[test]
 fn long_lists_are_scanned_in_passes() {
