@@ -57,6 +57,9 @@ mod store;
 mod transform;
 
 pub use encoding::{Encoding, FastScan, ProductQuantizer, RefinedProduct};
+pub use encoding::{
+    Encoding, Real, ScalarBits, ScalarQuantizer, ScalarRange, ScalarSteps, SpectralHash, SpectralThreshold,
+};
 pub use error::{Error, Result};
 pub use index::{
     Code, IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, Reconstructed, RepairReport,

@@ -207,7 +207,7 @@ mod tests {
                     };
                     let mut scanner = flat.bounds(queries, KeptForm::stages(form, dim)[0]).unwrap();
                     let visits = [Visit { query: 0, coarse: 0.0 }];
-                    scanner.enter(Probe { centroid: None, visits: &visits });
+                    scanner.enter(Probe { list: 0, centroid: None, visits: &visits });
                     let mut passes = |worst: f32| {
                         let mut found = [Found::default()];
                         scanner.scan(

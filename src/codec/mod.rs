@@ -17,6 +17,9 @@ mod make;
 mod nibble;
 #[allow(dead_code)] // until the factory makes it
 mod product;
+mod scalar;
+#[allow(dead_code)] // until the factory makes it
+mod spectral;
 
 pub(crate) use flat::Flat;
 pub(crate) use kept::KeptForm;
@@ -77,6 +80,8 @@ pub(crate) struct Visit {
 /// A list about to be scanned.
 #[derive(Clone, Copy)]
 pub(crate) struct Probe<'a> {
+    /// Its number within the model.
+    pub(crate) list: u32,
     /// The list's centroid; none before training.
     pub(crate) centroid: Option<&'a [f32]>,
     /// The queries that probe it.

@@ -5,8 +5,12 @@
 
 mod fast_scan;
 mod product;
+mod scalar;
+mod spectral;
 pub use fast_scan::FastScan;
 pub use product::{ProductQuantizer, RefinedProduct};
+pub use scalar::{Real, ScalarBits, ScalarQuantizer, ScalarRange, ScalarSteps};
+pub use spectral::{SpectralHash, SpectralThreshold};
 
 use crate::kernel::Element;
 use std::fmt;

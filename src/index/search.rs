@@ -356,7 +356,7 @@ impl Scan<'_> {
         if buffers.found.len() < some {
             buffers.found.resize(some, Found::default());
         }
-        scanner.enter(Probe { centroid: model.centroid(list), visits: &buffers.visits });
+        scanner.enter(Probe { list, centroid: model.centroid(list), visits: &buffers.visits });
         let (mut seen, all) = (0, stops[0].of as usize);
         view.visit(list, &mut |block| {
             let n = block.rows.len();

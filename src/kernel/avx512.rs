@@ -13,8 +13,8 @@
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
 use super::{
-    Best, Kernels, PANEL, Product, avx2, dot8, fast_scan, found, lookup, nibble, picked, points, portable,
-    steps,
+    Best, Kernels, PANEL, Product, avx2, dot8, fast_scan, found, hamming, lookup, nibble, picked, points,
+    portable, scalar, steps,
 };
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -45,6 +45,8 @@ const TABLE: Kernels = Kernels {
     // Faster than the same loop in wider registers: 18 ns a row of 128 components, 29 there.
     steps_score: [steps::avx2::score::<L2>, steps::avx2::score::<DOT>],
     steps_decode: steps::avx2::decode,
+    scalar_scan: scalar::avx512::SCAN,
+    hamming_scan: hamming::x86::avx512,
     prefetch: [avx2::prefetch::<1>, avx2::prefetch::<2>],
     nibble_scan: nibble::avx2::scan,
     nibble_choose: nibble::avx512::choose,
@@ -63,6 +65,8 @@ pub(super) static VBMI: Kernels = Kernels {
     name: "avx512vbmi",
     nibble_scan: nibble::avx512::scan,
     fast_scan: fast_scan::avx512::scan_vbmi,
+    /// The same for processors that also have VBMI, VNNI and VPOPCNTDQ.
+    hamming_scan: hamming::x86::vpopcntdq,
     ..TABLE
 };
 
@@ -72,6 +76,7 @@ pub(super) fn detected() -> bool {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("popcnt")
 }
 
 const LANES: usize = 16;
@@ -193,7 +198,7 @@ unsafe fn scan_tile<const S: u8, const E: u8, const Q: usize, const R: usize>(
 
 /// A mask of the first `count` lanes.
 #[inline(always)]
-fn mask(count: usize) -> __mmask16 {
+pub(super) fn mask(count: usize) -> __mmask16 {
     if count >= LANES { !0 } else { (1 << count) - 1 }
 }
 
@@ -242,7 +247,7 @@ fn add_term<const S: u8>(query: __m512, x: __m512, sum: __m512) -> __m512 {
 /// Four sums of 16 lanes as four scores: each transposition halves the lanes of all four at once.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn fold<const S: u8>(sums: [__m512; 4]) -> __m128 {
+pub(super) fn fold<const S: u8>(sums: [__m512; 4]) -> __m128 {
     let [a, b, c, d] = sums;
     let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
     let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));

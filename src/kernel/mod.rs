@@ -24,6 +24,7 @@ mod avx512;
 mod dot8;
 mod fast_scan;
 mod found;
+mod hamming;
 mod lookup;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -31,6 +32,7 @@ mod nibble;
 mod picked;
 mod points;
 mod portable;
+mod scalar;
 mod steps;
 
 pub(crate) use aligned::AlignedVec;
@@ -42,6 +44,7 @@ pub(crate) use lookup::{Lookup, settle};
 pub(crate) use nibble::{Book, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
 pub(crate) use picked::Picked;
 pub(crate) use points::{POINT_PANEL, Points};
+pub(crate) use scalar::{STEP_QUERIES, StepBits, StepQuery, StepRows};
 use std::sync::OnceLock;
 use zerocopy::IntoBytes;
 
@@ -207,6 +210,8 @@ pub(crate) struct Kernels {
     /// By similarity.
     steps_score: [steps::Score; 2],
     steps_decode: steps::Decode,
+    scalar_scan: scalar::ScalarScan,
+    hamming_scan: hamming::Scan,
     /// By level of the cache.
     prefetch: [Prefetch; 2],
     nibble_scan: nibble::NibbleScan,
@@ -233,7 +238,7 @@ impl Kernels {
         let mut tables = Vec::new();
         #[cfg(target_arch = "x86_64")]
         if avx512::detected() {
-            if nibble::avx512::detected() {
+            if nibble::avx512::detected() && hamming::x86::detected() {
                 tables.push(&avx512::VBMI);
             }
             tables.push(&avx512::KERNELS);

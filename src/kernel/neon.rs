@@ -14,6 +14,7 @@ use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
 use super::{
     Best, Kernels, PANEL, Product, dot8, fast_scan, found, lookup, nibble, picked, points, portable, steps,
 };
+use super::{Best, Kernels, PANEL, Product, dot8, found, hamming, nibble, picked, portable, scalar, steps};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
@@ -53,6 +54,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     ],
     steps_score: [steps::score::<L2>, steps::score::<DOT>],
     steps_decode: steps::decode,
+    scalar_scan: scalar::neon::SCAN,
+    hamming_scan: hamming::scan,
     prefetch: [prefetch::<1>, prefetch::<2>],
     nibble_scan: nibble::neon::scan,
     nibble_choose: nibble::portable::choose,

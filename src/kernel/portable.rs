@@ -4,7 +4,10 @@
 //! from the others' in the last bits, by the roundings that a fused multiply-add saves.
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8};
-use super::{Best, Kernels, PANEL, Product, dot8, fast_scan, found, lookup, nibble, picked, points, steps};
+use super::{
+    Best, Kernels, PANEL, Product, dot8, fast_scan, found, hamming, lookup, nibble, picked, points, scalar,
+    steps,
+};
 use half::{bf16, f16};
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -32,6 +35,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     decode: [decode::<F32>, decode::<F16>, decode::<BF16>, decode::<U8>],
     steps_score: [steps::score::<L2>, steps::score::<DOT>],
     steps_decode: steps::decode,
+    scalar_scan: scalar::portable::SCAN,
+    hamming_scan: hamming::scan,
     prefetch: [prefetch; 2],
     nibble_scan: nibble::portable::scan,
     nibble_choose: nibble::portable::choose,
