@@ -55,7 +55,7 @@ mod spec;
 mod storage;
 mod store;
 
-pub use encoding::Encoding;
+pub use encoding::{Encoding, RaBitQ};
 pub use error::{Error, Result};
 pub use index::{
     IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, RepairReport, TopK, TrainParams,

@@ -3,6 +3,10 @@
 //! Typed descriptions and their spellings, FAISS's where it has one. What a description means, byte by byte, says the
 //! codec of the same name in `codec/`. A spelling that FAISS has no word for ends with words of ours (`_raw`).
 
+mod rabitq;
+
+pub use rabitq::RaBitQ;
+
 use crate::kernel::Element;
 use std::fmt;
 use std::str::FromStr;

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, levels, nibble, picked, portable, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -37,9 +37,12 @@ pub(super) static KERNELS: Kernels = Kernels {
     steps_decode: steps::avx2::decode,
     prefetch: [prefetch::<1>, prefetch::<2>],
     nibble_scan: nibble::avx2::scan,
+    nibble_bounds: nibble::avx2::bounds,
     nibble_choose: nibble::avx2::choose,
     nibble_table: nibble::avx2::table,
     hadamard: nibble::avx2::hadamard,
+    level_sum: levels::avx2::level_sum,
+    sign_words: levels::avx2::sign_words,
     bound: found::avx2::bound,
     keep_at_most: found::avx2::keep_at_most,
 };

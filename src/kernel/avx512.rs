@@ -12,7 +12,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, avx2, dot8, found, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, avx2, dot8, found, levels, nibble, picked, portable, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -39,9 +39,12 @@ const TABLE: Kernels = Kernels {
     steps_decode: steps::avx2::decode,
     prefetch: [avx2::prefetch::<1>, avx2::prefetch::<2>],
     nibble_scan: nibble::avx2::scan,
+    nibble_bounds: nibble::avx2::bounds,
     nibble_choose: nibble::avx512::choose,
     nibble_table: nibble::avx512::table,
     hadamard: nibble::avx512::hadamard,
+    level_sum: levels::avx512::level_sum,
+    sign_words: levels::avx2::sign_words,
     bound: found::avx512::bound,
     keep_at_most: found::avx512::keep_at_most,
 };
@@ -49,7 +52,12 @@ const TABLE: Kernels = Kernels {
 pub(super) static KERNELS: Kernels = TABLE;
 
 /// The same for processors that also have VBMI and VNNI.
-pub(super) static VBMI: Kernels = Kernels { name: "avx512vbmi", nibble_scan: nibble::avx512::scan, ..TABLE };
+pub(super) static VBMI: Kernels = Kernels {
+    name: "avx512vbmi",
+    nibble_scan: nibble::avx512::scan,
+    nibble_bounds: nibble::avx512::bounds,
+    ..TABLE
+};
 
 /// True if this processor has what this file uses.
 pub(super) fn detected() -> bool {

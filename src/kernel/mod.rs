@@ -23,6 +23,7 @@ mod avx2;
 mod avx512;
 mod dot8;
 mod found;
+mod levels;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod nibble;
@@ -34,7 +35,13 @@ pub(crate) use aligned::AlignedVec;
 pub(crate) use arena::{Arena, Piece};
 pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
 pub(crate) use found::Found;
-pub(crate) use nibble::{Book, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
+#[allow(unused_imports)] // until the factory makes RaBitQ
+pub(crate) use levels::{LEVEL_QUERY_MAX, LEVELS, Levels};
+#[cfg(any(test, feature = "bench-internals"))]
+pub(crate) use nibble::group_bytes;
+pub(crate) use nibble::{
+    Book, BoundQuery, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, bounded_bytes,
+};
 pub(crate) use picked::Picked;
 use std::sync::OnceLock;
 use zerocopy::IntoBytes;
@@ -198,9 +205,12 @@ pub(crate) struct Kernels {
     /// By level of the cache.
     prefetch: [Prefetch; 2],
     nibble_scan: nibble::NibbleScan,
+    nibble_bounds: nibble::NibbleBounds,
     nibble_choose: nibble::NibbleChoose,
     nibble_table: nibble::NibbleTable,
     hadamard: nibble::Hadamard,
+    level_sum: levels::LevelSum,
+    sign_words: levels::SignWords,
     bound: found::Bound,
     keep_at_most: found::KeepAtMost,
 }

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, levels, nibble, picked, portable, steps};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
@@ -48,9 +48,12 @@ pub(super) static KERNELS: Kernels = Kernels {
     steps_decode: steps::decode,
     prefetch: [prefetch::<1>, prefetch::<2>],
     nibble_scan: nibble::neon::scan,
+    nibble_bounds: nibble::neon::bounds,
     nibble_choose: nibble::portable::choose,
     nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
+    level_sum: levels::level_sum,
+    sign_words: levels::sign_words,
     bound: found::bound,
     keep_at_most: found::keep_at_most,
 };

@@ -4,7 +4,7 @@
 //! from the others' in the last bits, by the roundings that a fused multiply-add saves.
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8};
-use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, levels, nibble, picked, steps};
 use half::{bf16, f16};
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -29,9 +29,12 @@ pub(super) static KERNELS: Kernels = Kernels {
     steps_decode: steps::decode,
     prefetch: [prefetch; 2],
     nibble_scan: nibble::portable::scan,
+    nibble_bounds: nibble::portable::bounds,
     nibble_choose: nibble::portable::choose,
     nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
+    level_sum: levels::level_sum,
+    sign_words: levels::sign_words,
     bound: found::bound,
     keep_at_most: found::keep_at_most,
 };
