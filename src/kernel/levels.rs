@@ -19,10 +19,9 @@ use super::nibble::GROUP;
 pub(crate) const LEVELS: usize = 16;
 /// Extra bits of a level at most.
 pub(crate) const EXTRA_BITS_MAX: usize = 8;
-/// The largest query component: 16-bit whole numbers less a little, so that two products of 9-bit levels and more of them
-/// make no more than 32 bits hold.
-pub(crate) const LEVEL_QUERY_MAX: f32 = 32_512.0;
-/// Components after which running sums are emptied: 2·511·32512 a pair of them, in 8 lanes at least, stay below 2^31.
+/// The largest component of a query, in steps.
+pub(crate) const LEVEL_QUERY_MAX: f32 = 32_767.0;
+/// Components after which running sums are emptied: 2·511·32767 a pair of them, in 8 lanes at least, stay below 2^31.
 const STEP: usize = 512;
 
 /// One code: its sign words and its planes.
@@ -242,12 +241,12 @@ mod tests {
             for extra_bits in 1..=EXTRA_BITS_MAX {
                 for extreme in [false, true] {
                     let mut query: Vec<i16> = (0..words * LEVELS).map(|_| random.next_u64() as i16).collect();
-                    query.iter_mut().for_each(|q| *q = (*q).clamp(-32_512, 32_512));
+                    query.iter_mut().for_each(|q| *q = (*q).max(-i16::MAX));
                     let mut signs: Vec<u16> = (0..words).map(|_| random.next_u64() as u16).collect();
                     let mut planes: Vec<u8> =
                         (0..2 * words * extra_bits).map(|_| random.next_u64() as u8).collect();
                     if extreme {
-                        query.fill(-32_512);
+                        query.fill(-i16::MAX);
                         signs.fill(u16::MAX);
                         planes.fill(u8::MAX);
                     }

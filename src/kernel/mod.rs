@@ -35,7 +35,6 @@ pub(crate) use aligned::AlignedVec;
 pub(crate) use arena::{Arena, Piece};
 pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
 pub(crate) use found::Found;
-#[allow(unused_imports)] // until the factory makes RaBitQ
 pub(crate) use levels::{LEVEL_QUERY_MAX, LEVELS, Levels};
 #[cfg(any(test, feature = "bench-internals"))]
 pub(crate) use nibble::group_bytes;
