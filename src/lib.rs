@@ -54,12 +54,13 @@ mod rows;
 mod spec;
 mod storage;
 mod store;
+mod transform;
 
 pub use encoding::{Encoding, RaBitQ};
 pub use error::{Error, Result};
 pub use index::{
-    IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, RepairReport, TopK, TrainParams,
-    TrainReport, VerifyReport,
+    Code, IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, Reconstructed, RepairReport,
+    Slot, Subset, TopK, TrainParams, TrainReport, VerifyReport,
 };
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
@@ -76,6 +77,7 @@ pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX, SearchParams};
 pub use store::{
     BackupReport, Builder, BulkLoad, CompactReport, Durability, ReadTxn, Store, StoreStats, WriteTxn,
 };
+pub use transform::{EigenPower, TransformKind};
 
 /// The README's example, compiled and run.
 #[cfg(doctest)]
