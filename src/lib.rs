@@ -57,6 +57,7 @@ mod store;
 mod transform;
 
 pub use encoding::{Encoding, FastScan, ProductQuantizer, RefinedProduct};
+pub use encoding::{Encoding, RaBitQ};
 pub use encoding::{
     Encoding, Real, ScalarBits, ScalarQuantizer, ScalarRange, ScalarSteps, SpectralHash, SpectralThreshold,
 };

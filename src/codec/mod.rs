@@ -17,6 +17,7 @@ mod make;
 mod nibble;
 #[allow(dead_code)] // until the factory makes it
 mod product;
+mod rabitq;
 mod scalar;
 #[allow(dead_code)] // until the factory makes it
 mod spectral;

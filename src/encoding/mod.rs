@@ -5,10 +5,12 @@
 
 mod fast_scan;
 mod product;
+mod rabitq;
 mod scalar;
 mod spectral;
 pub use fast_scan::FastScan;
 pub use product::{ProductQuantizer, RefinedProduct};
+pub use rabitq::RaBitQ;
 pub use scalar::{Real, ScalarBits, ScalarQuantizer, ScalarRange, ScalarSteps};
 pub use spectral::{SpectralHash, SpectralThreshold};
 

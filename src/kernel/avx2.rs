@@ -15,6 +15,7 @@ use super::{
     Best, Kernels, PANEL, Product, dot8, fast_scan, found, lookup, nibble, picked, points, portable, steps,
 };
 use super::{Best, Kernels, PANEL, Product, dot8, found, hamming, nibble, picked, portable, scalar, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, levels, nibble, picked, portable, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -47,11 +48,14 @@ pub(super) static KERNELS: Kernels = Kernels {
     hamming_scan: hamming::x86::avx2,
     prefetch: [prefetch::<1>, prefetch::<2>],
     nibble_scan: nibble::avx2::scan,
+    nibble_bounds: nibble::avx2::bounds,
     nibble_choose: nibble::avx2::choose,
     nibble_table: nibble::avx2::table,
     hadamard: nibble::avx2::hadamard,
     fast_scan: fast_scan::avx2::scan,
     fast_table: fast_scan::avx2::table,
+    level_sum: levels::avx2::level_sum,
+    sign_words: levels::avx2::sign_words,
     bound: found::avx2::bound,
     keep_at_most: found::avx2::keep_at_most,
 };

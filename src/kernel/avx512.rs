@@ -16,6 +16,7 @@ use super::{
     Best, Kernels, PANEL, Product, avx2, dot8, fast_scan, found, hamming, lookup, nibble, picked, points,
     portable, scalar, steps,
 };
+use super::{Best, Kernels, PANEL, Product, avx2, dot8, found, levels, nibble, picked, portable, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -49,11 +50,14 @@ const TABLE: Kernels = Kernels {
     hamming_scan: hamming::x86::avx512,
     prefetch: [avx2::prefetch::<1>, avx2::prefetch::<2>],
     nibble_scan: nibble::avx2::scan,
+    nibble_bounds: nibble::avx2::bounds,
     nibble_choose: nibble::avx512::choose,
     nibble_table: nibble::avx512::table,
     hadamard: nibble::avx512::hadamard,
     fast_scan: fast_scan::avx512::scan,
     fast_table: fast_scan::avx512::table,
+    level_sum: levels::avx512::level_sum,
+    sign_words: levels::avx2::sign_words,
     bound: found::avx512::bound,
     keep_at_most: found::avx512::keep_at_most,
 };
@@ -67,6 +71,7 @@ pub(super) static VBMI: Kernels = Kernels {
     fast_scan: fast_scan::avx512::scan_vbmi,
     /// The same for processors that also have VBMI, VNNI and VPOPCNTDQ.
     hamming_scan: hamming::x86::vpopcntdq,
+    nibble_bounds: nibble::avx512::bounds,
     ..TABLE
 };
 

@@ -25,6 +25,7 @@ mod dot8;
 mod fast_scan;
 mod found;
 mod hamming;
+mod levels;
 mod lookup;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -40,7 +41,13 @@ pub(crate) use arena::{Arena, Piece};
 pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
 pub(crate) use fast_scan::{FAST_QUERIES, FastGroups, FastQuery, FastTables};
 pub(crate) use found::Found;
+pub(crate) use levels::{LEVEL_QUERY_MAX, LEVELS, Levels};
 pub(crate) use lookup::{Lookup, settle};
+#[cfg(any(test, feature = "bench-internals"))]
+pub(crate) use nibble::group_bytes;
+pub(crate) use nibble::{
+    Book, BoundQuery, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, bounded_bytes,
+};
 pub(crate) use nibble::{Book, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
 pub(crate) use picked::Picked;
 pub(crate) use points::{POINT_PANEL, Points};
@@ -215,11 +222,14 @@ pub(crate) struct Kernels {
     /// By level of the cache.
     prefetch: [Prefetch; 2],
     nibble_scan: nibble::NibbleScan,
+    nibble_bounds: nibble::NibbleBounds,
     nibble_choose: nibble::NibbleChoose,
     nibble_table: nibble::NibbleTable,
     hadamard: nibble::Hadamard,
     fast_scan: fast_scan::FastScan,
     fast_table: fast_scan::FastTable,
+    level_sum: levels::LevelSum,
+    sign_words: levels::SignWords,
     bound: found::Bound,
     keep_at_most: found::KeepAtMost,
 }

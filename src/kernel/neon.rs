@@ -15,6 +15,7 @@ use super::{
     Best, Kernels, PANEL, Product, dot8, fast_scan, found, lookup, nibble, picked, points, portable, steps,
 };
 use super::{Best, Kernels, PANEL, Product, dot8, found, hamming, nibble, picked, portable, scalar, steps};
+use super::{Best, Kernels, PANEL, Product, dot8, found, levels, nibble, picked, portable, steps};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
@@ -58,11 +59,14 @@ pub(super) static KERNELS: Kernels = Kernels {
     hamming_scan: hamming::scan,
     prefetch: [prefetch::<1>, prefetch::<2>],
     nibble_scan: nibble::neon::scan,
+    nibble_bounds: nibble::neon::bounds,
     nibble_choose: nibble::portable::choose,
     nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
     fast_scan: fast_scan::neon::scan,
     fast_table: fast_scan::portable::table,
+    level_sum: levels::level_sum,
+    sign_words: levels::sign_words,
     bound: found::bound,
     keep_at_most: found::keep_at_most,
 };

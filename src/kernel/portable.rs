@@ -8,6 +8,7 @@ use super::{
     Best, Kernels, PANEL, Product, dot8, fast_scan, found, hamming, lookup, nibble, picked, points, scalar,
     steps,
 };
+use super::{Best, Kernels, PANEL, Product, dot8, found, levels, nibble, picked, steps};
 use half::{bf16, f16};
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -39,11 +40,14 @@ pub(super) static KERNELS: Kernels = Kernels {
     hamming_scan: hamming::scan,
     prefetch: [prefetch; 2],
     nibble_scan: nibble::portable::scan,
+    nibble_bounds: nibble::portable::bounds,
     nibble_choose: nibble::portable::choose,
     nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
     fast_scan: fast_scan::portable::scan,
     fast_table: fast_scan::portable::table,
+    level_sum: levels::level_sum,
+    sign_words: levels::sign_words,
     bound: found::bound,
     keep_at_most: found::keep_at_most,
 };
