@@ -37,6 +37,7 @@
 
 mod coarse;
 mod codec;
+mod encoding;
 mod error;
 #[cfg(feature = "files")]
 pub mod files;
@@ -54,6 +55,7 @@ mod spec;
 mod storage;
 mod store;
 
+pub use encoding::{AdditiveCode, AdditiveKind, AdditiveNorm};
 pub use error::{Error, Result};
 pub use index::{
     IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, RepairReport, TopK, TrainParams,

@@ -15,6 +15,7 @@
 // Tiles of registers are arrays that several loops index with one number; iterators would hide that.
 #![allow(clippy::needless_range_loop)]
 
+mod additive;
 mod aligned;
 mod arena;
 #[cfg(target_arch = "x86_64")]
@@ -203,6 +204,7 @@ pub(crate) struct Kernels {
     hadamard: nibble::Hadamard,
     bound: found::Bound,
     keep_at_most: found::KeepAtMost,
+    sum_rows: additive::SumRows,
 }
 
 #[allow(unsafe_code)]
