@@ -11,10 +11,14 @@ mod additive;
 mod bounds;
 mod flat;
 mod kept;
+mod make;
 mod nibble;
 
 pub(crate) use flat::Flat;
 pub(crate) use kept::KeptForm;
+pub(crate) use make::{load, train, training_rows, untrained};
+
+#[cfg(feature = "bench-internals")]
 pub(crate) use nibble::{Nibble, NibbleBits};
 
 use crate::kernel::{Found, Similarity};
@@ -49,11 +53,11 @@ impl<'a> Assigned<'a> {
 
 /// What a code is trained from.
 #[derive(Clone, Copy)]
-#[allow(dead_code)] // until the first code is trained
 pub(crate) struct Training<'a> {
     /// A sample of the rows, no more of them than the code asks for, with their lists.
     pub(crate) sample: Assigned<'a>,
     pub(crate) similarity: Similarity,
+    #[allow(dead_code)] // until the first code is trained
     pub(crate) seed: u64,
 }
 

@@ -3,9 +3,10 @@
 
 use super::tree;
 use crate::coarse::{CoarseQuantizer, FlatCoarse, Probes, Tree, TreeCoarse};
-use crate::codec::{Codec, Flat, KeptForm, Nibble, NibbleBits};
+use crate::codec::{self, Codec, KeptForm};
 use crate::guard::Quiet;
 use crate::kernel::Element;
+use crate::math::transform::Chain;
 use crate::storage::block::Geometry;
 use crate::storage::column::Column;
 use crate::storage::format::{Header, MAX_ORDER};
@@ -25,6 +26,16 @@ pub(crate) struct KeptColumn {
     pub(crate) column: Column,
 }
 
+/// What training made.
+pub(crate) struct Trained {
+    pub(crate) centroids: Vec<f32>,
+    /// What the specification wants lists to be found through.
+    pub(crate) tree: Option<Tree>,
+    /// What the specification wants done to vectors first.
+    pub(crate) chain: Option<Chain>,
+    pub(crate) codec: Box<dyn Codec>,
+}
+
 /// A specification with its codec and, once trained, its lists' centroids.
 pub(crate) struct Model {
     pub(crate) spec: IndexSpec,
@@ -38,6 +49,8 @@ pub(crate) struct Model {
     pub(crate) coarse: Option<Box<dyn CoarseQuantizer>>,
     /// What the coarse quantizer goes through, if it does, as it is stored.
     pub(crate) tree: Option<Tree>,
+    /// What is done to vectors before they come to lists and codes, which live in the space behind it.
+    pub(crate) chain: Option<Chain>,
     pub(crate) version: u64,
 }
 
@@ -45,13 +58,18 @@ impl Model {
     /// The model of an index without lists (flat, or not trained yet).
     pub(crate) fn untrained(spec: &IndexSpec) -> Result<Self> {
         // What has no code before its lists are known stands as it is until then.
+        spec.check()?;
         let encoding = if spec.nlist.is_some() { spec.encoding.before_training() } else { spec.encoding };
-        Self::with_encoding(spec, encoding)
+        let codec = codec::untrained(encoding, spec.dim, spec.metric.similarity());
+        let codec = codec.ok_or_else(|| Error::Spec {
+            text: spec.to_string(),
+            what: format!("{encoding} codes are learned, which takes lists (IVF1 for one)"),
+        })?;
+        Self::with_codec(spec, encoding, codec)
     }
 
-    fn with_encoding(spec: &IndexSpec, encoding: Encoding) -> Result<Self> {
+    fn with_codec(spec: &IndexSpec, encoding: Encoding, codec: Box<dyn Codec>) -> Result<Self> {
         spec.check()?;
-        let codec = codec(spec, encoding);
         let geometry = (spec.block_order..=MAX_ORDER)
             .find_map(|order| Geometry::new(codec.layout(), order))
             .ok_or_else(|| Error::Spec {
@@ -77,24 +95,30 @@ impl Model {
             encoding,
             coarse: None,
             tree: None,
+            chain: None,
             version: 0,
         })
     }
 
-    /// The same with lists, and with the tree that the specification wants.
-    pub(crate) fn trained(
+    /// The same with lists.
+    pub(crate) fn trained(spec: &IndexSpec, trained: Trained, version: u64) -> Result<Self> {
+        let Trained { centroids, tree, chain, codec } = trained;
+        let coarse = Some(Self::coarse(spec, centroids, tree.clone()));
+        let model = Self::with_codec(spec, spec.encoding, codec)?;
+        Ok(Model { coarse, tree, chain, version, ..model })
+    }
+
+    /// What finds the lists of `centroids`.
+    pub(crate) fn coarse(
         spec: &IndexSpec,
         centroids: Vec<f32>,
         tree: Option<Tree>,
-        version: u64,
-    ) -> Result<Self> {
-        let (dim, similarity) = (spec.dim, spec.metric.similarity());
-        let coarse: Box<dyn CoarseQuantizer> = match tree.clone() {
+    ) -> Box<dyn CoarseQuantizer> {
+        let (dim, similarity) = (spec.inner_dim(), spec.metric.similarity());
+        match tree {
             Some(tree) => Box::new(TreeCoarse::new(centroids, dim, similarity, tree)),
             None => Box::new(FlatCoarse::new(centroids, dim, similarity)),
-        };
-        let model = Self::with_encoding(spec, spec.encoding)?;
-        Ok(Model { coarse: Some(coarse), tree, version, ..model })
+        }
     }
 
     /// The model that `header` speaks of, read from its sections.
@@ -126,8 +150,8 @@ impl Model {
         let name = &tables.names.model;
         let missing = || Error::corrupt(name, 0, "the centroids are missing");
         let bytes = tables.read_section(Section::Centroids)?.ok_or_else(missing)?;
-        if bytes.len() != header.nlist as usize * spec.dim * 4 {
-            let (nlist, dim, meta) = (header.nlist, spec.dim, &tables.names.meta);
+        if bytes.len() != header.nlist as usize * spec.inner_dim() * 4 {
+            let (nlist, dim, meta) = (header.nlist, spec.inner_dim(), &tables.names.meta);
             let what = format!("{} bytes of centroids, {meta} says {nlist} of dimension {dim}", bytes.len());
             return Err(Error::corrupt(name, 0, what));
         }
@@ -137,7 +161,18 @@ impl Model {
             return Err(Error::corrupt(name, 0, "a centroid is not finite"));
         }
         let tree = settle(tree::read(tables, &spec, &bytes), &spec, &centroids)?;
-        Self::trained(&spec, centroids, tree, header.model_version)
+        let codes = tables.read_section(Section::Codec)?.unwrap_or_default();
+        let codec = codec::load(spec.encoding, spec.inner_dim(), spec.metric.similarity(), &codes);
+        let codec = codec.map_err(|what| Error::corrupt(name, 0, what))?;
+        let chain = match &spec.transforms[..] {
+            [] => None,
+            kinds => {
+                let bytes = tables.read_section(Section::Transforms)?.unwrap_or_default();
+                let chain = Chain::from_bytes(kinds, spec.dim, &bytes);
+                Some(chain.map_err(|what| Error::corrupt(name, 0, what))?)
+            }
+        };
+        Self::trained(&spec, Trained { centroids, tree, chain, codec }, header.model_version)
     }
 
     pub(crate) fn metric(&self) -> Metric {
@@ -197,6 +232,23 @@ impl Model {
         }
     }
 
+    /// Components of vectors where lists and codes live.
+    pub(crate) fn inner_dim(&self) -> usize {
+        self.chain.as_ref().map_or(self.spec.dim, Chain::dim_out)
+    }
+
+    /// Prepared rows as lists and codes see them.
+    ///
+    /// # Errors
+    /// [`Error::TooLong`] for a row that a transform makes too long for its distances to be finite.
+    pub(crate) fn project<'r>(&self, rows: Rows<'r>) -> Result<Cow<'r, [f32]>> {
+        let Some(chain) = &self.chain else { return Ok(Cow::Borrowed(rows.as_slice())) };
+        let mut projected = Vec::new();
+        chain.apply(rows, &mut projected);
+        metric::check_norms(Rows::of(&projected, chain.dim_out()))?;
+        Ok(Cow::Owned(projected))
+    }
+
     /// The columns of kept rows by [`Stage`].
     pub(crate) fn kept_columns(&self) -> [Option<Column>; 2] {
         [Stage::Rows, Stage::Exact]
@@ -205,7 +257,7 @@ impl Model {
 
     /// How the components of a code are stored now; none where codes are estimates.
     pub(crate) fn code_element(&self) -> Option<Element> {
-        self.encoding.element()
+        self.encoding.element().filter(|_| self.chain.is_none())
     }
 
     /// The kept rows that have the last word: the most exact ones. None where the codes are more exact, or as exact and
@@ -215,26 +267,34 @@ impl Model {
         self.kept.last().filter(|_| !spare)
     }
 
-    /// Refuses prepared rows that the code or the kept rows cannot hold.
-    pub(crate) fn check(&self, rows: Rows<'_>) -> Result<()> {
-        self.codec.check(rows)?;
-        self.kept.iter().try_for_each(|kept| kept.form.check(rows))
+    /// Prepared rows [projected](Self::project); refuses such as the kept rows or the code cannot hold.
+    pub(crate) fn admit<'r>(&self, rows: Rows<'r>) -> Result<Cow<'r, [f32]>> {
+        let projected = self.project(rows)?;
+        self.codec.check(Rows::of(&projected, self.inner_dim()))?;
+        self.kept.iter().try_for_each(|kept| kept.form.check(rows))?;
+        Ok(projected)
     }
 
-    /// The list of each (prepared) row; with spilling the second list of each behind them.
+    /// The list of each (projected) row; with spilling the second list of each behind them.
     pub(crate) fn assign(&self, rows: Rows<'_>) -> Vec<u32> {
-        let mut lists = vec![0; self.places() * rows.len()];
+        let mut lists = vec![0; rows.len()];
         if let Some(coarse) = &self.coarse {
-            let (first, second) = lists.split_at_mut(rows.len());
-            coarse.assign(rows, first, &mut vec![0.0; rows.len()]);
-            if self.spills() {
-                coarse.spill(rows, first, second);
-            }
+            coarse.assign(rows, &mut lists, &mut vec![0.0; rows.len()]);
+        }
+        self.assign_second(rows, &lists)
+    }
+
+    /// The lists of rows whose first ones are `first`.
+    pub(crate) fn assign_second(&self, rows: Rows<'_>, first: &[u32]) -> Vec<u32> {
+        let mut lists = first.to_vec();
+        if let Some(coarse) = self.coarse.as_ref().filter(|_| self.spills()) {
+            lists.resize(2 * rows.len(), 0);
+            coarse.spill(rows, first, &mut lists[rows.len()..]);
         }
         lists
     }
 
-    /// The lists each (prepared) query should probe.
+    /// The lists each (projected) query should probe.
     pub(crate) fn probe(&self, queries: Rows<'_>, nprobe: usize) -> Probes {
         let mut probes = Probes::default();
         match &self.coarse {
@@ -254,20 +314,23 @@ impl Model {
 
     /// The vector of a code in `list`.
     pub(crate) fn decode(&self, list: u32, code: &[u8]) -> Vec<f32> {
-        let mut row = vec![0.0; self.spec.dim];
+        let mut row = vec![0.0; self.inner_dim()];
         self.codec.decode(self.centroid(list), code, &mut row);
-        row
+        let Some(chain) = &self.chain else { return row };
+        let mut vector = Vec::new();
+        chain.reverse(Rows::of(&row, row.len()), &mut vector);
+        vector
     }
-}
 
-/// The codec of an encoding.
-fn codec(spec: &IndexSpec, encoding: Encoding) -> Box<dyn Codec> {
-    let similarity = spec.metric.similarity();
-    let nibble = |bits| Box::new(Nibble::new(spec.dim, bits, similarity));
-    match (encoding.resolved(spec.dim), encoding.element()) {
-        (_, Some(element)) => Box::new(Flat::new(spec.dim, element, similarity)),
-        (Encoding::Nibble1, None) => nibble(NibbleBits::One),
-        (_, None) => nibble(NibbleBits::Two),
+    /// The same where the code says it.
+    ///
+    /// # Errors
+    /// [`Error::CannotDecode`].
+    pub(crate) fn decode_for_users(&self, list: u32, code: &[u8]) -> Result<Vec<f32>> {
+        match self.codec.decodes() {
+            true => Ok(self.decode(list, code)),
+            false => Err(Error::CannotDecode { encoding: self.encoding.to_string() }),
+        }
     }
 }
 

@@ -226,9 +226,14 @@ impl Check<'_> {
         let mut expected = 0;
         let trained = self.header.trained && self.model.spec.nlist.is_some();
         let tree = trained && self.model.spec.supers().is_some();
-        for (section, wanted) in
-            [(Section::Centroids, trained), (Section::Training, trained), (Section::Tree, tree)]
-        {
+        let codec = trained && self.model.spec.encoding.is_learned();
+        for (section, wanted) in [
+            (Section::Centroids, trained),
+            (Section::Training, trained),
+            (Section::Tree, tree),
+            (Section::Codec, codec),
+            (Section::Transforms, trained && !self.model.spec.transforms.is_empty()),
+        ] {
             let bytes = tables.read_section(section)?;
             if bytes.is_some() != wanted {
                 report.note(name, (section as u64) << 32, format!("{section:?} there: {}", bytes.is_some()));
@@ -333,7 +338,7 @@ impl Check<'_> {
         let (model, tables) = (self.model, self.tables);
         let geometry = self.model.geometry;
         let (_, name) = tables.home(&geometry, n, block);
-        let mut row_vector = vec![0.0; model.spec.dim];
+        let mut row_vector = vec![0.0; model.inner_dim()];
         let mut crc = 0;
         tables.read_block(&geometry, list, n, block, |b| {
             crc = b.crc;

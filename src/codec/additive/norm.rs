@@ -294,7 +294,7 @@ mod tests {
         assert!(errors[1] < 50.0 / 256.0 / 3.4 && errors[2] < 50.0 / 16.0 / 3.4, "{errors:?}");
         // Clustering is better than steps, two books are between.
         assert!(errors[3] < errors[1] && errors[4] < errors[2], "{errors:?}");
-        assert!(errors[5] < 2.0 * errors[1] && errors[6] < 2.0 * errors[1], "{errors:?}");
+        assert!(errors[5] < 3.0 * errors[1] && errors[6] < 3.0 * errors[1], "{errors:?}");
         assert!(errors[5] < errors[4] && errors[6] < errors[4], "{errors:?}");
     }
 
@@ -304,8 +304,8 @@ mod tests {
         for norm in [AdditiveNorm::Cqint8, AdditiveNorm::Cqint4, AdditiveNorm::Lsq2x4, AdditiveNorm::Rq2x4] {
             let code = NormCode::train(norm, &sample, 1).unwrap();
             let values: Vec<f32> = (0..1 << norm.bits()).map(|c| code.decode(c)).collect();
-            for n in sample.iter().copied().chain(values.clone()).chain([-1.0, 0.0, 1e9]) {
-                let away = |c: &usize| (values[*c] - n).abs();
+            for n in sample.iter().copied().chain(values.clone()).chain([-1.0, 0.0, 1e4]) {
+                let away = |c: &usize| (f64::from(values[*c]) - f64::from(n)).abs();
                 let best = (0..values.len()).min_by(|a, b| away(a).total_cmp(&away(b))).unwrap();
                 assert_eq!(code.encode(n) as usize, best, "{norm:?} {n}");
             }
