@@ -56,6 +56,7 @@ mod storage;
 mod store;
 mod transform;
 
+pub use encoding::{AdditiveCode, AdditiveKind, AdditiveNorm, Encoding};
 pub use encoding::{Encoding, FastScan, ProductQuantizer, RefinedProduct};
 pub use encoding::{Encoding, RaBitQ};
 pub use encoding::{

@@ -6,6 +6,8 @@
 //! so a codec may keep one table per query for all lists, one per (query, list), or none, and may score
 //! several queries in one pass over the codes. Scores are smaller-is-nearer.
 
+#[allow(dead_code)] // until the factory makes it
+mod additive;
 mod bounds;
 #[allow(dead_code)] // until codes are exchanged with FAISS
 mod code_packer;

@@ -13,6 +13,10 @@ pub use product::{ProductQuantizer, RefinedProduct};
 pub use rabitq::RaBitQ;
 pub use scalar::{Real, ScalarBits, ScalarQuantizer, ScalarRange, ScalarSteps};
 pub use spectral::{SpectralHash, SpectralThreshold};
+#[allow(dead_code)] // until the factory makes it
+mod additive;
+
+pub use additive::{AdditiveCode, AdditiveKind, AdditiveNorm};
 
 use crate::kernel::Element;
 use std::fmt;

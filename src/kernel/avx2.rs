@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
+use super::{Best, Kernels, PANEL, Product, additive, dot8, found, nibble, picked, portable, steps};
 use super::{
     Best, Kernels, PANEL, Product, dot8, fast_scan, found, lookup, nibble, picked, points, portable, steps,
 };
@@ -58,6 +59,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     sign_words: levels::avx2::sign_words,
     bound: found::avx2::bound,
     keep_at_most: found::avx2::keep_at_most,
+    sum_rows: additive::avx2::sum_rows,
 };
 
 /// True if this processor has what this file uses.

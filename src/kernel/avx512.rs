@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
+use super::{Best, Kernels, PANEL, Product, additive, avx2, dot8, found, nibble, picked, portable, steps};
 use super::{
     Best, Kernels, PANEL, Product, avx2, dot8, fast_scan, found, hamming, lookup, nibble, picked, points,
     portable, scalar, steps,
@@ -60,6 +61,7 @@ const TABLE: Kernels = Kernels {
     sign_words: levels::avx2::sign_words,
     bound: found::avx512::bound,
     keep_at_most: found::avx512::keep_at_most,
+    sum_rows: additive::avx512::sum_rows,
 };
 
 pub(super) static KERNELS: Kernels = TABLE;

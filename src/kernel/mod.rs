@@ -15,6 +15,7 @@
 // Tiles of registers are arrays that several loops index with one number; iterators would hide that.
 #![allow(clippy::needless_range_loop)]
 
+mod additive;
 mod aligned;
 mod arena;
 #[cfg(target_arch = "x86_64")]
@@ -232,6 +233,7 @@ pub(crate) struct Kernels {
     sign_words: levels::SignWords,
     bound: found::Bound,
     keep_at_most: found::KeepAtMost,
+    sum_rows: additive::SumRows,
 }
 
 #[allow(unsafe_code)]

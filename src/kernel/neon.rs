@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
+use super::{Best, Kernels, PANEL, Product, additive, dot8, found, nibble, picked, portable, steps};
 use super::{
     Best, Kernels, PANEL, Product, dot8, fast_scan, found, lookup, nibble, picked, points, portable, steps,
 };
@@ -69,6 +70,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     sign_words: levels::sign_words,
     bound: found::bound,
     keep_at_most: found::keep_at_most,
+    sum_rows: additive::sum_rows,
 };
 
 const LANES: usize = 4;

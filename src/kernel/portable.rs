@@ -4,6 +4,7 @@
 //! from the others' in the last bits, by the roundings that a fused multiply-add saves.
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8};
+use super::{Best, Kernels, PANEL, Product, additive, dot8, found, nibble, picked, steps};
 use super::{
     Best, Kernels, PANEL, Product, dot8, fast_scan, found, hamming, lookup, nibble, picked, points, scalar,
     steps,
@@ -50,6 +51,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     sign_words: levels::sign_words,
     bound: found::bound,
     keep_at_most: found::keep_at_most,
+    sum_rows: additive::sum_rows,
 };
 
 /// Lanes of a pair's sum: what an AVX-512 register holds, and enough for any narrower one.
