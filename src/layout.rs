@@ -28,7 +28,6 @@ pub(crate) enum Layout {
 
 /// The numbers that an entry's nibbles go with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code)] // until fast scan and RaBitQ are there
 pub(crate) enum Factors {
     /// None.
     None,

@@ -56,11 +56,9 @@ mod storage;
 mod store;
 mod transform;
 
-pub use encoding::{AdditiveCode, AdditiveKind, AdditiveNorm, Encoding};
-pub use encoding::{Encoding, FastScan, ProductQuantizer, RefinedProduct};
-pub use encoding::{Encoding, RaBitQ};
 pub use encoding::{
-    Encoding, Real, ScalarBits, ScalarQuantizer, ScalarRange, ScalarSteps, SpectralHash, SpectralThreshold,
+    AdditiveCode, AdditiveKind, AdditiveNorm, Encoding, FastScan, ProductQuantizer, RaBitQ, Real,
+    RefinedProduct, ScalarBits, ScalarQuantizer, ScalarRange, ScalarSteps, SpectralHash, SpectralThreshold,
 };
 pub use error::{Error, Result};
 pub use index::{

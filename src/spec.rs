@@ -4,6 +4,7 @@
 //! printed here and nowhere else. Parts that do not fit together are refused when the text is parsed or
 //! the index is created, with the reason.
 
+use crate::codec;
 use crate::encoding::Encoding;
 use crate::math::selector::IdSelector;
 use crate::storage::format::{FRAME, MAX_ORDER, value_bytes};
@@ -291,12 +292,18 @@ impl IndexSpec {
         if let ([first, ..], None) = (&self.transforms[..], self.nlist) {
             return Some(format!("{first} takes lists (IVF1 for one), as it comes with their training"));
         }
+        if let Some(what) = self.encoding.misfit(self.metric) {
+            return Some(what);
+        }
+        if let (Encoding::Scalar(_), true, [first, ..]) =
+            (self.encoding, self.encoding.is_exact(), &self.transforms[..])
+        {
+            return Some(format!("{} keeps whole numbers, and {first} makes others of them", self.encoding));
+        }
         match self.kept {
-            Some(kept) if kept.is_scalar() && self.encoding.element().is_some() => Some(format!(
-                "{} codes are more exact than the 8 bits of {}, which goes with Nibble, Nibble2 or Nibble1",
-                self.encoding,
-                kept.name()
-            )),
+            Some(kept) if kept.is_scalar() && self.encoding.is_exact() => {
+                Some(format!("{} codes are more exact than the 8 bits of {}", self.encoding, kept.name()))
+            }
             Some(KeptRows::U8) if self.metric == Metric::Cosine => {
                 Some("RU8 keeps whole numbers, and cosine scales vectors to length 1".into())
             }
@@ -314,6 +321,9 @@ impl IndexSpec {
             return bad(format!("block order {}, allowed are 0 to {MAX_ORDER}", self.block_order));
         }
         if let Err(what) = self.transforms.iter().try_fold(self.dim, |dim, kind| kind.dim_out(dim)) {
+            return bad(what);
+        }
+        if let Some(what) = codec::misfit(self.encoding, self.inner_dim()) {
             return bad(what);
         }
         if let Some(nlist) = self.nlist.filter(|nlist| *nlist == 0 || *nlist > NLIST_MAX) {
@@ -407,6 +417,7 @@ pub struct SearchParams {
     pub(crate) nprobe: Option<usize>,
     pub(crate) max_codes: Option<usize>,
     pub(crate) rerank: Option<Rerank>,
+    pub(crate) polysemous_ht: Option<u32>,
     pub(crate) selector: Option<IdSelector>,
     pub(crate) stats: Option<Arc<SearchStats>>,
 }
@@ -433,6 +444,13 @@ impl SearchParams {
     /// on range searches.
     pub fn rerank(self, rerank: impl Into<Rerank>) -> Self {
         SearchParams { rerank: Some(rerank.into()), ..self }
+    }
+
+    /// Scores only entries whose code differs from the query's own in fewer bits than this; 0 scores all. Of product codes
+    /// whose training put their points in order for it (`PQ16`, not `PQ16np`; up to 10 bits), near codes are near
+    /// vectors. Refused by other indexes.
+    pub fn polysemous_ht(self, bits: u32) -> Self {
+        SearchParams { polysemous_ht: Some(bits), ..self }
     }
 
     /// Only vectors whose id the selector holds.

@@ -17,7 +17,7 @@
 //! k·k_factor candidates by the first code and scores these again by both. Here both take part in every score, which costs m₂
 //! look-ups an entry, misses nobody, and gives a score that depends on nothing but query and entry.
 //!
-//! **Polysemous codes** ([`Product::filtered_scanner`]): entries of which `ht` bits or more differ from the code of the query itself
+//! **Polysemous codes** ([`Codec::filtered`]): entries of which `ht` bits or more differ from the code of the query itself
 //! (of its residual in the list) are passed over, as in FAISS. A refinement's bits do not count.
 //!
 //! **Bits.** 8 have kernels of their own (`kernel/lookup.rs`). Other codes are unpacked once a block for all queries. Up to
@@ -163,13 +163,8 @@ impl Product {
         Product { similarity, residual: stages.residual, books, kernels: Kernels::get() }
     }
 
-    /// Queries that are best scored together: as many as their tables stay in cache, while the lists pass by.
-    pub(crate) fn batch(&self) -> usize {
-        if self.has_tables() { (BATCH_BYTES / (4 * self.table_len())).clamp(8, 4096) } else { usize::MAX }
-    }
-
     /// A scanner that passes over entries whose code has `ht` bits or more other than the query's own; with 0 over none.
-    pub(crate) fn filtered_scanner<'a>(&'a self, queries: Rows<'a>, ht: u32) -> Box<dyn Scanner + 'a> {
+    fn filtered_scanner<'a>(&'a self, queries: Rows<'a>, ht: u32) -> Box<dyn Scanner + 'a> {
         Box::new(ProductScanner::new(self, queries, ht))
     }
 
@@ -307,6 +302,15 @@ impl Codec for Product {
 
     fn check(&self, _rows: Rows<'_>) -> Result<()> {
         Ok(())
+    }
+
+    /// As many as their tables stay in cache, while the lists pass by.
+    fn batch(&self) -> usize {
+        if self.has_tables() { (BATCH_BYTES / (4 * self.table_len())).clamp(8, 4096) } else { usize::MAX }
+    }
+
+    fn filtered<'a>(&'a self, queries: Rows<'a>, bits: u32) -> Option<Box<dyn Scanner + 'a>> {
+        Some(self.filtered_scanner(queries, bits))
     }
 
     fn tables(&self) -> Vec<u8> {

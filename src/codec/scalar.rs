@@ -51,10 +51,9 @@ struct Ranges {
     trained: Vec<Range>,
     /// n.
     steps_max: f32,
-    /// lowⱼ + ½·spanⱼ/n, and spanⱼ/n.
+    /// lowⱼ + ½·spanⱼ/n.
     mids: Vec<f32>,
-    steps: Vec<f32>,
-    /// The same in the kernel's order.
+    /// The same in the kernel's order, and spanⱼ/n.
     arranged_mids: Vec<f32>,
     arranged_steps: Vec<f32>,
 }
@@ -166,7 +165,7 @@ impl Ranges {
             arranged
         };
         let (arranged_mids, arranged_steps) = (arrange(&mids), arrange(&steps));
-        Ranges { trained, steps_max, mids, steps, arranged_mids, arranged_steps }
+        Ranges { trained, steps_max, mids, arranged_mids, arranged_steps }
     }
 
     /// The range of component `j`, if it has one.

@@ -82,7 +82,6 @@ impl ScalarSteps {
     }
 
     /// Why these numbers cannot be used, if they cannot.
-    #[allow(dead_code)] // until specifications have scalar quantizers
     pub(crate) fn misfit(&self) -> Option<String> {
         match self.range {
             ScalarRange::MinMax(more) if !(0.0..=MORE_MAX).contains(&more.get()) => {

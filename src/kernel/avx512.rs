@@ -12,12 +12,10 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, additive, avx2, dot8, found, nibble, picked, portable, steps};
 use super::{
-    Best, Kernels, PANEL, Product, avx2, dot8, fast_scan, found, hamming, lookup, nibble, picked, points,
-    portable, scalar, steps,
+    Best, Kernels, PANEL, Product, additive, avx2, dot8, fast_scan, found, hamming, levels, lookup, nibble,
+    picked, points, portable, scalar, steps,
 };
-use super::{Best, Kernels, PANEL, Product, avx2, dot8, found, levels, nibble, picked, portable, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -71,7 +69,7 @@ pub(super) static VBMI: Kernels = Kernels {
     name: "avx512vbmi",
     nibble_scan: nibble::avx512::scan,
     fast_scan: fast_scan::avx512::scan_vbmi,
-    /// The same for processors that also have VBMI, VNNI and VPOPCNTDQ.
+    // The same for processors that also have VBMI, VNNI and VPOPCNTDQ.
     hamming_scan: hamming::x86::vpopcntdq,
     nibble_bounds: nibble::avx512::bounds,
     ..TABLE

@@ -49,7 +49,6 @@ pub(crate) use nibble::group_bytes;
 pub(crate) use nibble::{
     Book, BoundQuery, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, bounded_bytes,
 };
-pub(crate) use nibble::{Book, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
 pub(crate) use picked::Picked;
 pub(crate) use points::{POINT_PANEL, Points};
 pub(crate) use scalar::{STEP_QUERIES, StepBits, StepQuery, StepRows};

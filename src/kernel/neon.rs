@@ -11,12 +11,10 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, additive, dot8, found, nibble, picked, portable, steps};
 use super::{
-    Best, Kernels, PANEL, Product, dot8, fast_scan, found, lookup, nibble, picked, points, portable, steps,
+    Best, Kernels, PANEL, Product, additive, dot8, fast_scan, found, hamming, levels, lookup, nibble, picked,
+    points, portable, scalar, steps,
 };
-use super::{Best, Kernels, PANEL, Product, dot8, found, hamming, nibble, picked, portable, scalar, steps};
-use super::{Best, Kernels, PANEL, Product, dot8, found, levels, nibble, picked, portable, steps};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;

@@ -4,12 +4,10 @@
 //! from the others' in the last bits, by the roundings that a fused multiply-add saves.
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8};
-use super::{Best, Kernels, PANEL, Product, additive, dot8, found, nibble, picked, steps};
 use super::{
-    Best, Kernels, PANEL, Product, dot8, fast_scan, found, hamming, lookup, nibble, picked, points, scalar,
-    steps,
+    Best, Kernels, PANEL, Product, additive, dot8, fast_scan, found, hamming, levels, lookup, nibble, picked,
+    points, scalar, steps,
 };
-use super::{Best, Kernels, PANEL, Product, dot8, found, levels, nibble, picked, steps};
 use half::{bf16, f16};
 
 pub(super) static KERNELS: Kernels = Kernels {

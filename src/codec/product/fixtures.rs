@@ -66,7 +66,7 @@ impl Shared {
             let coarse = if metric == "l2" { coarse[at] } else { -coarse[at] };
             let visits = [Visit { query: query as u32, coarse }];
             let centroid = Some(&self.centroids[list * DIM..(list + 1) * DIM]);
-            scanner.enter(Probe { centroid, visits: &visits });
+            scanner.enter(Probe { list: 0, centroid, visits: &visits });
             let of_list = (0..self.lists.len()).filter(|i| self.lists[*i] as usize == list);
             let rows: Vec<u32> = of_list.map(|i| i as u32).collect();
             let size = product.entry_bytes();

@@ -77,7 +77,7 @@ fn scan_entries(
     let n = entries.len() / product.entry_bytes();
     let mut scanner = product.filtered_scanner(Rows::of(&data.queries, data.dim), ht);
     let visits: Vec<Visit> = queries.iter().map(|q| data.visit(product.similarity, *q, list)).collect();
-    scanner.enter(Probe { centroid: Some(data.centroid(list)), visits: &visits });
+    scanner.enter(Probe { list: 0, centroid: Some(data.centroid(list)), visits: &visits });
     let live = vec![u32::MAX; n.div_ceil(32)];
     let mut found = vec![Found::default(); queries.len()];
     let block = Codes { bytes: entries, n, ahead: &[7; 100] };
@@ -191,7 +191,7 @@ fn thresholds_and_masks_hold() {
         for ht in [0, 1000] {
             let mut scanner = product.filtered_scanner(Rows::of(&data.queries, 8), ht);
             let visits = [data.visit(Similarity::L2, 1, 0), data.visit(Similarity::L2, 2, 0)];
-            scanner.enter(Probe { centroid: Some(data.centroid(0)), visits: &visits });
+            scanner.enter(Probe { list: 0, centroid: Some(data.centroid(0)), visits: &visits });
             let mut found = [Found::default()];
             let block = Codes { bytes: &entries, n: 100, ahead: &[] };
             scanner.scan(block, 1, &[worst], &[&live], &mut found);
@@ -245,7 +245,7 @@ fn tables_that_are_not_kept_say_the_same() {
                 scanner.tables = vec![0.0; product.table_len()];
             }
             let visits = [0, 4].map(|q| data.visit(Similarity::L2, q, 1));
-            scanner.enter(Probe { centroid: Some(data.centroid(1)), visits: &visits });
+            scanner.enter(Probe { list: 0, centroid: Some(data.centroid(1)), visits: &visits });
             let mut found = [Found::default(), Found::default()];
             let n = entries.len() / product.entry_bytes();
             let block = Codes { bytes: &entries, n, ahead: &[] };
@@ -336,7 +336,7 @@ fn little_data_is_encoded_exactly() {
             product.encode(sample, &mut entries);
             let query = [1.0, 2.0, 3.0, 4.0];
             let mut scanner = product.scanner(Rows::of(&query, 4));
-            scanner.enter(Probe { centroid: None, visits: &[Visit { query: 0, coarse: 99.0 }] });
+            scanner.enter(Probe { list: 0, centroid: None, visits: &[Visit { query: 0, coarse: 99.0 }] });
             let mut found = [Found::default()];
             let block = Codes { bytes: &entries, n: 10, ahead: &[] };
             scanner.scan(block, 0, &[f32::MAX], &[&[u32::MAX]], &mut found);

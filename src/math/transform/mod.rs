@@ -42,7 +42,6 @@ use train::Progress;
 /// A transform that can be applied.
 #[derive(Clone, Debug)]
 pub(crate) struct Trained {
-    kind: TransformKind,
     dim_in: usize,
     dim_out: usize,
     map: Map,
@@ -71,6 +70,7 @@ struct Linear {
 }
 
 impl Trained {
+    #[cfg(test)]
     /// Trains a transform of rows. Where it does not follow from rows ([`TransformKind::is_trained_from_data`]), they say the
     /// dimension and there need be none. Of more rows than [`TransformKind::training_rows`] a sample is used.
     ///
@@ -126,13 +126,10 @@ impl Trained {
             TransformKind::Pad { .. } => Map::Remap(in_front(dim_in, dim_out)),
             TransformKind::Remap { .. } => Map::Remap(evenly(dim_in, dim_out)),
         };
-        Ok(Trained { kind, dim_in, dim_out, map })
+        Ok(Trained { dim_in, dim_out, map })
     }
 
-    pub(crate) fn kind(&self) -> TransformKind {
-        self.kind
-    }
-
+    #[cfg(test)]
     /// Components before.
     pub(crate) fn dim_in(&self) -> usize {
         self.dim_in
@@ -275,7 +272,7 @@ impl Trained {
             TransformKind::Pad { .. } => Map::Remap(in_front(dim_in, dim_out)),
             TransformKind::Remap { .. } => Map::Remap(evenly(dim_in, dim_out)),
         };
-        Ok(Trained { kind, dim_in, dim_out, map })
+        Ok(Trained { dim_in, dim_out, map })
     }
 }
 
@@ -406,14 +403,6 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// Components after all of these transforms.
-    ///
-    /// # Errors
-    /// The reason, if one of them does not fit.
-    pub(crate) fn dim_out_of(kinds: &[TransformKind], dim_in: usize) -> Result<usize, String> {
-        kinds.iter().try_fold(dim_in, |dim, kind| kind.dim_out(dim))
-    }
-
     /// Rows that training reads at most; `None` for all.
     pub(crate) fn training_rows(kinds: &[TransformKind], dim_in: usize) -> Option<usize> {
         let (mut dim, mut most) = (dim_in, 0);
@@ -452,10 +441,12 @@ impl Chain {
         Ok(Chain { dim_in, links })
     }
 
+    #[cfg(test)]
     pub(crate) fn links(&self) -> &[Trained] {
         &self.links
     }
 
+    #[cfg(test)]
     /// Components before.
     pub(crate) fn dim_in(&self) -> usize {
         self.dim_in
