@@ -475,7 +475,8 @@ impl<'a> RaBitQScanner<'a> {
         // So short a query that its steps underflow counts as zeros.
         let inverse = if step >= f32::MIN_POSITIVE { 1.0 / step } else { 0.0 };
         let start = self.whole.len();
-        self.whole.extend(query.iter().map(|v| (v * inverse).round() as i16));
+        // Added to 1.5·2^23 a number is rounded to the nearest whole one, ties to even, in its lowest bits.
+        self.whole.extend(query.iter().map(|v| (v * inverse + 12_582_912.0).to_bits() as i16));
         self.whole.resize(start + self.codec.padded(), 0);
         self.totals.push(self.whole[start..].iter().map(|k| i64::from(*k)).sum());
         self.half_steps.push(if inverse == 0.0 { 0.0 } else { step / 2.0 });
@@ -550,10 +551,16 @@ fn slack(products: &[f32], table: &[i8], step: f32, lost: f64) -> f32 {
     if step == 0.0 {
         return 0.0;
     }
-    let inverse = 1.0 / f64::from(step);
-    let rounding = |(product, k): (&f32, &i8)| (f64::from(*product) * inverse - f64::from(*k)).powi(2);
-    let squared: f64 = products.iter().zip(table).map(rounding).sum();
-    let variance = squared / POINTS as f64 + lost * inverse * inverse / 4.0;
+    let inverse = 1.0 / step;
+    let mut sums = [0.0f32; POINTS];
+    for (products, table) in products.as_chunks::<POINTS>().0.iter().zip(table.as_chunks::<POINTS>().0) {
+        for k in 0..POINTS {
+            let rounding = products[k] * inverse - f32::from(table[k]);
+            sums[k] += rounding * rounding;
+        }
+    }
+    let squared: f64 = sums.into_iter().map(f64::from).sum();
+    let variance = squared / POINTS as f64 + lost / f64::from(step) / f64::from(step) / 4.0;
     (DEVIATIONS * variance.sqrt()) as f32
 }
 
