@@ -66,7 +66,8 @@ const TERM_MAX: f64 = 4e37;
 
 /// 1 less the mean squared error of rounding a Gaussian to equal steps of 1 to 9 bits (Max 1960): what turns an unbiased
 /// scale into the one that decodes best.
-const FIT: [f32; 9] = [0.6366, 0.8812, 0.96256, 0.98846, 0.99651, 0.99896, 0.999696, 0.9999123, 0.9999751];
+const FIT: [f32; 9] =
+    [std::f32::consts::FRAC_2_PI, 0.8812, 0.96256, 0.98846, 0.99651, 0.99896, 0.999696, 0.9999123, 0.9999751];
 
 /// How far equal steps of 1 to 8 bits reach from zero where they lose least of a Gaussian, in deviations (Max 1960).
 const REACH: [f32; 8] = [0.798, 1.4936, 2.051, 2.514, 2.9156, 3.2792, 3.6132, 3.927];

@@ -433,7 +433,7 @@ fn codes_go_to_faiss_and_back() {
                     let [lengths, ..] = codec.faiss_factors(&there[dim.div_ceil(8)..]);
                     assert!((lengths / length - 1.0).abs() < 0.01, "{lengths} {length}");
                 }
-                codec.from_faiss(Some(&centroid), &there, &mut back).unwrap();
+                codec.take_faiss(Some(&centroid), &there, &mut back).unwrap();
                 assert_eq!(back.len(), 1 + packed.len());
                 let (before, after) = (codec.parts(&packed), codec.parts(&back[1..]));
                 assert_eq!((before.signs, before.planes), (after.signs, after.planes));
@@ -470,7 +470,7 @@ fn codes_of_faiss_say_what_they_say_there() {
             bytes.extend_from_slice(&(lengths as f32).to_le_bytes());
             bytes.extend_from_slice(&((squared * 8.0 / sum) as f32).to_le_bytes());
             let mut packed = Vec::new();
-            codec.from_faiss(Some(&centroid), &bytes, &mut packed).unwrap();
+            codec.take_faiss(Some(&centroid), &bytes, &mut packed).unwrap();
             let theirs = faiss_estimate(&codec, &centroid, &query, &bytes);
             let (ours, ..) = formula(&codec, &centroid, &query, &packed);
             assert!((ours - theirs).abs() < 0.01 * squared, "{similarity:?}: {ours} {theirs}");
@@ -488,9 +488,9 @@ fn hostile_tables_and_codes_are_refused() {
     let codec = code(4, 8, Similarity::L2);
     let mut out = Vec::new();
     for bytes in [vec![], vec![0; codec.faiss_bytes() - 1], vec![0xff; codec.faiss_bytes()]] {
-        assert!(codec.from_faiss(None, &bytes, &mut out).is_err() && out.is_empty());
+        assert!(codec.take_faiss(None, &bytes, &mut out).is_err() && out.is_empty());
     }
-    assert!(codec.from_faiss(None, &vec![0; codec.faiss_bytes()], &mut out).is_ok());
+    assert!(codec.take_faiss(None, &vec![0; codec.faiss_bytes()], &mut out).is_ok());
     assert_eq!(out.len(), codec.layout().code_bytes());
     // Any bits may come from a damaged file: they score, and decode to something.
     let mut random = Random::new(12);
