@@ -24,7 +24,7 @@
 //! distance.
 //!
 //! **Why the bound is part of the score.** Entries whose bound lies beyond the threshold are never looked at again, and
-//! the threshold depends on what was scanned before. About one bound in forty is above the distance; if such an entry
+//! the threshold depends on what was scanned before. About three bounds in a hundred are above the distance; if such an entry
 //! scored its estimate by levels, it would be found or not depending on the order of the lists. As it is, nobody who is
 //! passed over could have scored within the threshold: the answer is that of scoring everybody. It costs nothing, and the
 //! entries it misplaces are those that others lose.
@@ -41,6 +41,8 @@
 //! its bias. `faiss.rs` has FAISS's form.
 
 mod faiss;
+#[cfg(test)]
+mod fixtures;
 mod search;
 #[cfg(test)]
 mod tests;

@@ -21,7 +21,7 @@ fn around(random: &mut Random, centre: &[f32], n: usize, scale: f32) -> Vec<f32>
     (0..n).flat_map(|_| centre.iter().map(|c| c + gaussian(random) * scale).collect::<Vec<_>>()).collect()
 }
 
-fn exact(similarity: Similarity, q: &[f32], x: &[f32]) -> f64 {
+pub(super) fn exact(similarity: Similarity, q: &[f32], x: &[f32]) -> f64 {
     let pairs = q.iter().zip(x).map(|(q, x)| (f64::from(*q), f64::from(*x)));
     match similarity {
         Similarity::L2 => pairs.map(|(q, x)| (q - x) * (q - x)).sum(),
@@ -33,11 +33,11 @@ fn spec(bits: u8) -> Spec {
     Spec::new(bits).unwrap()
 }
 
-fn code(bits: u8, dim: usize, similarity: Similarity) -> RaBitQ {
+pub(super) fn code(bits: u8, dim: usize, similarity: Similarity) -> RaBitQ {
     RaBitQ::new(spec(bits), dim, similarity)
 }
 
-fn encode(codec: &RaBitQ, centroid: Option<&[f32]>, rows: &[f32]) -> Vec<u8> {
+pub(super) fn encode(codec: &RaBitQ, centroid: Option<&[f32]>, rows: &[f32]) -> Vec<u8> {
     let (dim, n) = (codec.dim, rows.len() / codec.dim);
     let centroids = centroid.map(|centroid| Rows::of(centroid, dim));
     let mut packed = Vec::new();
@@ -47,7 +47,7 @@ fn encode(codec: &RaBitQ, centroid: Option<&[f32]>, rows: &[f32]) -> Vec<u8> {
 }
 
 /// What a search is told of packed codes by each query, with a threshold for each.
-fn search(
+pub(super) fn search(
     codec: &RaBitQ,
     centroid: Option<&[f32]>,
     packed: &[u8],
