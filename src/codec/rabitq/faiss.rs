@@ -59,7 +59,7 @@ impl RaBitQ {
     }
 
     /// Appends the packed code that FAISS's says, or tells why it cannot be one.
-    pub(crate) fn from_faiss(
+    pub(crate) fn take_faiss(
         &self,
         centroid: Option<&[f32]>,
         bytes: &[u8],

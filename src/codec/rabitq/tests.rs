@@ -21,7 +21,7 @@ fn around(random: &mut Random, centre: &[f32], n: usize, scale: f32) -> Vec<f32>
     (0..n).flat_map(|_| centre.iter().map(|c| c + gaussian(random) * scale).collect::<Vec<_>>()).collect()
 }
 
-fn exact(similarity: Similarity, q: &[f32], x: &[f32]) -> f64 {
+pub(super) fn exact(similarity: Similarity, q: &[f32], x: &[f32]) -> f64 {
     let pairs = q.iter().zip(x).map(|(q, x)| (f64::from(*q), f64::from(*x)));
     match similarity {
         Similarity::L2 => pairs.map(|(q, x)| (q - x) * (q - x)).sum(),
@@ -33,11 +33,11 @@ fn spec(bits: u8) -> Spec {
     Spec::new(bits).unwrap()
 }
 
-fn code(bits: u8, dim: usize, similarity: Similarity) -> RaBitQ {
+pub(super) fn code(bits: u8, dim: usize, similarity: Similarity) -> RaBitQ {
     RaBitQ::new(spec(bits), dim, similarity)
 }
 
-fn encode(codec: &RaBitQ, centroid: Option<&[f32]>, rows: &[f32]) -> Vec<u8> {
+pub(super) fn encode(codec: &RaBitQ, centroid: Option<&[f32]>, rows: &[f32]) -> Vec<u8> {
     let (dim, n) = (codec.dim, rows.len() / codec.dim);
     let centroids = centroid.map(|centroid| Rows::of(centroid, dim));
     let mut packed = Vec::new();
@@ -47,7 +47,7 @@ fn encode(codec: &RaBitQ, centroid: Option<&[f32]>, rows: &[f32]) -> Vec<u8> {
 }
 
 /// What a search is told of packed codes by each query, with a threshold for each.
-fn search(
+pub(super) fn search(
     codec: &RaBitQ,
     centroid: Option<&[f32]>,
     packed: &[u8],
@@ -433,7 +433,7 @@ fn codes_go_to_faiss_and_back() {
                     let [lengths, ..] = codec.faiss_factors(&there[dim.div_ceil(8)..]);
                     assert!((lengths / length - 1.0).abs() < 0.01, "{lengths} {length}");
                 }
-                codec.from_faiss(Some(&centroid), &there, &mut back).unwrap();
+                codec.take_faiss(Some(&centroid), &there, &mut back).unwrap();
                 assert_eq!(back.len(), 1 + packed.len());
                 let (before, after) = (codec.parts(&packed), codec.parts(&back[1..]));
                 assert_eq!((before.signs, before.planes), (after.signs, after.planes));
@@ -470,7 +470,7 @@ fn codes_of_faiss_say_what_they_say_there() {
             bytes.extend_from_slice(&(lengths as f32).to_le_bytes());
             bytes.extend_from_slice(&((squared * 8.0 / sum) as f32).to_le_bytes());
             let mut packed = Vec::new();
-            codec.from_faiss(Some(&centroid), &bytes, &mut packed).unwrap();
+            codec.take_faiss(Some(&centroid), &bytes, &mut packed).unwrap();
             let theirs = faiss_estimate(&codec, &centroid, &query, &bytes);
             let (ours, ..) = formula(&codec, &centroid, &query, &packed);
             assert!((ours - theirs).abs() < 0.01 * squared, "{similarity:?}: {ours} {theirs}");
@@ -488,9 +488,9 @@ fn hostile_tables_and_codes_are_refused() {
     let codec = code(4, 8, Similarity::L2);
     let mut out = Vec::new();
     for bytes in [vec![], vec![0; codec.faiss_bytes() - 1], vec![0xff; codec.faiss_bytes()]] {
-        assert!(codec.from_faiss(None, &bytes, &mut out).is_err() && out.is_empty());
+        assert!(codec.take_faiss(None, &bytes, &mut out).is_err() && out.is_empty());
     }
-    assert!(codec.from_faiss(None, &vec![0; codec.faiss_bytes()], &mut out).is_ok());
+    assert!(codec.take_faiss(None, &vec![0; codec.faiss_bytes()], &mut out).is_ok());
     assert_eq!(out.len(), codec.layout().code_bytes());
     // Any bits may come from a damaged file: they score, and decode to something.
     let mut random = Random::new(12);
@@ -630,48 +630,4 @@ fn more_bits_find_more() {
     let recalls = [1, 2, 3, 4, 6, 8].map(recall);
     assert!(recalls[..5].windows(2).all(|pair| pair[0] < pair[1]), "{recalls:?}");
     assert!(recalls[3] > 0.8 && recalls[5] > 0.9, "{recalls:?}");
-}
-
-#[test]
-fn zz_timing() {
-    let mut random = Random::new(1);
-    for (bits, dim) in [(1, 128), (2, 128), (4, 128), (5, 128), (8, 128), (9, 128), (4, 768)] {
-        let codec = code(bits, dim, Similarity::L2);
-        let n = 4000;
-        let rows = vector(&mut random, n * dim, 1.0);
-        let centroid = vec![0.0; dim];
-        let start = std::time::Instant::now();
-        let packed = encode(&codec, Some(&centroid), &rows);
-        let took = start.elapsed().as_secs_f64();
-        eprintln!("{bits} bits {dim}: {:.0} rows/s", n as f64 / took);
-        let mut region = Vec::new();
-        codec.layout().pack(&packed, &mut region);
-        let query = vector(&mut random, dim, 1.0);
-        let all = search(&codec, Some(&centroid), &packed, &query, &[f32::MAX]);
-        let mut sorted = all[0].scores.clone();
-        sorted.sort_by(f32::total_cmp);
-        for at in [10, 400, 3999] {
-            let mut scanner = codec.scanner(Rows::of(&query, dim));
-            let coarse = exact(Similarity::L2, &query, &centroid) as f32;
-            scanner.enter(Probe { centroid: Some(&centroid), visits: &[Visit { query: 0, coarse }] });
-            let live = vec![u32::MAX; n / 32];
-            let mut found = vec![Found::default()];
-            let block = Codes { bytes: &region, n, ahead: &[] };
-            let mut best = f64::MAX;
-            for _ in 0..50 {
-                found[0].clear();
-                let start = std::time::Instant::now();
-                scanner.scan(block, 0, &[sorted[at]], &[&live], &mut found);
-                best = best.min(start.elapsed().as_secs_f64());
-            }
-            eprintln!("    {at}: {:.2} ns an entry", best * 1e9 / n as f64);
-        }
-        let mut best = f64::MAX;
-        for _ in 0..20 {
-            let start = std::time::Instant::now();
-            std::hint::black_box(codec.scanner(Rows::of(&query, dim)));
-            best = best.min(start.elapsed().as_secs_f64());
-        }
-        eprintln!("    scanner {:.0} ns", best * 1e9);
-    }
 }
