@@ -136,7 +136,7 @@ impl Step<'_> {
                 let chosen = before.of(first + r, candidate);
                 match &stage.cross {
                     Some(cross) => self.add_up(own, cross, chosen, &mut sums),
-                    None => self.sums_of_residual(rows.row(r), chosen, &mut sums),
+                    None => self.of_residual(rows.row(r), chosen, &mut sums),
                 }
                 let base = before.scores[(first + r) * before.width + candidate];
                 best.offer_all(base, &sums, candidate * stage.words);
@@ -162,7 +162,7 @@ impl Step<'_> {
     }
 
     /// The same from the candidate's residual.
-    fn sums_of_residual(&self, row: &[f32], chosen: &[u16], sums: &mut [f32]) {
+    fn of_residual(&self, row: &[f32], chosen: &[u16], sums: &mut [f32]) {
         let mut residual = vec![0.0; row.len()];
         self.books.sum(chosen, &mut residual);
         residual.iter_mut().zip(row).for_each(|(y, x)| *y = x - *y);

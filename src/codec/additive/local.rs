@@ -6,13 +6,14 @@
 //!            words += noise · √(1 − i/25), less and less of it               so that it does not settle too early
 //!            codes ← searched from where they are, 8 rounds
 //!          the words and codes of the smallest error are kept
-//! encode   greedily, then 16 rounds of
+//! encode   by a beam of 5, then 16 rounds of
 //!            4 words of the code changed at random
 //!            each word in turn replaced by the best for all others, at most 4 times over
 //!            kept if the error fell
 //! ```
-//! The parameters are FAISS's. It begins from random codes where this begins from codes that are worth something, and
-//! it draws numbers for a batch where this draws the same for every row: a row's code depends on the row alone.
+//! The parameters are FAISS's. It begins from random codes where this begins from codes that are worth something: by its
+//! own books of 4x6 for 1,000 rows of 32 components, 13.4 of squared error are left instead of 13.5 (13.6 after a beam
+//! of 1). It draws numbers for a batch where this draws the same for every row: a row's code depends on the row alone.
 
 use super::books::{Books, Cross, unit};
 use super::{Progress, beam, residual, squares};
@@ -143,7 +144,7 @@ fn gaussian(random: &mut Random) -> f64 {
 
 /// The codes of rows, scaled as the books are.
 pub(super) fn encode(books: &Books, rows: Rows<'_>) -> Vec<u16> {
-    let mut codes = beam::encode(books, rows, 1);
+    let mut codes = beam::encode(books, rows, beam::BEAM);
     search(books, rows, &mut codes, ENCODE_SEARCHES, SEED);
     codes
 }
