@@ -20,6 +20,8 @@ pub enum KeptRows {
     F32,
     /// f16, 2·dim bytes a row (`RF16`).
     F16,
+    /// bf16, 2·dim bytes a row (`RBF16`).
+    BF16,
     /// Whole numbers from 0 to 255, exactly, dim + 1 bytes a row (`RU8`). Vectors with other components are refused;
     /// so is cosine, under which a vector is scaled to length 1.
     U8,
@@ -32,8 +34,8 @@ pub enum KeptRows {
 }
 
 /// What all of them are, for the parser.
-const KEPT_ROWS: [KeptRows; 5] =
-    [KeptRows::F32, KeptRows::F16, KeptRows::U8, KeptRows::SQ8, KeptRows::SQ8Flat];
+const KEPT_ROWS: [KeptRows; 6] =
+    [KeptRows::F32, KeptRows::F16, KeptRows::BF16, KeptRows::U8, KeptRows::SQ8, KeptRows::SQ8Flat];
 
 impl KeptRows {
     /// True if the rows that are scored first are coarser than any code but an estimate.
@@ -41,10 +43,22 @@ impl KeptRows {
         matches!(self, KeptRows::SQ8 | KeptRows::SQ8Flat)
     }
 
+    /// How FAISS spells it otherwise; its `RFlat` is ours.
+    fn refine(self) -> Option<&'static str> {
+        match self {
+            KeptRows::F32 => Some("Refine(Flat)"),
+            KeptRows::F16 => Some("Refine(SQfp16)"),
+            KeptRows::BF16 => Some("Refine(SQbf16)"),
+            KeptRows::SQ8 => Some("Refine(SQ8)"),
+            KeptRows::U8 | KeptRows::SQ8Flat => None,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             KeptRows::F32 => "RFlat",
             KeptRows::F16 => "RF16",
+            KeptRows::BF16 => "RBF16",
             KeptRows::U8 => "RU8",
             KeptRows::SQ8 => "RSQ8",
             KeptRows::SQ8Flat => "RSQ8+Flat",
@@ -353,8 +367,9 @@ impl FromStr for IndexSpec {
         }
         spec.encoding = parts.next().unwrap_or_default().parse().map_err(bad)?;
         if let Some(kept) = parts.next() {
-            let known = KEPT_ROWS.into_iter().find(|k| k.name() == kept);
-            let unknown = || bad(format!("`{kept}` keeps no rows: RFlat, RF16, RU8, RSQ8 or RSQ8+Flat"));
+            let known = KEPT_ROWS.into_iter().find(|k| k.name() == kept || k.refine() == Some(kept));
+            let unknown =
+                || bad(format!("`{kept}` keeps no rows: RFlat, RF16, RBF16, RU8, RSQ8 or RSQ8+Flat"));
             spec.kept = Some(known.ok_or_else(unknown)?);
         }
         match parts.next() {
@@ -470,6 +485,9 @@ mod tests {
             "IVF2048,SQbf16",
             "IVF65536,SQfp16,RFlat",
             "Flat,RF16",
+            "IVF4,Flat,RBF16",
+            "OPQ16_64,IVF4,Nibble2,RFlat",
+            "L2norm,PCAR8,IVF4_SOAR,Flat",
             "IVF9,Nibble",
             "Nibble1",
             "IVF4,Nibble2,RF16",
@@ -509,6 +527,10 @@ mod tests {
             "Flat_SOAR",
             "IVF4,Flat,R8",
             "IVF4,Flat,RSQ8",
+            "PCA8,Flat",
+            "IVF4,PCA8,Flat",
+            "PCA,IVF4,Flat",
+            "IVF4,Flat,Refine(PQ8)",
             "SQbf16,RSQ8+Flat",
             "IVF4,Nibble2,RSQ8+F16",
             "IVF4(IVF0),Flat",

@@ -168,6 +168,8 @@ mod tests {
             (Element::BF16, Element::F32),
             (Element::BF16, Element::F16),
             (Element::F32, Element::F16),
+            (Element::F32, Element::BF16),
+            (Element::F16, Element::BF16),
             (Element::F16, Element::F16),
             (Element::F32, Element::U8),
             (Element::F16, Element::U8),
@@ -199,6 +201,7 @@ mod tests {
                     let flat = Flat::new(dim, code, similarity);
                     let form = match kept {
                         Element::F16 => KeptRows::F16,
+                        Element::BF16 => KeptRows::BF16,
                         Element::U8 => KeptRows::U8,
                         _ => KeptRows::F32,
                     };
