@@ -69,17 +69,21 @@ impl StepBits {
 
     /// `values`, one for each component, in the order of the planes, filled up with zeros.
     pub(crate) fn arrange(self, values: &[f32], out: &mut [f32]) {
-        let planes = self.planes();
-        let chunk = LANES * planes;
-        if planes == 1 {
-            let (head, tail) = out.split_at_mut(values.len());
-            head.copy_from_slice(values);
-            return tail.fill(0.0);
+        match self {
+            StepBits::Eight | StepBits::Signed => arrange::<1>(values, out),
+            StepBits::Four => arrange::<2>(values, out),
+            StepBits::Six => arrange::<4>(values, out),
         }
+    }
+}
+
+fn arrange<const P: usize>(values: &[f32], out: &mut [f32]) {
+    let chunks = values.chunks(LANES * P).zip(out.chunks_exact_mut(LANES * P));
+    for (values, out) in chunks {
         out.fill(0.0);
-        for (values, out) in values.chunks(chunk).zip(out.chunks_exact_mut(chunk)) {
-            for (j, value) in values.iter().enumerate() {
-                out[j % planes * LANES + j / planes] = *value;
+        for (i, planes) in values.chunks(P).enumerate() {
+            for (k, value) in planes.iter().enumerate() {
+                out[k * LANES + i] = *value;
             }
         }
     }
