@@ -145,6 +145,7 @@ impl<'a> FastGroups<'a> {
 
 /// The greatest sum whose score is at most the query's threshold, −1 if there is none. Scores without a bias do not
 /// fall when sums grow, whatever they are rounded to.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // the others make all scores
 fn limit(query: &FastQuery<'_>, subspaces: usize) -> i32 {
     let most = 255 * subspaces as i32;
     let within = |sum: i32| query.base + query.step * sum as f32 <= query.worst;
