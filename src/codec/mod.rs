@@ -9,10 +9,12 @@
 mod bounds;
 mod flat;
 mod kept;
+mod measured;
 mod nibble;
 
 pub(crate) use flat::Flat;
 pub(crate) use kept::KeptForm;
+pub(crate) use measured::Measured;
 pub(crate) use nibble::{Nibble, NibbleBits};
 
 use crate::kernel::Found;

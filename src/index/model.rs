@@ -2,8 +2,8 @@
 //! the specification. Shared by all snapshots and writers of one model version.
 
 use super::tree;
-use crate::coarse::{CoarseQuantizer, FlatCoarse, Probes, Tree, TreeCoarse};
-use crate::codec::{Codec, Flat, KeptForm, Nibble, NibbleBits};
+use crate::coarse::{CoarseQuantizer, FlatCoarse, MeasuredCoarse, Probes, Tree, TreeCoarse};
+use crate::codec::{Codec, Flat, KeptForm, Measured, Nibble, NibbleBits};
 use crate::guard::Quiet;
 use crate::kernel::Element;
 use crate::storage::block::Geometry;
@@ -89,9 +89,10 @@ impl Model {
         version: u64,
     ) -> Result<Self> {
         let (dim, similarity) = (spec.dim, spec.metric.similarity());
-        let coarse: Box<dyn CoarseQuantizer> = match tree.clone() {
-            Some(tree) => Box::new(TreeCoarse::new(centroids, dim, similarity, tree)),
-            None => Box::new(FlatCoarse::new(centroids, dim, similarity)),
+        let coarse: Box<dyn CoarseQuantizer> = match (tree.clone(), spec.metric.distance()) {
+            (_, Some(distance)) => Box::new(MeasuredCoarse::new(centroids, dim, distance)),
+            (Some(tree), None) => Box::new(TreeCoarse::new(centroids, dim, similarity, tree)),
+            (None, None) => Box::new(FlatCoarse::new(centroids, dim, similarity)),
         };
         let model = Self::with_encoding(spec, spec.encoding)?;
         Ok(Model { coarse: Some(coarse), tree, version, ..model })
@@ -177,9 +178,10 @@ impl Model {
     /// everything below works on.
     pub(crate) fn prepare<'r>(&self, rows: Rows<'r>) -> Result<Cow<'r, [f32]>> {
         rows.check_dim(self.spec.dim)?;
-        match self.metric() {
-            Metric::L2 | Metric::InnerProduct => metric::check_norms(rows)?,
-            Metric::Cosine => rows.check_finite()?,
+        match (self.metric(), self.metric().domain(self.spec.dim)) {
+            (_, Some(domain)) => domain.check(rows)?,
+            (Metric::Cosine, None) => rows.check_finite()?,
+            (_, None) => metric::check_norms(rows)?,
         }
         self.prepare_unchecked(rows)
     }
@@ -187,13 +189,14 @@ impl Model {
     /// The same of rows that may hold NaN and infinities.
     pub(crate) fn prepare_unchecked<'r>(&self, rows: Rows<'r>) -> Result<Cow<'r, [f32]>> {
         rows.check_dim(self.spec.dim)?;
-        match self.metric() {
-            Metric::L2 | Metric::InnerProduct => Ok(Cow::Borrowed(rows.as_slice())),
-            Metric::Cosine => {
+        match (self.metric(), self.metric().domain(self.spec.dim)) {
+            (_, Some(domain)) => Ok(domain.stored(rows)),
+            (Metric::Cosine, None) => {
                 let mut data = rows.as_slice().to_vec();
                 metric::normalise(&mut data, rows.dim())?;
                 Ok(Cow::Owned(data))
             }
+            (_, None) => Ok(Cow::Borrowed(rows.as_slice())),
         }
     }
 
@@ -262,6 +265,9 @@ impl Model {
 
 /// The codec of an encoding.
 fn codec(spec: &IndexSpec, encoding: Encoding) -> Box<dyn Codec> {
+    if let Some(distance) = spec.metric.distance() {
+        return Box::new(Measured::new(spec.dim, distance));
+    }
     let similarity = spec.metric.similarity();
     let nibble = |bits| Box::new(Nibble::new(spec.dim, bits, similarity));
     match (encoding.resolved(spec.dim), encoding.element()) {

@@ -10,6 +10,7 @@ use super::reader::IndexReader;
 use super::writer::{IndexWriter, random};
 use super::{rerank, tree};
 use crate::coarse::Tree;
+use crate::kernel::Similarity;
 use crate::math::kmeans::{ClusteringParams, IterationStats, cluster};
 use crate::math::random::Random;
 use crate::math::seeding::Init;
@@ -86,14 +87,14 @@ impl IndexWriter<'_> {
         let initial = initial.as_deref().map(|initial| Rows::of(initial, spec.dim));
         let sample = sample(rows, params);
         let mut clustering = params.clustering.clone();
-        clustering.spherical |= spec.metric.is_similarity();
+        clustering.spherical |= spec.metric.similarity() == Similarity::Dot;
         let checked = ClusteringParams { check_finite: false, ..clustering.clone() };
         let run = || {
             let sample = Rows::of(&sample, spec.dim);
-            cluster(sample, nlist, spec.metric.similarity(), &checked, initial, observer)
+            cluster(sample, nlist, spec.metric.nearness(), &checked, initial, observer)
         };
         let done = Self::in_pool(&self.pool, run)?;
-        if metric::check_norms(Rows::of(&done.centroids, spec.dim)).is_err() {
+        if metric::check_centroids(spec.metric, Rows::of(&done.centroids, spec.dim)).is_err() {
             let what = "false, and rows that are not finite or too long gave centroids that are";
             return Err(Error::Parameter { name: "check_finite", what: what.into() });
         }

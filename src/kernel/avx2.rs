@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, distances, dot8, found, nibble, picked, portable, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -42,6 +42,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     hadamard: nibble::avx2::hadamard,
     bound: found::avx2::bound,
     keep_at_most: found::avx2::keep_at_most,
+    distances: distances::avx2,
 };
 
 /// True if this processor has what this file uses.

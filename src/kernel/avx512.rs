@@ -12,7 +12,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, avx2, dot8, found, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, avx2, distances, dot8, found, nibble, picked, portable, steps};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -44,6 +44,7 @@ const TABLE: Kernels = Kernels {
     hadamard: nibble::avx512::hadamard,
     bound: found::avx512::bound,
     keep_at_most: found::avx512::keep_at_most,
+    distances: distances::avx512,
 };
 
 pub(super) static KERNELS: Kernels = TABLE;

@@ -21,6 +21,7 @@ mod arena;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod distances;
 mod dot8;
 mod found;
 #[cfg(target_arch = "aarch64")]
@@ -32,6 +33,7 @@ mod steps;
 
 pub(crate) use aligned::AlignedVec;
 pub(crate) use arena::{Arena, Piece};
+pub(crate) use distances::{Distance, Nearness};
 pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
 pub(crate) use found::Found;
 pub(crate) use nibble::{Book, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
@@ -203,6 +205,7 @@ pub(crate) struct Kernels {
     hadamard: nibble::Hadamard,
     bound: found::Bound,
     keep_at_most: found::KeepAtMost,
+    distances: distances::Distances,
 }
 
 #[allow(unsafe_code)]

@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, portable, steps};
+use super::{Best, Kernels, PANEL, Product, distances, dot8, found, nibble, picked, portable, steps};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
@@ -53,6 +53,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     hadamard: nibble::portable::hadamard,
     bound: found::bound,
     keep_at_most: found::keep_at_most,
+    distances: distances::portable,
 };
 
 const LANES: usize = 4;

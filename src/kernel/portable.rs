@@ -4,7 +4,7 @@
 //! from the others' in the last bits, by the roundings that a fused multiply-add saves.
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8};
-use super::{Best, Kernels, PANEL, Product, dot8, found, nibble, picked, steps};
+use super::{Best, Kernels, PANEL, Product, distances, dot8, found, nibble, picked, steps};
 use half::{bf16, f16};
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -34,6 +34,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     hadamard: nibble::portable::hadamard,
     bound: found::bound,
     keep_at_most: found::keep_at_most,
+    distances: distances::portable,
 };
 
 /// Lanes of a pair's sum: what an AVX-512 register holds, and enough for any narrower one.
