@@ -138,6 +138,16 @@ pub enum Error {
         /// The index.
         index: String,
     },
+    /// Codes that no vector can be made of, and no rows kept beside them.
+    CannotDecode {
+        /// The encoding.
+        encoding: String,
+    },
+    /// Two indexes whose codes do not mean the same.
+    Incompatible {
+        /// What differs.
+        what: String,
+    },
     /// Fewer training rows than lists.
     TooFewRows {
         /// Rows given.
@@ -285,6 +295,8 @@ impl fmt::Display for Error {
             Parameter { name, what } => write!(f, "{name}: {what}"),
             Spec { text, what } => write!(f, "`{text}`: {what}"),
             Untrained { index } => write!(f, "index `{index}` is not trained"),
+            CannotDecode { encoding } => write!(f, "{encoding} codes cannot be turned back into vectors"),
+            Incompatible { what } => write!(f, "the indexes do not go together: {what}"),
             TooFewRows { rows, needed } => write!(f, "{rows} training rows, {needed} needed"),
             UnknownIndex { name } => write!(f, "no index `{name}` in this store"),
             IndexExists { name } => write!(f, "index `{name}` exists already"),

@@ -37,6 +37,7 @@
 
 mod coarse;
 mod codec;
+mod encoding;
 mod error;
 #[cfg(feature = "files")]
 pub mod files;
@@ -53,11 +54,13 @@ mod rows;
 mod spec;
 mod storage;
 mod store;
+mod transform;
 
+pub use encoding::Encoding;
 pub use error::{Error, Result};
 pub use index::{
-    IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, RepairReport, TopK, TrainParams,
-    TrainReport, VerifyReport,
+    Code, IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, Reconstructed, RepairReport,
+    Slot, Subset, TopK, TrainParams, TrainReport, VerifyReport,
 };
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
@@ -70,10 +73,11 @@ pub use profile::SearchStats;
 pub use progress::{Observer, Tick};
 pub use rerank::Rerank;
 pub use rows::Rows;
-pub use spec::{Coarse, DIM_MAX, Encoding, IndexSpec, KeptRows, NLIST_MAX, SearchParams};
+pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX, SearchParams};
 pub use store::{
     BackupReport, Builder, BulkLoad, CompactReport, Durability, ReadTxn, Store, StoreStats, WriteTxn,
 };
+pub use transform::{EigenPower, TransformKind};
 
 /// The README's example, compiled and run.
 #[cfg(doctest)]

@@ -4,95 +4,13 @@
 //! printed here and nowhere else. Parts that do not fit together are refused when the text is parsed or
 //! the index is created, with the reason.
 
-use crate::kernel::Element;
+use crate::encoding::Encoding;
 use crate::math::selector::IdSelector;
 use crate::storage::format::{FRAME, MAX_ORDER, value_bytes};
 use crate::{Error, Metric, Rerank, Result, SearchStats};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
-
-/// How a vector is encoded in its list.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum Encoding {
-    /// The components as they are, 4·dim bytes (`Flat`).
-    Flat,
-    /// The components as IEEE half precision, 2·dim bytes (`SQfp16`).
-    F16,
-    /// The components as bfloat16, 2·dim bytes (`SQbf16`).
-    BF16,
-    /// 2 bits a component and 6 bytes more, searched by an estimate (`Nibble2`). Before training the vectors stand in
-    /// their lists as they are; then they are encoded.
-    Nibble2,
-    /// 1 bit a component and 6 bytes more (`Nibble1`).
-    Nibble1,
-    /// `Nibble2` below 256 components, `Nibble1` from there on, decided when the index is created (`Nibble`). Unless the
-    /// specification says which rows to keep, it keeps [`KeptRows::SQ8Flat`].
-    Nibble,
-}
-
-/// What all encodings are, for the parser.
-const ENCODINGS: [Encoding; 6] =
-    [Encoding::Flat, Encoding::F16, Encoding::BF16, Encoding::Nibble2, Encoding::Nibble1, Encoding::Nibble];
-
-/// From so many components on one bit for each is enough.
-const ONE_BIT_DIM: usize = 256;
-
-impl Encoding {
-    /// How a component is stored, where the code is the components.
-    pub(crate) fn element(self) -> Option<Element> {
-        match self {
-            Encoding::Flat => Some(Element::F32),
-            Encoding::F16 => Some(Element::F16),
-            Encoding::BF16 => Some(Element::BF16),
-            Encoding::Nibble2 | Encoding::Nibble1 | Encoding::Nibble => None,
-        }
-    }
-
-    /// Rows reranked for each one wanted when nobody says how many. Half precision rarely misplaces a row by more than a
-    /// few ranks; of 300,000 descriptors of 128 components, five times as many hold all but .003 of what reranking
-    /// everything finds with 2 bits, twelve times as many all but .01 with 1.
-    pub(crate) fn rerank_factor(self) -> usize {
-        match self {
-            Encoding::Flat | Encoding::F16 | Encoding::BF16 => 4,
-            Encoding::Nibble2 => 5,
-            Encoding::Nibble1 | Encoding::Nibble => 12,
-        }
-    }
-
-    /// Rows collected where a bound tells how many of them are reranked for `k`: with 3 deviations 8 queries in 100 get as
-    /// far with 2 bits and 13 in 100 with 1 (64 lists), and twice the default number would find .0001 more of recall@10 but
-    /// makes collecting slower whether they are needed or not. For k = 1 so many are too few: .0015 of recall.
-    pub(crate) fn bounded_rows(self, k: usize) -> usize {
-        (k.saturating_mul(3 * self.rerank_factor()) / 2).max(32)
-    }
-
-    /// How vectors stand in their list until there are centroids.
-    pub(crate) fn before_training(self) -> Self {
-        if self.element().is_some() { self } else { Encoding::Flat }
-    }
-
-    /// The same with nothing left open.
-    pub(crate) fn resolved(self, dim: usize) -> Self {
-        match self {
-            Encoding::Nibble if dim < ONE_BIT_DIM => Encoding::Nibble2,
-            Encoding::Nibble => Encoding::Nibble1,
-            encoding => encoding,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Encoding::Flat => "Flat",
-            Encoding::F16 => "SQfp16",
-            Encoding::BF16 => "SQbf16",
-            Encoding::Nibble2 => "Nibble2",
-            Encoding::Nibble1 => "Nibble1",
-            Encoding::Nibble => "Nibble",
-        }
-    }
-}
 
 /// The vectors kept beside the codes, to rerank what the codes found and to reconstruct exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -345,7 +263,7 @@ impl IndexSpec {
                 Some(format!("{metric} goes with f32 codes, and these are exact: {kept} would add nothing"))
             }
             (encoding, ..) => {
-                let name = encoding.name();
+                let name = encoding;
                 Some(format!(
                     "{metric} is computed on f32 codes: Flat and not {name}, which knows L2 and products"
                 ))
@@ -369,7 +287,7 @@ impl IndexSpec {
         match self.kept {
             Some(kept) if kept.is_scalar() && self.encoding.element().is_some() => Some(format!(
                 "{} codes are more exact than the 8 bits of {}, which goes with Nibble, Nibble2 or Nibble1",
-                self.encoding.name(),
+                self.encoding,
                 kept.name()
             )),
             Some(KeptRows::U8) if self.metric == Metric::Cosine => {
@@ -409,7 +327,7 @@ impl fmt::Display for IndexSpec {
             }
             write!(f, "{},", if self.spill { SPILL } else { "" })?;
         }
-        f.write_str(self.encoding.name())?;
+        write!(f, "{}", self.encoding)?;
         self.kept.map_or(Ok(()), |kept| write!(f, ",{}", kept.name()))
     }
 }
@@ -432,10 +350,7 @@ impl FromStr for IndexSpec {
             spec.spill = least == 2;
             parts.next();
         }
-        let encoding = parts.next().unwrap_or_default();
-        spec.encoding = ENCODINGS.into_iter().find(|e| e.name() == encoding).ok_or_else(|| {
-            bad(format!("`{encoding}` is no encoding: Flat, SQfp16, SQbf16, Nibble, Nibble2 or Nibble1"))
-        })?;
+        spec.encoding = parts.next().unwrap_or_default().parse().map_err(bad)?;
         if let Some(kept) = parts.next() {
             let known = KEPT_ROWS.into_iter().find(|k| k.name() == kept);
             let unknown = || bad(format!("`{kept}` keeps no rows: RFlat, RF16, RU8, RSQ8 or RSQ8+Flat"));

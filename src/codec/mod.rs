@@ -9,17 +9,22 @@
 mod bounds;
 mod flat;
 mod kept;
+mod make;
 mod measured;
 mod nibble;
 
 pub(crate) use flat::Flat;
 pub(crate) use kept::KeptForm;
+pub(crate) use make::{load, train, training_rows, untrained};
 pub(crate) use measured::Measured;
+
+#[cfg(feature = "bench-internals")]
 pub(crate) use nibble::{Nibble, NibbleBits};
 
-use crate::kernel::Found;
+use crate::kernel::{Found, Similarity};
 use crate::layout::Layout;
 use crate::{Result, Rows};
+use std::borrow::Cow;
 
 /// Rows with the lists they were assigned to. A flat code asks for the rows alone; residual codes take
 /// them relative to their lists' centroids.
@@ -30,6 +35,30 @@ pub(crate) struct Assigned<'a> {
     /// centroids before training.
     pub(crate) lists: &'a [u32],
     pub(crate) centroids: Option<Rows<'a>>,
+}
+
+#[allow(dead_code)] // as above
+impl<'a> Assigned<'a> {
+    /// The rows relative to the centroids of their lists; as they are where there are no centroids.
+    pub(crate) fn residuals(&self) -> Cow<'a, [f32]> {
+        let Some(centroids) = self.centroids else { return Cow::Borrowed(self.rows.as_slice()) };
+        let mut residuals = self.rows.as_slice().to_vec();
+        for (residual, list) in residuals.chunks_exact_mut(self.rows.dim()).zip(self.lists) {
+            let centroid = centroids.row(*list as usize);
+            residual.iter_mut().zip(centroid).for_each(|(r, c)| *r -= c);
+        }
+        Cow::Owned(residuals)
+    }
+}
+
+/// What a code is trained from.
+#[derive(Clone, Copy)]
+pub(crate) struct Training<'a> {
+    /// A sample of the rows, no more of them than the code asks for, with their lists.
+    pub(crate) sample: Assigned<'a>,
+    pub(crate) similarity: Similarity,
+    #[allow(dead_code)] // until the first code is trained
+    pub(crate) seed: u64,
 }
 
 /// One query in one probed list. Codes that keep part of the distance in the coarse score add it here.
@@ -58,10 +87,22 @@ pub(crate) trait Codec: Send + Sync {
     /// Refuses rows that the code cannot hold, before anything is written.
     fn check(&self, rows: Rows<'_>) -> Result<()>;
 
+    /// What training made, as it is stored: empty for a code that needs none.
+    #[allow(dead_code)]
+    fn tables(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// True if a code can be turned back into a vector.
+    #[allow(dead_code)]
+    fn decodes(&self) -> bool {
+        true
+    }
+
     /// Appends the packed codes of `rows`.
     fn encode(&self, rows: Assigned<'_>, codes: &mut Vec<u8>);
 
-    /// The vector that a packed code stands for.
+    /// The vector that a packed code stands for; the centroid where the code cannot say more.
     fn decode(&self, centroid: Option<&[f32]>, code: &[u8], row: &mut [f32]);
 
     /// ‖x − c‖² of the vector that a packed code stands for.

@@ -20,7 +20,7 @@
 
 use super::{Assigned, Codec, Codes, KeptForm, Probe, Scanner, Visit};
 use crate::kernel::{Book, CHOOSE, Found, Kernels, NIBBLE_QUERIES, NibbleQuery, POINTS, Similarity};
-use crate::layout::Layout;
+use crate::layout::{Factors, Layout};
 use crate::math::linalg::dot;
 use crate::math::rotation::Rotation;
 use crate::{Result, Rows};
@@ -146,7 +146,7 @@ impl Nibble {
 
 impl Codec for Nibble {
     fn layout(&self) -> Layout {
-        Layout::Nibbles { subspaces: self.subspaces }
+        Layout::Nibbles { subspaces: self.subspaces, factors: Factors::ScaleAndBias, extra: 0 }
     }
 
     fn check(&self, _rows: Rows<'_>) -> Result<()> {

@@ -34,10 +34,18 @@ const ENCODE_CHUNK: usize = 4096;
 impl<'r> Encoded<'r> {
     /// Brings rows through the door and encodes them.
     pub(crate) fn new(model: &Model, rows: Rows<'r>) -> Result<Self> {
+        Self::in_lists(model, rows, None)
+    }
+
+    /// The same in lists that somebody chose.
+    fn in_lists(model: &Model, rows: Rows<'r>, nearest: Option<&[u32]>) -> Result<Self> {
         let prepared = model.prepare(rows)?;
         let rows = Rows::of(&prepared, model.spec.dim);
         model.check(rows)?;
-        let lists = model.assign(rows);
+        let lists = match nearest {
+            None => model.assign(rows),
+            Some(nearest) => model.assign_second(rows, nearest),
+        };
         let codes = encode(model, rows, &lists);
         Ok(Encoded { rows: prepared, lists, codes })
     }
@@ -79,6 +87,27 @@ impl IndexWriter<'_> {
         let list: Vec<u64> = ids.clone().collect();
         self.change(|writer| writer.insert(&list, &encoded))?;
         Ok(ids)
+    }
+
+    /// Adds vectors under the ids given, each to the list given (0 to nlist − 1) instead of its nearest one. A search finds
+    /// it where that list is probed, and the next training moves it.
+    ///
+    /// # Errors
+    /// As [`add_with_ids`](Self::add_with_ids); [`Error::Parameter`] for a list that there is not.
+    pub fn add_preassigned(&mut self, ids: &[u64], rows: Rows<'_>, lists: &[u32]) -> Result<()> {
+        self.check_keys(false)?;
+        self.check_ids(ids, rows.len())?;
+        self.check_new(ids)?;
+        let model = self.model.clone();
+        if lists.len() != rows.len() {
+            return Err(Error::Length { what: "lists", expected: rows.len(), got: lists.len() });
+        }
+        if let Some(list) = lists.iter().find(|list| **list as usize >= model.nlist()) {
+            let what = format!("{list}, there are {}", model.nlist());
+            return Err(Error::Parameter { name: "list", what });
+        }
+        let encoded = Self::in_pool(&self.pool, || Encoded::in_lists(&model, rows, Some(lists)))?;
+        self.change(|writer| writer.insert(ids, &encoded))
     }
 
     /// Adds vectors under the ids given.
@@ -235,7 +264,7 @@ impl IndexWriter<'_> {
         keys.iter().map(|key| self.tables.id_of_key(key.as_ref())).collect()
     }
 
-    fn new_ids(&self, n: usize) -> Result<Range<u64>> {
+    pub(crate) fn new_ids(&self, n: usize) -> Result<Range<u64>> {
         let first = self.header.next_id;
         let end = first.checked_add(n as u64).ok_or(Error::IndexFull { what: "ids" })?;
         Ok(first..end)
@@ -250,7 +279,7 @@ impl IndexWriter<'_> {
         Ok(rows)
     }
 
-    fn map_keys<K: AsRef<[u8]>>(&mut self, keys: &[K], ids: &[u64]) -> Result<()> {
+    pub(crate) fn map_keys<K: AsRef<[u8]>>(&mut self, keys: &[K], ids: &[u64]) -> Result<()> {
         let mut pairs: Vec<(&[u8], u64)> = keys.iter().map(AsRef::as_ref).zip(ids.iter().copied()).collect();
         pairs.sort_unstable_by_key(|(_, id)| *id);
         for (key, id) in &pairs {
@@ -265,6 +294,16 @@ impl IndexWriter<'_> {
 
     /// Writes new vectors.
     pub(crate) fn insert(&mut self, ids: &[u64], encoded: &Encoded<'_>) -> Result<()> {
+        self.insert_with(ids, encoded, |writer, numbers| writer.keep_rows(&encoded.rows, numbers))
+    }
+
+    /// Writes new codes, and has `keep` keep their rows.
+    pub(crate) fn insert_with(
+        &mut self,
+        ids: &[u64],
+        encoded: &Encoded<'_>,
+        keep: impl FnOnce(&mut Self, &[u32]) -> Result<()>,
+    ) -> Result<()> {
         if ids.is_empty() {
             return Ok(());
         }
@@ -274,7 +313,7 @@ impl IndexWriter<'_> {
         let mut pairs: Vec<(u64, u32)> = ids.iter().copied().zip(numbers.iter().copied()).collect();
         pairs.sort_unstable();
         self.tables.map_ids(&pairs)?;
-        self.keep_rows(&encoded.rows, &numbers)?;
+        keep(self, &numbers)?;
         self.tables.take_free(&numbers, self.header.next_row)?;
         let header = &mut self.header;
         header.ntotal += ids.len() as u64;
@@ -487,18 +526,26 @@ impl IndexWriter<'_> {
 
     /// Writes kept rows, if the index keeps any.
     fn keep_rows(&mut self, rows: &[f32], numbers: &[u32]) -> Result<()> {
-        let (model, seq) = (self.model.clone(), self.header.seq);
+        let model = self.model.clone();
         self.touched.add(numbers.iter().copied());
-        for KeptColumn { stage, form, column } in &model.kept {
+        for kept in &model.kept {
             let mut bytes = Vec::new();
-            form.encode(rows, &mut bytes);
-            let mut pairs: Vec<(u32, &[u8])> =
-                numbers.iter().copied().zip(bytes.chunks_exact(column.width)).collect();
-            pairs.sort_unstable_by_key(|(row, _)| *row);
-            let (table, name) = self.tables.kept_mut(*stage);
-            column.set(table, name, seq, pairs)?;
+            kept.form.encode(rows, &mut bytes);
+            self.keep_bytes(kept, &bytes, numbers)?;
         }
         Ok(())
+    }
+
+    /// Writes one column of kept rows, as they are stored.
+    pub(crate) fn keep_bytes(&mut self, kept: &KeptColumn, bytes: &[u8], numbers: &[u32]) -> Result<()> {
+        let KeptColumn { stage, column, .. } = kept;
+        let seq = self.header.seq;
+        self.touched.add(numbers.iter().copied());
+        let mut pairs: Vec<(u32, &[u8])> =
+            numbers.iter().copied().zip(bytes.chunks_exact(column.width)).collect();
+        pairs.sort_unstable_by_key(|(row, _)| *row);
+        let (table, name) = self.tables.kept_mut(*stage);
+        column.set(table, name, seq, pairs)
     }
 }
 

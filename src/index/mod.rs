@@ -5,8 +5,10 @@
 
 mod add;
 mod bound;
+mod codes;
 mod filter;
 mod kept;
+mod merge;
 pub(crate) mod model;
 pub(crate) mod reader;
 mod remove;
@@ -21,6 +23,8 @@ pub(crate) mod verify;
 pub(crate) mod view;
 pub(crate) mod writer;
 
+pub use codes::{Code, Reconstructed, Slot};
+pub use merge::Subset;
 pub use reader::{IndexReader, Neighbor, TopK};
 pub use repair::RepairReport;
 pub use stats::{IndexStats, PartStats};

@@ -3,7 +3,7 @@
 
 use super::tree;
 use crate::coarse::{CoarseQuantizer, FlatCoarse, MeasuredCoarse, Probes, Tree, TreeCoarse};
-use crate::codec::{Codec, Flat, KeptForm, Measured, Nibble, NibbleBits};
+use crate::codec::{self, Codec, KeptForm, Measured};
 use crate::guard::Quiet;
 use crate::kernel::Element;
 use crate::storage::block::Geometry;
@@ -23,6 +23,14 @@ pub(crate) struct KeptColumn {
     pub(crate) stage: Stage,
     pub(crate) form: KeptForm,
     pub(crate) column: Column,
+}
+
+/// What training made.
+pub(crate) struct Trained {
+    pub(crate) centroids: Vec<f32>,
+    /// What the specification wants lists to be found through.
+    pub(crate) tree: Option<Tree>,
+    pub(crate) codec: Box<dyn Codec>,
 }
 
 /// A specification with its codec and, once trained, its lists' centroids.
@@ -45,13 +53,17 @@ impl Model {
     /// The model of an index without lists (flat, or not trained yet).
     pub(crate) fn untrained(spec: &IndexSpec) -> Result<Self> {
         // What has no code before its lists are known stands as it is until then.
+        spec.check()?;
         let encoding = if spec.nlist.is_some() { spec.encoding.before_training() } else { spec.encoding };
-        Self::with_encoding(spec, encoding)
+        let codec = untrained_codec(spec, encoding).ok_or_else(|| Error::Spec {
+            text: spec.to_string(),
+            what: format!("{encoding} codes are learned, which takes lists (IVF1 for one)"),
+        })?;
+        Self::with_codec(spec, encoding, codec)
     }
 
-    fn with_encoding(spec: &IndexSpec, encoding: Encoding) -> Result<Self> {
+    fn with_codec(spec: &IndexSpec, encoding: Encoding, codec: Box<dyn Codec>) -> Result<Self> {
         spec.check()?;
-        let codec = codec(spec, encoding);
         let geometry = (spec.block_order..=MAX_ORDER)
             .find_map(|order| Geometry::new(codec.layout(), order))
             .ok_or_else(|| Error::Spec {
@@ -81,21 +93,26 @@ impl Model {
         })
     }
 
-    /// The same with lists, and with the tree that the specification wants.
-    pub(crate) fn trained(
+    /// The same with lists.
+    pub(crate) fn trained(spec: &IndexSpec, trained: Trained, version: u64) -> Result<Self> {
+        let Trained { centroids, tree, codec } = trained;
+        let coarse = Some(Self::coarse(spec, centroids, tree.clone()));
+        let model = Self::with_codec(spec, spec.encoding, codec)?;
+        Ok(Model { coarse, tree, version, ..model })
+    }
+
+    /// What finds the lists of `centroids`.
+    pub(crate) fn coarse(
         spec: &IndexSpec,
         centroids: Vec<f32>,
         tree: Option<Tree>,
-        version: u64,
-    ) -> Result<Self> {
+    ) -> Box<dyn CoarseQuantizer> {
         let (dim, similarity) = (spec.dim, spec.metric.similarity());
-        let coarse: Box<dyn CoarseQuantizer> = match (tree.clone(), spec.metric.distance()) {
+        match (tree, spec.metric.distance()) {
             (_, Some(distance)) => Box::new(MeasuredCoarse::new(centroids, dim, distance)),
             (Some(tree), None) => Box::new(TreeCoarse::new(centroids, dim, similarity, tree)),
             (None, None) => Box::new(FlatCoarse::new(centroids, dim, similarity)),
-        };
-        let model = Self::with_encoding(spec, spec.encoding)?;
-        Ok(Model { coarse: Some(coarse), tree, version, ..model })
+        }
     }
 
     /// The model that `header` speaks of, read from its sections.
@@ -138,7 +155,13 @@ impl Model {
             return Err(Error::corrupt(name, 0, "a centroid is not finite"));
         }
         let tree = settle(tree::read(tables, &spec, &bytes), &spec, &centroids)?;
-        Self::trained(&spec, centroids, tree, header.model_version)
+        let codes = tables.read_section(Section::Codec)?.unwrap_or_default();
+        let codec = match untrained_codec(&spec, spec.encoding).filter(|_| codes.is_empty()) {
+            Some(codec) => codec,
+            None => codec::load(spec.encoding, spec.dim, spec.metric.similarity(), &codes)
+                .map_err(|what| Error::corrupt(name, 0, what))?,
+        };
+        Self::trained(&spec, Trained { centroids, tree, codec }, header.model_version)
     }
 
     pub(crate) fn metric(&self) -> Metric {
@@ -226,13 +249,19 @@ impl Model {
 
     /// The list of each (prepared) row; with spilling the second list of each behind them.
     pub(crate) fn assign(&self, rows: Rows<'_>) -> Vec<u32> {
-        let mut lists = vec![0; self.places() * rows.len()];
+        let mut lists = vec![0; rows.len()];
         if let Some(coarse) = &self.coarse {
-            let (first, second) = lists.split_at_mut(rows.len());
-            coarse.assign(rows, first, &mut vec![0.0; rows.len()]);
-            if self.spills() {
-                coarse.spill(rows, first, second);
-            }
+            coarse.assign(rows, &mut lists, &mut vec![0.0; rows.len()]);
+        }
+        self.assign_second(rows, &lists)
+    }
+
+    /// The lists of rows whose first ones are `first`.
+    pub(crate) fn assign_second(&self, rows: Rows<'_>, first: &[u32]) -> Vec<u32> {
+        let mut lists = first.to_vec();
+        if let Some(coarse) = self.coarse.as_ref().filter(|_| self.spills()) {
+            lists.resize(2 * rows.len(), 0);
+            coarse.spill(rows, first, &mut lists[rows.len()..]);
         }
         lists
     }
@@ -261,19 +290,24 @@ impl Model {
         self.codec.decode(self.centroid(list), code, &mut row);
         row
     }
+
+    /// The same where the code says it.
+    ///
+    /// # Errors
+    /// [`Error::CannotDecode`].
+    pub(crate) fn decode_for_users(&self, list: u32, code: &[u8]) -> Result<Vec<f32>> {
+        match self.codec.decodes() {
+            true => Ok(self.decode(list, code)),
+            false => Err(Error::CannotDecode { encoding: self.encoding.to_string() }),
+        }
+    }
 }
 
-/// The codec of an encoding.
-fn codec(spec: &IndexSpec, encoding: Encoding) -> Box<dyn Codec> {
-    if let Some(distance) = spec.metric.distance() {
-        return Box::new(Measured::new(spec.dim, distance));
-    }
-    let similarity = spec.metric.similarity();
-    let nibble = |bits| Box::new(Nibble::new(spec.dim, bits, similarity));
-    match (encoding.resolved(spec.dim), encoding.element()) {
-        (_, Some(element)) => Box::new(Flat::new(spec.dim, element, similarity)),
-        (Encoding::Nibble1, None) => nibble(NibbleBits::One),
-        (_, None) => nibble(NibbleBits::Two),
+/// The codec of an encoding that nothing is learned for.
+pub(crate) fn untrained_codec(spec: &IndexSpec, encoding: Encoding) -> Option<Box<dyn Codec>> {
+    match spec.metric.distance() {
+        Some(distance) => Some(Box::new(Measured::new(spec.dim, distance))),
+        None => codec::untrained(encoding, spec.dim, spec.metric.similarity()),
     }
 }
 

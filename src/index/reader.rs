@@ -3,8 +3,8 @@
 use super::filter::Filter;
 use super::model::Model;
 use super::search::{self, Goal, Request};
+use super::stats;
 use super::view::View;
-use super::{rerank, stats};
 use crate::guard::Quiet;
 use crate::math::topk::Hit;
 use crate::profile::{Clock, Stage};
@@ -87,7 +87,7 @@ fn default_nprobe(nlist: usize) -> usize {
 }
 
 impl<'a> IndexReader<'a> {
-    fn header(&self) -> &Header {
+    pub(crate) fn header(&self) -> &Header {
         self.view.header()
     }
 
@@ -333,7 +333,7 @@ impl<'a> IndexReader<'a> {
     /// list, where it stands in two). Under cosine it has length 1.
     ///
     /// # Errors
-    /// [`Error::UnknownId`].
+    /// [`Error::UnknownId`]; [`Error::CannotDecode`] where no rows are kept and codes cannot be turned back.
     pub fn reconstruct(&self, id: u64) -> Result<Vec<f32>> {
         let row = self.view.row_of(id)?.ok_or(Error::UnknownId { id })?;
         self.vector_of(row)
@@ -346,20 +346,6 @@ impl<'a> IndexReader<'a> {
             rows.extend(self.reconstruct(*id)?);
         }
         Ok(rows)
-    }
-
-    fn vector_of(&self, row: u32) -> Result<Vec<f32>> {
-        if let Some(vector) = rerank::kept_vector(&*self.view, &self.model, row)? {
-            return Ok(vector);
-        }
-        let slot = self.view.slot_of(row, &self.model.slots_column, self.model.places())?;
-        let lost = || Error::corrupt("slots", row.into(), format!("{slot:?} does not hold the row"));
-        let (code, resident) = self.view.code_at(slot, &self.model.geometry)?.ok_or_else(lost)?;
-        let list = slot.list.checked_sub(self.header().first_list).filter(|l| (*l as usize) < self.nlist());
-        match list {
-            Some(list) if resident == row => Ok(self.model.decode(list, &code)),
-            _ => Err(lost()),
-        }
     }
 
     /// Entries of each list. Where vectors stand in two lists, each is an entry of both.

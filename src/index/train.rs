@@ -5,11 +5,11 @@
 //! snapshots keep the old lists and the old centroids.
 
 use super::add::{Encoded, encode};
-use super::model::Model;
+use super::model::{Model, Trained, untrained_codec};
 use super::reader::IndexReader;
 use super::writer::{IndexWriter, random};
 use super::{rerank, tree};
-use crate::coarse::Tree;
+use crate::codec::{self, Assigned, Codec, Training};
 use crate::kernel::Similarity;
 use crate::math::kmeans::{ClusteringParams, IterationStats, cluster};
 use crate::math::random::Random;
@@ -18,7 +18,7 @@ use crate::storage::block::{Geometry, Run};
 use crate::storage::ids::Slots;
 use crate::storage::lists::block_key;
 use crate::storage::sections::Section;
-use crate::{Error, Observer, Result, Rows, metric};
+use crate::{Error, IndexSpec, Observer, Result, Rows, metric};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -89,16 +89,20 @@ impl IndexWriter<'_> {
         let mut clustering = params.clustering.clone();
         clustering.spherical |= spec.metric.similarity() == Similarity::Dot;
         let checked = ClusteringParams { check_finite: false, ..clustering.clone() };
-        let run = || {
-            let sample = Rows::of(&sample, spec.dim);
-            cluster(sample, nlist, spec.metric.nearness(), &checked, initial, observer)
-        };
+        let sample = Rows::of(&sample, spec.dim);
+        let run = || cluster(sample, nlist, spec.metric.nearness(), &checked, initial, observer);
         let done = Self::in_pool(&self.pool, run)?;
         if metric::check_centroids(spec.metric, Rows::of(&done.centroids, spec.dim)).is_err() {
             let what = "false, and rows that are not finite or too long gave centroids that are";
             return Err(Error::Parameter { name: "check_finite", what: what.into() });
         }
-        let tree = Self::in_pool(&self.pool, || Model::grow_tree(&spec, &done.centroids, observer))?;
+        let trained = Self::in_pool(&self.pool, || -> Result<_> {
+            let tree = Model::grow_tree(&spec, &done.centroids, observer)?;
+            let codec = train_codec(&spec, sample, &done.centroids, clustering.seed, observer)?;
+            Ok(Trained { centroids: done.centroids, tree, codec })
+        });
+        // Drawn, not counted: a training that was aborted must not share its number with a later one.
+        let model = Model::trained(&spec, trained?, random())?;
         let mut report = TrainReport {
             rows: done.sampled_rows,
             objective: done.objective,
@@ -107,7 +111,7 @@ impl IndexWriter<'_> {
             redistributed: self.header.ntotal,
         };
         let params = TrainParams { clustering, sample_rows: params.sample_rows, initial: None };
-        self.change(|writer| writer.install(done.centroids, tree, &params, observer))?;
+        self.change(|writer| writer.install(model, &params, observer))?;
         report.redistributed = self.header.ntotal;
         Ok(report)
     }
@@ -133,28 +137,16 @@ impl IndexWriter<'_> {
     }
 
     /// Puts new centroids in place and moves every stored vector to its new list.
-    fn install(
-        &mut self,
-        centroids: Vec<f32>,
-        tree: Option<Tree>,
-        params: &TrainParams,
-        observer: &mut Observer<'_>,
-    ) -> Result<()> {
+    fn install(&mut self, new: Model, params: &TrainParams, observer: &mut Observer<'_>) -> Result<()> {
         let seq = self.header.seq;
-        let bytes: Vec<u8> = centroids.iter().flat_map(|component| component.to_le_bytes()).collect();
-        let dim = self.model.spec.dim;
-        let tree_bytes = tree.as_ref().map(|tree| tree::encode(tree, dim, &bytes));
-        // Drawn, not counted: a training that was aborted must not share its number with a later one.
-        let version = random();
-        let old = self.model.clone();
-        let new = Arc::new(Model::trained(&old.spec, centroids, tree, version)?);
+        let (old, new) = (self.model.clone(), Arc::new(new));
         let old_lists = self.header.first_list..self.header.first_list + self.header.nlist;
         let nlist = new.nlist() as u32;
         let sizes = self.tables.list_entries(old_lists.clone())?;
 
-        self.model = new;
+        self.model = new.clone();
         self.header.trained = true;
-        self.header.model_version = version;
+        self.header.model_version = new.version;
         self.header.nlist = nlist;
         // Numbers never used before, or the front again once they run out.
         self.header.first_list = match old_lists.end.checked_add(nlist) {
@@ -191,11 +183,21 @@ impl IndexWriter<'_> {
         self.tables.tails.retain_in(keys, |_, _| false)?;
         // Last: until here the header and the lists of the old centroids stand as they were, so that a repair after a
         // failure finds them together.
+        self.write_model(&new, seq)?;
+        self.tables.write_section(Section::Training, &encode_params(params), seq)
+    }
+
+    fn write_model(&mut self, model: &Model, seq: u64) -> Result<()> {
+        let centroids = model.centroids().map_or(&[][..], |centroids| centroids.as_slice());
+        let bytes: Vec<u8> = centroids.iter().flat_map(|component| component.to_le_bytes()).collect();
         self.tables.write_section(Section::Centroids, &bytes, seq)?;
-        if let Some(bytes) = tree_bytes {
+        if let Some(tree) = &model.tree {
+            let bytes = tree::encode(tree, model.spec.dim, &bytes);
             self.tables.write_section(Section::Tree, &bytes, seq)?;
         }
-        self.tables.write_section(Section::Training, &encode_params(params), seq)?;
+        if model.spec.encoding.is_learned() {
+            self.tables.write_section(Section::Codec, &model.codec.tables(), seq)?;
+        }
         Ok(())
     }
 
@@ -272,14 +274,38 @@ impl Batch {
     }
 }
 
-fn sample<'r>(rows: Rows<'r>, params: &TrainParams) -> Cow<'r, [f32]> {
-    match params.sample_rows {
-        Some(most) if most < rows.len() => {
-            let picks = Random::new(params.clustering.seed).sample(rows.len(), most);
-            Cow::Owned(picks.into_iter().flat_map(|i| rows.row(i).iter().copied()).collect())
-        }
-        _ => Cow::Borrowed(rows.as_slice()),
+/// Trains the codec of `spec` on `rows`, as many of them as it wants.
+fn train_codec(
+    spec: &IndexSpec,
+    rows: Rows<'_>,
+    centroids: &[f32],
+    seed: u64,
+    observer: &mut Observer<'_>,
+) -> Result<Box<dyn Codec>> {
+    let similarity = spec.metric.similarity();
+    if let Some(codec) = untrained_codec(spec, spec.encoding) {
+        return Ok(codec);
     }
+    let most = codec::training_rows(spec.encoding).unwrap_or(usize::MAX);
+    let sample = pick(rows, most, seed);
+    let rows = Rows::of(&sample, spec.dim);
+    let mut lists = vec![0; rows.len()];
+    Model::coarse(spec, centroids.to_vec(), None).assign(rows, &mut lists, &mut vec![0.0; rows.len()]);
+    let sample = Assigned { rows, lists: &lists, centroids: Some(Rows::of(centroids, spec.dim)) };
+    codec::train(spec.encoding, &Training { sample, similarity, seed }, observer)
+}
+
+fn sample<'r>(rows: Rows<'r>, params: &TrainParams) -> Cow<'r, [f32]> {
+    pick(rows, params.sample_rows.unwrap_or(usize::MAX), params.clustering.seed)
+}
+
+/// At most `most` rows, drawn at random.
+fn pick(rows: Rows<'_>, most: usize, seed: u64) -> Cow<'_, [f32]> {
+    if most >= rows.len() {
+        return Cow::Borrowed(rows.as_slice());
+    }
+    let picks = Random::new(seed).sample(rows.len(), most);
+    Cow::Owned(picks.into_iter().flat_map(|i| rows.row(i).iter().copied()).collect())
 }
 
 /// `name value` lines: readable by any later version, whatever it adds.

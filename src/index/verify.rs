@@ -226,9 +226,13 @@ impl Check<'_> {
         let mut expected = 0;
         let trained = self.header.trained && self.model.spec.nlist.is_some();
         let tree = trained && self.model.spec.supers().is_some();
-        for (section, wanted) in
-            [(Section::Centroids, trained), (Section::Training, trained), (Section::Tree, tree)]
-        {
+        let codec = trained && self.model.spec.encoding.is_learned();
+        for (section, wanted) in [
+            (Section::Centroids, trained),
+            (Section::Training, trained),
+            (Section::Tree, tree),
+            (Section::Codec, codec),
+        ] {
             let bytes = tables.read_section(section)?;
             if bytes.is_some() != wanted {
                 report.note(name, (section as u64) << 32, format!("{section:?} there: {}", bytes.is_some()));

@@ -10,7 +10,7 @@ use crate::math::topk::RowIds;
 use crate::storage::block::{Geometry, Run};
 use crate::storage::column::{ABSENT, Column};
 use crate::storage::format::{Header, ListEntry};
-use crate::storage::ids::Slot;
+use crate::storage::ids::{Slot, Slots};
 use crate::storage::sections::Section;
 use crate::storage::snapshot::Snapshot;
 use crate::storage::{EachKept, Stage, WriteTables};
@@ -38,6 +38,8 @@ pub(crate) trait View: Send + Sync {
     fn for_each_id(&self, each: &mut dyn FnMut(u32, u64)) -> Result<()>;
     /// The slot in the nearest of the `places` lists that each row stands in.
     fn slot_of(&self, row: u32, column: &Column, places: usize) -> Result<Slot>;
+    /// All slots of a row.
+    fn slots_of(&self, row: u32, column: &Column, places: usize) -> Result<Slots>;
     /// The code at a slot, packed, and the row that stands there.
     fn code_at(&self, slot: Slot, geometry: &Geometry) -> Result<Option<(Vec<u8>, u32)>>;
     fn id_of_key(&self, key: &[u8]) -> Result<Option<u64>>;
@@ -76,6 +78,9 @@ macro_rules! by_tables {
         }
         fn slot_of(&self, row: u32, column: &Column, places: usize) -> Result<Slot> {
             self.tables.slot_of(row, column, places)
+        }
+        fn slots_of(&self, row: u32, column: &Column, places: usize) -> Result<Slots> {
+            self.tables.slots_of(row, column, places)
         }
         fn code_at(&self, slot: Slot, geometry: &Geometry) -> Result<Option<(Vec<u8>, u32)>> {
             self.tables.code_at(slot, geometry)

@@ -10,3 +10,5 @@ pub(crate) mod rotation;
 pub(crate) mod seeding;
 pub(crate) mod selector;
 pub(crate) mod topk;
+#[allow(dead_code)] // until the factory makes it
+pub(crate) mod transform;

@@ -195,6 +195,7 @@ impl BlockBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::Factors;
 
     fn home() -> TableName {
         TableName { text: "t".into(), index: [9; 16] }
@@ -238,9 +239,9 @@ mod tests {
         for (layout, order, merged) in [
             (Layout::RowMajor { code_bytes: 12 }, 0, true),
             (Layout::RowMajor { code_bytes: 3000 }, 1, true),
-            (Layout::Nibbles { subspaces: 4 }, 0, true),
-            (Layout::Nibbles { subspaces: 64 }, 0, false),
-            (Layout::Nibbles { subspaces: 64 }, 2, true),
+            (Layout::Nibbles { subspaces: 4, factors: Factors::ScaleAndBias, extra: 0 }, 0, true),
+            (Layout::Nibbles { subspaces: 64, factors: Factors::ScaleAndBias, extra: 0 }, 0, false),
+            (Layout::Nibbles { subspaces: 64, factors: Factors::ScaleAndBias, extra: 0 }, 2, true),
         ] {
             let geometry = Geometry::new(layout, order).unwrap();
             let capacity = geometry.capacity as usize;

@@ -19,6 +19,8 @@ pub(crate) enum Section {
     /// Which super-cluster each list belongs to, and their centroids, as drawn in `index/tree.rs`; only where the
     /// specification says that there is a tree.
     Tree = 3,
+    /// What training made for the codes, as their codec draws it; only where that is anything.
+    Codec = 4,
 }
 
 const ORDER: u8 = 4;

@@ -1,0 +1,198 @@
+//! Worry: codes that are copied between indexes lose rows, change them, or land where their list means something else.
+//!
+//! Noticed by comparing what was merged with an index that all vectors were added to, by parts that must share nothing
+//! and leave nothing out, and by `verify`, which encodes kept rows again.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
+
+mod support;
+
+use support::*;
+use vellum::*;
+
+const DIM: usize = 12;
+const SPECS: [&str; 6] = [
+    "IVF8,Flat",
+    "IVF8,SQfp16,RFlat",
+    "IVF8,Nibble2,RSQ8+Flat",
+    "IVF8_SOAR,Nibble1,RF16",
+    "IVF8_SOAR,Flat",
+    "Flat",
+];
+
+/// Two indexes of one training: "a" with the front rows, "b" with the others, ids from 0 in both.
+fn halves(text: &str, metric: Metric, data: &[f32]) -> Store {
+    let store = memory();
+    let (spec, all) = (spec(text, DIM, metric), rows(data, DIM));
+    for (name, part) in [("a", 0..all.len() / 3), ("b", all.len() / 3..all.len())] {
+        create(&store, name, &spec);
+        change(&store, name, |writer| {
+            if spec.nlist().is_some() {
+                train(writer, all);
+            }
+            writer.add(all.slice(part.clone())).unwrap();
+        });
+    }
+    store
+}
+
+fn merge(store: &Store, add_id: u64) -> Result<u64> {
+    let other = reader(store, "b");
+    let txn = store.begin_write()?;
+    let mut writer = txn.index("a")?;
+    let merged = writer.merge_from(&other, add_id, &mut Observer::none());
+    drop(writer);
+    if merged.is_ok() {
+        txn.commit()?;
+    }
+    merged
+}
+
+#[test]
+fn merged_indexes_answer_like_one_that_all_was_added_to() {
+    let data = reals(600, DIM, 1);
+    for (text, metric) in SPECS.into_iter().flat_map(|text| METRICS.map(|metric| (text, metric))) {
+        let store = halves(text, metric, &data);
+        create(&store, "all", &spec(text, DIM, metric));
+        change(&store, "all", |writer| {
+            if text != "Flat" {
+                train(writer, rows(&data, DIM));
+            }
+            writer.add(rows(&data, DIM)).unwrap();
+        });
+        assert_eq!(merge(&store, 200).unwrap(), 400, "{text}");
+        assert_sound(&store, "a");
+        let (merged, all) = (reader(&store, "a"), reader(&store, "all"));
+        let queries = rows(&data[..40 * DIM], DIM);
+        for nprobe_ in [1, 3, 8] {
+            let [a, b] = [&merged, &all].map(|r| r.search_batch(queries, 7, &nprobe(nprobe_)).unwrap());
+            assert_eq!(all_bits(&a), all_bits(&b), "{text} {metric} {nprobe_}");
+        }
+        for id in [0, 199, 200, 599] {
+            assert_eq!(merged.reconstruct(id).unwrap(), all.reconstruct(id).unwrap());
+        }
+    }
+}
+
+#[test]
+fn what_is_there_already_is_refused_and_nothing_changes() {
+    let data = reals(300, DIM, 2);
+    let store = halves("IVF8,Flat", Metric::L2, &data);
+    let before = state(&reader(&store, "a"));
+    assert!(matches!(merge(&store, 99), Err(Error::DuplicateId { id: 99 })));
+    assert!(matches!(merge(&store, u64::MAX - 10), Err(Error::InvalidId { .. })));
+    assert!(before == state(&reader(&store, "a")));
+}
+
+#[test]
+fn indexes_that_do_not_go_together_are_refused() {
+    let data = reals(300, DIM, 3);
+    let store = halves("IVF8,Flat", Metric::L2, &data);
+    let refused = |name: &str, text: &str, metric, trained_on: Option<&[f32]>| {
+        create(&store, name, &spec(text, DIM, metric));
+        change(&store, name, |writer| {
+            trained_on.map(|data| train(writer, rows(data, DIM)));
+        });
+        let what = reader(&store, "a").check_compatible_for_merge(&reader(&store, name)).unwrap_err();
+        let Error::Incompatible { what } = what else { panic!("{what:?}") };
+        what
+    };
+    assert!(refused("1", "IVF8,Flat", Metric::InnerProduct, Some(&data)).contains("metrics"));
+    assert!(refused("2", "IVF8,SQfp16", Metric::L2, Some(&data)).contains("SQfp16"));
+    assert!(refused("3", "IVF8,Flat", Metric::L2, None).contains("trained"));
+    assert!(refused("4", "IVF8,Flat", Metric::L2, Some(&data[..100 * DIM])).contains("centroids"));
+    let same = reader(&store, "a").check_compatible_for_merge(&reader(&store, "b"));
+    assert!(same.is_ok());
+}
+
+#[test]
+fn keys_come_along() {
+    let data = reals(90, DIM, 4);
+    let store = memory();
+    let spec = spec("IVF4,SQfp16,RFlat", DIM, Metric::L2).with_keys(true);
+    let key = |i: usize| format!("key {i}");
+    for (name, part) in [("a", 0..40), ("b", 40..90)] {
+        create(&store, name, &spec);
+        change(&store, name, |writer| {
+            train(writer, rows(&data, DIM));
+            let keys: Vec<String> = part.clone().map(key).collect();
+            writer.add_with_keys(&keys, rows(&data, DIM).slice(part.clone())).unwrap();
+        });
+    }
+    assert_eq!(merge(&store, 0).unwrap(), 50);
+    assert_sound(&store, "a");
+    let merged = reader(&store, "a");
+    for i in 0..90 {
+        let id = merged.id_of_key(key(i).as_bytes()).unwrap().unwrap();
+        assert_eq!(merged.reconstruct(id).unwrap(), data[i * DIM..(i + 1) * DIM]);
+    }
+    assert!(matches!(merge(&store, 0), Err(Error::DuplicateKey { .. })));
+}
+
+/// The ids of each of the parts that `subsets` make of index "b", copied to an empty index of the same training.
+fn parts(store: &Store, data: &[f32], text: &str, subsets: &[Subset]) -> Vec<Vec<u64>> {
+    let copy = |(i, subset): (usize, &Subset)| {
+        let name = format!("part {i}");
+        create(store, &name, &spec(text, DIM, Metric::L2));
+        let from = reader(store, "b");
+        let copied = change(store, &name, |writer| {
+            train(writer, rows(data, DIM));
+            from.copy_subset_to(writer, subset, &mut Observer::none()).unwrap()
+        });
+        assert_sound(store, &name);
+        let ids = reader(store, &name).ids().unwrap();
+        assert_eq!(ids.len() as u64, copied);
+        let txn = store.begin_write().unwrap();
+        txn.drop_index(&name).unwrap();
+        txn.commit().unwrap();
+        ids
+    };
+    subsets.iter().enumerate().map(copy).collect()
+}
+
+#[test]
+fn subsets_share_nothing_and_leave_nothing_out() {
+    let data = reals(450, DIM, 5);
+    for text in ["IVF8,Flat", "IVF8_SOAR,Nibble2,RF16"] {
+        let store = halves(text, Metric::L2, &data);
+        let modulo = |remainder| Subset::IdModulo { modulus: 3, remainder };
+        let part = |part| Subset::ListPart { parts: 4, part };
+        for subsets in [
+            vec![Subset::Ids(0..100), Subset::Ids(100..1000)],
+            (0..3).map(modulo).collect(),
+            (0..4).map(part).collect(),
+            [0..77, 77..78, 78..299, 299..u64::MAX].map(Subset::Elements).to_vec(),
+            [0..1, 1..5, 5..u32::MAX].map(Subset::Lists).to_vec(),
+            vec![Subset::All],
+        ] {
+            let parts = parts(&store, &data, text, &subsets);
+            let mut all = parts.concat();
+            all.sort_unstable();
+            assert_eq!(all, (0..300).collect::<Vec<u64>>(), "{text} {subsets:?}");
+            match &subsets[0] {
+                Subset::Ids(ids) => assert_eq!(parts[0], ids.clone().collect::<Vec<u64>>()),
+                Subset::IdModulo { .. } => assert!(parts[1].iter().all(|id| id % 3 == 1)),
+                Subset::Elements(_) => {
+                    assert_eq!(parts.iter().map(Vec::len).collect::<Vec<_>>(), [77, 1, 221, 1]);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn subsets_that_are_none_are_refused() {
+    let data = reals(60, DIM, 6);
+    let store = halves("IVF2,Flat", Metric::L2, &data);
+    let from = reader(&store, "b");
+    for subset in [
+        Subset::IdModulo { modulus: 0, remainder: 0 },
+        Subset::IdModulo { modulus: 3, remainder: 3 },
+        Subset::ListPart { parts: 0, part: 0 },
+        Subset::ListPart { parts: 2, part: 2 },
+    ] {
+        let refused =
+            change(&store, "a", |writer| from.copy_subset_to(writer, &subset, &mut Observer::none()));
+        assert!(matches!(refused, Err(Error::Parameter { .. })), "{subset:?}");
+    }
+}
