@@ -204,13 +204,13 @@ class Peer:
         return start(command, cores, len(cores), stdin=subprocess.PIPE)
 
 
-def start(command, cores, threads, stdin=None):
+def start(command, cores, threads, **pipes):
     """A process on these cores, with as many threads in whatever counts for itself."""
     # Large pages for all who use the C library's allocator, where the system leaves it to the program.
     environment = os.environ | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
     environment |= {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "OPENBLAS", "MKL")}
     pin = (lambda: os.sched_setaffinity(0, cores)) if cores else None
-    return subprocess.Popen(command, env=environment, preexec_fn=pin, stdin=stdin, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=environment, preexec_fn=pin, stdout=subprocess.PIPE, text=True, **pipes)
 
 
 def run(command, cores, threads):
