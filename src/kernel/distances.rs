@@ -8,7 +8,8 @@
 //!                0/0 counts as 0             Gower           the mean, over what is present in both, of |q−x| of
 //!                                                            numbers and of q≠x of categories (below 0)
 //! ```
-//! These are FAISS's formulas, but for one limit: in Jensen-Shannon 0·ln 0 is 0, where FAISS's distance is NaN. A pair whose distance
+//! These are FAISS's formulas, but for two limits: in Jensen-Shannon 0·ln 0 is 0, and in Canberra 0/0, where FAISS's distances are NaN
+//! (those of 1.15; later ones agree about Canberra). A pair whose distance
 //! is no finite number (0/0, x/0, nothing present in both, a number against a category) scores NaN, which no threshold lets
 //! through.
 //!

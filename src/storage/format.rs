@@ -550,6 +550,29 @@ mod tests {
         }
     }
 
+    /// What stood in the reserved bytes before there were other metrics, and where their argument stands.
+    #[test]
+    fn the_argument_of_a_metric_stands_in_bytes_that_are_zero_for_others() {
+        let lp = Header { metric: Metric::lp(2.7).unwrap(), ..header() };
+        let (bytes, before) = (lp.encode(), header().encode());
+        assert_eq!(Header::decode("t", &bytes).unwrap(), lp);
+        let at = size_of::<RawHeader>() - 23;
+        assert_eq!(before[at..at + 23], [0; 23]);
+        assert_eq!(bytes[at..at + 4], 2.7f32.to_le_bytes());
+        let different: Vec<usize> = (20..bytes.len()).filter(|i| bytes[*i] != before[*i]).collect();
+        assert_eq!(different, [39, at, at + 1, at + 2, at + 3], "metric and argument alone");
+        // A p that is none, and an argument where there is none, are unknown metrics.
+        for (metric, argument) in [(6, 0.0f32), (6, f32::NAN), (3, 1.0), (4, 2.0), (13, 0.0)] {
+            let mut wrong = before.clone();
+            wrong[39] = metric;
+            wrong[at..at + 4].copy_from_slice(&argument.to_le_bytes());
+            let crc = crc32fast::hash(&wrong[HEADER_CRC_FROM..]);
+            wrong[16..20].copy_from_slice(&crc.to_le_bytes());
+            let refused = Header::decode("t", &wrong).unwrap_err().to_string();
+            assert!(refused.contains("unknown metric"), "{metric} {argument}: {refused}");
+        }
+    }
+
     #[test]
     fn headers_round_trip_and_notice_every_flipped_bit() {
         let bytes = header().encode();
