@@ -7,7 +7,7 @@
 use crate::encoding::Encoding;
 use crate::math::selector::IdSelector;
 use crate::storage::format::{FRAME, MAX_ORDER, value_bytes};
-use crate::{Error, Metric, Rerank, Result, SearchStats};
+use crate::{Error, Metric, Rerank, Result, SearchStats, TransformKind};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -89,6 +89,7 @@ pub struct IndexSpec {
     pub(crate) nlist: Option<usize>,
     pub(crate) coarse: Coarse,
     pub(crate) spill: bool,
+    pub(crate) transforms: Vec<TransformKind>,
     pub(crate) encoding: Encoding,
     pub(crate) kept: Option<KeptRows>,
     pub(crate) keys: bool,
@@ -124,6 +125,7 @@ impl IndexSpec {
             nlist: None,
             coarse: Coarse::Auto,
             spill: false,
+            transforms: Vec::new(),
             encoding: Encoding::Flat,
             kept: None,
             keys: false,
@@ -151,6 +153,14 @@ impl IndexSpec {
     /// the codes take twice the bytes. Takes 2 lists or more; nothing is spilled before training.
     pub fn with_spill(self, spill: bool) -> Self {
         IndexSpec { spill, ..self }
+    }
+
+    /// Transforms vectors before lists are found and codes made (`PCA64,IVF1024,SQ8`): one after the other, each trained
+    /// with the lists on what those before it make of the rows. Takes an index with lists; before training nothing is
+    /// transformed. Distances of codes are those between transformed vectors; kept rows, and what is reconstructed, are not
+    /// transformed.
+    pub fn with_transforms(self, transforms: impl IntoIterator<Item = TransformKind>) -> Self {
+        IndexSpec { transforms: transforms.into_iter().collect(), ..self }
     }
 
     /// Sets how vectors are encoded in their lists.
@@ -209,6 +219,18 @@ impl IndexSpec {
         self.spill
     }
 
+    /// What is done to vectors before lists are found and codes made.
+    pub fn transforms(&self) -> &[TransformKind] {
+        &self.transforms
+    }
+
+    /// Components of a transformed vector.
+    pub(crate) fn inner_dim(&self) -> usize {
+        let dim = |dim, kind: &TransformKind| kind.dim_out(dim);
+        // What does not fit was refused.
+        self.transforms.iter().try_fold(self.dim, dim).unwrap_or(self.dim)
+    }
+
     /// How vectors are encoded.
     pub fn encoding(&self) -> Encoding {
         self.encoding
@@ -243,13 +265,16 @@ impl IndexSpec {
             (Coarse::Auto, Some(nlist)) if nlist >= TREE_NLIST => Coarse::Tree(2 * nlist.isqrt()),
             _ => self.coarse,
         };
-        IndexSpec { encoding: self.encoding.resolved(self.dim), kept, coarse, ..self.clone() }
+        IndexSpec { encoding: self.encoding.resolved(self.inner_dim()), kept, coarse, ..self.clone() }
     }
 
     /// Why the parts do not go with a metric that is neither L2 nor a product, if they do not.
     fn unmeasurable(&self) -> Option<String> {
         let metric = self.metric;
         metric.distance()?;
+        if let Some(first) = self.transforms.first() {
+            return Some(format!("{metric} is of the components as they are: {first} would mix them"));
+        }
         match (self.encoding, self.kept, self.coarse) {
             (Encoding::Flat, None, Coarse::Auto | Coarse::Flat) if !self.spill => None,
             (Encoding::Flat, None, Coarse::Auto | Coarse::Flat) => {
@@ -284,6 +309,9 @@ impl IndexSpec {
             }
             (Coarse::Tree(_), Some(_)) => {}
         }
+        if let ([first, ..], None) = (&self.transforms[..], self.nlist) {
+            return Some(format!("{first} takes lists (IVF1 for one), as it comes with their training"));
+        }
         match self.kept {
             Some(kept) if kept.is_scalar() && self.encoding.element().is_some() => Some(format!(
                 "{} codes are more exact than the 8 bits of {}, which goes with Nibble, Nibble2 or Nibble1",
@@ -306,6 +334,9 @@ impl IndexSpec {
         if self.block_order > MAX_ORDER {
             return bad(format!("block order {}, allowed are 0 to {MAX_ORDER}", self.block_order));
         }
+        if let Err(what) = self.transforms.iter().try_fold(self.dim, |dim, kind| kind.dim_out(dim)) {
+            return bad(what);
+        }
         if let Some(nlist) = self.nlist.filter(|nlist| *nlist == 0 || *nlist > NLIST_MAX) {
             return bad(format!("{nlist} lists, allowed are 1 to {NLIST_MAX}"));
         }
@@ -318,6 +349,7 @@ impl IndexSpec {
 
 impl fmt::Display for IndexSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.transforms.iter().try_for_each(|transform| write!(f, "{transform},"))?;
         if let Some(nlist) = self.nlist {
             write!(f, "IVF{nlist}")?;
             match self.coarse {
@@ -339,6 +371,10 @@ impl FromStr for IndexSpec {
         let bad = |what: String| Error::Spec { text: text.into(), what };
         let mut spec = IndexSpec::flat(0, Metric::L2);
         let mut parts = text.split(',').peekable();
+        while let Some(Ok(transform)) = parts.peek().map(|part| part.parse()) {
+            spec.transforms.push(transform);
+            parts.next();
+        }
         if let Some(lists) = parts.peek().and_then(|part| part.strip_prefix("IVF")) {
             let (lists, least) = lists.strip_suffix(SPILL).map_or((lists, 1), |lists| (lists, 2));
             let (lists, coarse) = split_coarse(lists).ok_or_else(|| {

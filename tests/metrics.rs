@@ -303,6 +303,7 @@ fn such_metrics_go_with_flat_codes_alone() {
             ("IVF4,Flat,RU8", "add nothing"),
             ("IVF4_SOAR,Flat", "spilling"),
             ("IVF4(IVF2),Flat", "tree"),
+            ("PCA2,IVF4,Flat", "mix"),
         ] {
             let store = memory();
             let txn = store.begin_write().unwrap();

@@ -41,17 +41,18 @@ impl<'r> Encoded<'r> {
     fn in_lists(model: &Model, rows: Rows<'r>, nearest: Option<&[u32]>) -> Result<Self> {
         let prepared = model.prepare(rows)?;
         let rows = Rows::of(&prepared, model.spec.dim);
-        model.check(rows)?;
+        let projected = model.admit(rows)?;
+        let projected = Rows::of(&projected, model.inner_dim());
         let lists = match nearest {
-            None => model.assign(rows),
-            Some(nearest) => model.assign_second(rows, nearest),
+            None => model.assign(projected),
+            Some(nearest) => model.assign_second(projected, nearest),
         };
-        let codes = encode(model, rows, &lists);
+        let codes = encode(model, projected, &lists);
         Ok(Encoded { rows: prepared, lists, codes })
     }
 }
 
-/// The packed codes of the entries of prepared rows.
+/// The packed codes of the entries of projected rows.
 pub(crate) fn encode(model: &Model, rows: Rows<'_>, lists: &[u32]) -> Vec<u8> {
     if lists.len() > rows.len() {
         let (first, second) = lists.split_at(rows.len());
@@ -516,7 +517,8 @@ impl IndexWriter<'_> {
         let seconds = slots.iter().zip(numbers).filter_map(|(slots, row)| Some((slots.second?, *row)));
         let entries: Vec<(Slot, u32)> = firsts.chain(seconds).collect();
         let lists: Vec<u32> = entries.iter().map(|(slot, _)| slot.list - self.header.first_list).collect();
-        let codes = encode(&model, Rows::of(&rows, model.spec.dim), &lists);
+        let projected = model.project(Rows::of(&rows, model.spec.dim))?;
+        let codes = encode(&model, Rows::of(&projected, model.inner_dim()), &lists);
         let codes = codes.chunks_exact(model.codec.layout().code_bytes());
         let change = |((slot, row), code)| SlotChange { slot, row, code: Some(code) };
         let changes = entries.into_iter().zip(codes).map(change).collect();

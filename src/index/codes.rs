@@ -176,7 +176,8 @@ impl IndexReader<'_> {
     /// Those of the rows, as for [`add`](crate::IndexWriter::add).
     pub fn assign(&self, rows: Rows<'_>) -> Result<Vec<u32>> {
         let prepared = self.model.prepare(rows)?;
-        let mut lists = self.model.assign(Rows::of(&prepared, self.model.spec.dim));
+        let projected = self.model.project(Rows::of(&prepared, self.model.spec.dim))?;
+        let mut lists = self.model.assign(Rows::of(&projected, self.model.inner_dim()));
         lists.truncate(rows.len());
         Ok(lists)
     }
@@ -192,8 +193,8 @@ impl IndexReader<'_> {
         lists.iter().try_for_each(|list| self.check_list(*list))?;
         let prepared = self.model.prepare(rows)?;
         let rows = Rows::of(&prepared, self.model.spec.dim);
-        self.model.check(rows)?;
-        Ok(encode(&self.model, rows, lists))
+        let projected = self.model.admit(rows)?;
+        Ok(encode(&self.model, Rows::of(&projected, self.model.inner_dim()), lists))
     }
 
     /// The stand-alone codes of rows: each its nearest list's number, then its code there.

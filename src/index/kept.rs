@@ -71,7 +71,9 @@ impl<'m> KeptCheck<'m> {
             How::Encoded => {
                 form.decode(bytes, vector);
                 self.bytes.clear();
-                let rows = Rows::of(vector, vector.len());
+                // A row that was stored was projected then.
+                let projected = model.project(Rows::of(vector, vector.len())).unwrap_or_default();
+                let rows = Rows::of(&projected, model.inner_dim());
                 let assigned = Assigned { rows, lists: &[list], centroids: model.centroids() };
                 model.codec.encode(assigned, &mut self.bytes);
             }

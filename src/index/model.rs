@@ -6,6 +6,7 @@ use crate::coarse::{CoarseQuantizer, FlatCoarse, MeasuredCoarse, Probes, Tree, T
 use crate::codec::{self, Codec, KeptForm, Measured};
 use crate::guard::Quiet;
 use crate::kernel::Element;
+use crate::math::transform::Chain;
 use crate::storage::block::Geometry;
 use crate::storage::column::Column;
 use crate::storage::format::{Header, MAX_ORDER};
@@ -30,6 +31,8 @@ pub(crate) struct Trained {
     pub(crate) centroids: Vec<f32>,
     /// What the specification wants lists to be found through.
     pub(crate) tree: Option<Tree>,
+    /// What the specification wants done to vectors first.
+    pub(crate) chain: Option<Chain>,
     pub(crate) codec: Box<dyn Codec>,
 }
 
@@ -46,6 +49,8 @@ pub(crate) struct Model {
     pub(crate) coarse: Option<Box<dyn CoarseQuantizer>>,
     /// What the coarse quantizer goes through, if it does, as it is stored.
     pub(crate) tree: Option<Tree>,
+    /// What is done to vectors before they come to lists and codes, which live in the space behind it.
+    pub(crate) chain: Option<Chain>,
     pub(crate) version: u64,
 }
 
@@ -55,7 +60,7 @@ impl Model {
         // What has no code before its lists are known stands as it is until then.
         spec.check()?;
         let encoding = if spec.nlist.is_some() { spec.encoding.before_training() } else { spec.encoding };
-        let codec = untrained_codec(spec, encoding).ok_or_else(|| Error::Spec {
+        let codec = untrained_codec(spec, encoding, spec.dim).ok_or_else(|| Error::Spec {
             text: spec.to_string(),
             what: format!("{encoding} codes are learned, which takes lists (IVF1 for one)"),
         })?;
@@ -89,16 +94,17 @@ impl Model {
             encoding,
             coarse: None,
             tree: None,
+            chain: None,
             version: 0,
         })
     }
 
     /// The same with lists.
     pub(crate) fn trained(spec: &IndexSpec, trained: Trained, version: u64) -> Result<Self> {
-        let Trained { centroids, tree, codec } = trained;
+        let Trained { centroids, tree, chain, codec } = trained;
         let coarse = Some(Self::coarse(spec, centroids, tree.clone()));
         let model = Self::with_codec(spec, spec.encoding, codec)?;
-        Ok(Model { coarse, tree, version, ..model })
+        Ok(Model { coarse, tree, chain, version, ..model })
     }
 
     /// What finds the lists of `centroids`.
@@ -107,7 +113,7 @@ impl Model {
         centroids: Vec<f32>,
         tree: Option<Tree>,
     ) -> Box<dyn CoarseQuantizer> {
-        let (dim, similarity) = (spec.dim, spec.metric.similarity());
+        let (dim, similarity) = (spec.inner_dim(), spec.metric.similarity());
         match (tree, spec.metric.distance()) {
             (_, Some(distance)) => Box::new(MeasuredCoarse::new(centroids, dim, distance)),
             (Some(tree), None) => Box::new(TreeCoarse::new(centroids, dim, similarity, tree)),
@@ -144,8 +150,8 @@ impl Model {
         let name = &tables.names.model;
         let missing = || Error::corrupt(name, 0, "the centroids are missing");
         let bytes = tables.read_section(Section::Centroids)?.ok_or_else(missing)?;
-        if bytes.len() != header.nlist as usize * spec.dim * 4 {
-            let (nlist, dim, meta) = (header.nlist, spec.dim, &tables.names.meta);
+        if bytes.len() != header.nlist as usize * spec.inner_dim() * 4 {
+            let (nlist, dim, meta) = (header.nlist, spec.inner_dim(), &tables.names.meta);
             let what = format!("{} bytes of centroids, {meta} says {nlist} of dimension {dim}", bytes.len());
             return Err(Error::corrupt(name, 0, what));
         }
@@ -156,12 +162,21 @@ impl Model {
         }
         let tree = settle(tree::read(tables, &spec, &bytes), &spec, &centroids)?;
         let codes = tables.read_section(Section::Codec)?.unwrap_or_default();
-        let codec = match untrained_codec(&spec, spec.encoding).filter(|_| codes.is_empty()) {
+        let codec = match untrained_codec(&spec, spec.encoding, spec.inner_dim()).filter(|_| codes.is_empty())
+        {
             Some(codec) => codec,
-            None => codec::load(spec.encoding, spec.dim, spec.metric.similarity(), &codes)
+            None => codec::load(spec.encoding, spec.inner_dim(), spec.metric.similarity(), &codes)
                 .map_err(|what| Error::corrupt(name, 0, what))?,
         };
-        Self::trained(&spec, Trained { centroids, tree, codec }, header.model_version)
+        let chain = match &spec.transforms[..] {
+            [] => None,
+            kinds => {
+                let bytes = tables.read_section(Section::Transforms)?.unwrap_or_default();
+                let chain = Chain::from_bytes(kinds, spec.dim, &bytes);
+                Some(chain.map_err(|what| Error::corrupt(name, 0, what))?)
+            }
+        };
+        Self::trained(&spec, Trained { centroids, tree, chain, codec }, header.model_version)
     }
 
     pub(crate) fn metric(&self) -> Metric {
@@ -223,6 +238,23 @@ impl Model {
         }
     }
 
+    /// Components of vectors where lists and codes live.
+    pub(crate) fn inner_dim(&self) -> usize {
+        self.chain.as_ref().map_or(self.spec.dim, Chain::dim_out)
+    }
+
+    /// Prepared rows as lists and codes see them.
+    ///
+    /// # Errors
+    /// [`Error::TooLong`] for a row that a transform makes too long for its distances to be finite.
+    pub(crate) fn project<'r>(&self, rows: Rows<'r>) -> Result<Cow<'r, [f32]>> {
+        let Some(chain) = &self.chain else { return Ok(Cow::Borrowed(rows.as_slice())) };
+        let mut projected = Vec::new();
+        chain.apply(rows, &mut projected);
+        metric::check_norms(Rows::of(&projected, chain.dim_out()))?;
+        Ok(Cow::Owned(projected))
+    }
+
     /// The columns of kept rows by [`Stage`].
     pub(crate) fn kept_columns(&self) -> [Option<Column>; 2] {
         [Stage::Rows, Stage::Exact]
@@ -231,7 +263,7 @@ impl Model {
 
     /// How the components of a code are stored now; none where codes are estimates.
     pub(crate) fn code_element(&self) -> Option<Element> {
-        self.encoding.element()
+        self.encoding.element().filter(|_| self.chain.is_none())
     }
 
     /// The kept rows that have the last word: the most exact ones. None where the codes are more exact, or as exact and
@@ -241,13 +273,15 @@ impl Model {
         self.kept.last().filter(|_| !spare)
     }
 
-    /// Refuses prepared rows that the code or the kept rows cannot hold.
-    pub(crate) fn check(&self, rows: Rows<'_>) -> Result<()> {
-        self.codec.check(rows)?;
-        self.kept.iter().try_for_each(|kept| kept.form.check(rows))
+    /// Prepared rows [projected](Self::project); refuses such as the kept rows or the code cannot hold.
+    pub(crate) fn admit<'r>(&self, rows: Rows<'r>) -> Result<Cow<'r, [f32]>> {
+        let projected = self.project(rows)?;
+        self.codec.check(Rows::of(&projected, self.inner_dim()))?;
+        self.kept.iter().try_for_each(|kept| kept.form.check(rows))?;
+        Ok(projected)
     }
 
-    /// The list of each (prepared) row; with spilling the second list of each behind them.
+    /// The list of each (projected) row; with spilling the second list of each behind them.
     pub(crate) fn assign(&self, rows: Rows<'_>) -> Vec<u32> {
         let mut lists = vec![0; rows.len()];
         if let Some(coarse) = &self.coarse {
@@ -266,7 +300,7 @@ impl Model {
         lists
     }
 
-    /// The lists each (prepared) query should probe.
+    /// The lists each (projected) query should probe.
     pub(crate) fn probe(&self, queries: Rows<'_>, nprobe: usize) -> Probes {
         let mut probes = Probes::default();
         match &self.coarse {
@@ -286,9 +320,12 @@ impl Model {
 
     /// The vector of a code in `list`.
     pub(crate) fn decode(&self, list: u32, code: &[u8]) -> Vec<f32> {
-        let mut row = vec![0.0; self.spec.dim];
+        let mut row = vec![0.0; self.inner_dim()];
         self.codec.decode(self.centroid(list), code, &mut row);
-        row
+        let Some(chain) = &self.chain else { return row };
+        let mut vector = Vec::new();
+        chain.reverse(Rows::of(&row, row.len()), &mut vector);
+        vector
     }
 
     /// The same where the code says it.
@@ -303,11 +340,11 @@ impl Model {
     }
 }
 
-/// The codec of an encoding that nothing is learned for.
-pub(crate) fn untrained_codec(spec: &IndexSpec, encoding: Encoding) -> Option<Box<dyn Codec>> {
+/// The codec of an encoding that nothing is learned for, of vectors of `dim` components.
+pub(crate) fn untrained_codec(spec: &IndexSpec, encoding: Encoding, dim: usize) -> Option<Box<dyn Codec>> {
     match spec.metric.distance() {
-        Some(distance) => Some(Box::new(Measured::new(spec.dim, distance))),
-        None => codec::untrained(encoding, spec.dim, spec.metric.similarity()),
+        Some(distance) => Some(Box::new(Measured::new(dim, distance))),
+        None => codec::untrained(encoding, dim, spec.metric.similarity()),
     }
 }
 

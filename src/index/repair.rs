@@ -301,19 +301,21 @@ impl<'w, 't> Repair<'w, 't> {
         }
         let model = self.writer.model.clone();
         let rows = Rows::of(&rows, model.spec.dim);
+        let projected = model.project(rows)?;
+        let projected = Rows::of(&projected, model.inner_dim());
         let first_list = self.writer.header.first_list;
         let stands: Vec<Option<u32>> = numbers
             .iter()
             .map(|row| self.placed.get(row)?.slots.first.map(|slot| slot.list - first_list))
             .collect();
         let encoded = IndexWriter::in_pool(&self.writer.pool, || {
-            let assigned = model.assign(rows);
+            let assigned = model.assign(projected);
             let (nearest, second) = assigned.split_at(rows.len());
             let other = |((stands, nearest), second): ((&Option<u32>, &u32), &u32)| {
                 if *stands == Some(*nearest) { *second } else { *nearest }
             };
             let lists: Vec<u32> = stands.iter().zip(nearest).zip(second).map(other).collect();
-            let codes = encode(&model, rows, &lists);
+            let codes = encode(&model, projected, &lists);
             (Encoded { rows: Cow::Borrowed(rows.as_slice()), lists, codes }, nearest.to_vec())
         });
         let (encoded, nearest) = encoded;

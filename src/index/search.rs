@@ -115,7 +115,9 @@ fn search_chunk(
     let mut collectors: Vec<_> =
         queries.iter().map(|_| Collect::new(request.goal, &ids, model.spills())).collect();
     let mut clock = Clock::start(request.stats);
-    let probes = model.probe(queries, request.nprobe);
+    let projected = model.project(queries)?;
+    let projected = Rows::of(&projected, model.inner_dim());
+    let probes = model.probe(projected, request.nprobe);
     let mut route = ROUTE.take();
     let stops = route.lay(view, model.nlist(), &probes, request, queries)?;
     clock.looked_at(queries.len(), stops.len(), || stops.iter().map(|stop| u64::from(stop.entries)).sum());
@@ -124,7 +126,7 @@ fn search_chunk(
         view,
         model,
         request,
-        scanner: scanner(model, queries, request.goal),
+        scanner: scanner(model, projected, request.goal),
         budget: request.max_codes,
         buffers: BUFFERS.take(),
     };
@@ -148,7 +150,8 @@ fn search_chunk(
 
 fn scanner<'a>(model: &'a Model, queries: Rows<'a>, goal: Goal) -> Box<dyn Scanner + 'a> {
     let bounds = match goal {
-        Goal::Radius { kept: Some(kept), .. } => model.codec.bounds(queries, kept),
+        // What bounds say is said of the vectors themselves.
+        Goal::Radius { kept: Some(kept), .. } if model.chain.is_none() => model.codec.bounds(queries, kept),
         _ => None,
     };
     bounds.unwrap_or_else(|| model.codec.scanner(queries))

@@ -14,6 +14,7 @@ use crate::kernel::Similarity;
 use crate::math::kmeans::{ClusteringParams, IterationStats, cluster};
 use crate::math::random::Random;
 use crate::math::seeding::Init;
+use crate::math::transform::Chain;
 use crate::storage::block::{Geometry, Run};
 use crate::storage::ids::Slots;
 use crate::storage::lists::block_key;
@@ -60,8 +61,8 @@ impl IndexWriter<'_> {
     /// Makes the lists from `rows` and moves what is stored into them. May come before or after adding,
     /// and again later. For inner product and cosine the k-means is spherical, whatever `params` say of that.
     ///
-    /// The observer is ticked as `"train"`, as `"tree"` where there is to be one, and as `"redistribute"`. Cancelled in
-    /// the last stage, the transaction must be aborted; before that, the index is as it was.
+    /// The observer is ticked as `"transforms"`, `"train"`, `"tree"`, `"encoder"`, where there is such a thing, and
+    /// `"redistribute"`. Cancelled in the last stage, the transaction must be aborted; before that, the index is as it was.
     ///
     /// # Errors
     /// [`Error::TooFewRows`] if there are fewer rows than lists; the errors of the rows themselves and of the initial
@@ -84,22 +85,27 @@ impl IndexWriter<'_> {
             None => None,
             Some(initial) => Some(self.prepare_sample(Rows::new(initial, spec.dim)?, params)?),
         };
-        let initial = initial.as_deref().map(|initial| Rows::of(initial, spec.dim));
         let sample = sample(rows, params);
+        let sample = Rows::of(&sample, spec.dim);
+        let seed = params.clustering.seed;
+        let chain = Self::in_pool(&self.pool, || train_chain(&spec, sample, seed, observer))?;
+        let (sample, dim) = (project(chain.as_ref(), sample), spec.inner_dim());
+        let sample = Rows::of(&sample, dim);
+        let initial = initial.as_deref().map(|initial| project(chain.as_ref(), Rows::of(initial, spec.dim)));
+        let initial = initial.as_deref().map(|initial| Rows::of(initial, dim));
         let mut clustering = params.clustering.clone();
         clustering.spherical |= spec.metric.similarity() == Similarity::Dot;
         let checked = ClusteringParams { check_finite: false, ..clustering.clone() };
-        let sample = Rows::of(&sample, spec.dim);
         let run = || cluster(sample, nlist, spec.metric.nearness(), &checked, initial, observer);
         let done = Self::in_pool(&self.pool, run)?;
-        if metric::check_centroids(spec.metric, Rows::of(&done.centroids, spec.dim)).is_err() {
+        if metric::check_centroids(spec.metric, Rows::of(&done.centroids, dim)).is_err() {
             let what = "false, and rows that are not finite or too long gave centroids that are";
             return Err(Error::Parameter { name: "check_finite", what: what.into() });
         }
         let trained = Self::in_pool(&self.pool, || -> Result<_> {
             let tree = Model::grow_tree(&spec, &done.centroids, observer)?;
-            let codec = train_codec(&spec, sample, &done.centroids, clustering.seed, observer)?;
-            Ok(Trained { centroids: done.centroids, tree, codec })
+            let codec = train_codec(&spec, sample, &done.centroids, seed, observer)?;
+            Ok(Trained { centroids: done.centroids, tree, chain, codec })
         });
         // Drawn, not counted: a training that was aborted must not share its number with a later one.
         let model = Model::trained(&spec, trained?, random())?;
@@ -192,8 +198,11 @@ impl IndexWriter<'_> {
         let bytes: Vec<u8> = centroids.iter().flat_map(|component| component.to_le_bytes()).collect();
         self.tables.write_section(Section::Centroids, &bytes, seq)?;
         if let Some(tree) = &model.tree {
-            let bytes = tree::encode(tree, model.spec.dim, &bytes);
+            let bytes = tree::encode(tree, model.inner_dim(), &bytes);
             self.tables.write_section(Section::Tree, &bytes, seq)?;
+        }
+        if let Some(chain) = &model.chain {
+            self.tables.write_section(Section::Transforms, &chain.to_bytes(), seq)?;
         }
         if model.spec.encoding.is_learned() {
             self.tables.write_section(Section::Codec, &model.codec.tables(), seq)?;
@@ -208,16 +217,19 @@ impl IndexWriter<'_> {
             let reader = self.reader();
             match rerank::kept_vector(&*reader.view, old, number)? {
                 Some(vector) => rows.extend(vector),
-                None => rows.extend(old.decode(list, &batch.codes[i * code_bytes..(i + 1) * code_bytes])),
+                None => rows
+                    .extend(old.decode_for_users(list, &batch.codes[i * code_bytes..(i + 1) * code_bytes])?),
             }
         }
         let model = self.model.clone();
-        let encoded = Self::in_pool(&self.pool, || {
+        let encoded = Self::in_pool(&self.pool, || -> Result<_> {
             let view = Rows::of(&rows, model.spec.dim);
-            let lists = model.assign(view);
-            let codes = encode(&model, view, &lists);
-            Encoded { lists, codes, rows: Cow::Borrowed(&rows) }
-        });
+            let projected = model.admit(view)?;
+            let projected = Rows::of(&projected, model.inner_dim());
+            let lists = model.assign(projected);
+            let codes = encode(&model, projected, &lists);
+            Ok(Encoded { lists, codes, rows: Cow::Borrowed(&rows) })
+        })?;
         self.append_new(&encoded, &batch.numbers)?;
         Ok(batch.numbers.len() as u64)
     }
@@ -274,6 +286,26 @@ impl Batch {
     }
 }
 
+/// Trains the transforms of `spec`. Ticks as `"transforms"`.
+fn train_chain(
+    spec: &IndexSpec,
+    rows: Rows<'_>,
+    seed: u64,
+    observer: &mut Observer<'_>,
+) -> Result<Option<Chain>> {
+    if spec.transforms.is_empty() {
+        return Ok(None);
+    }
+    Chain::train(&spec.transforms, rows, seed, &mut observer.of_stage("transforms")).map(Some)
+}
+
+fn project<'r>(chain: Option<&Chain>, rows: Rows<'r>) -> Cow<'r, [f32]> {
+    let Some(chain) = chain else { return Cow::Borrowed(rows.as_slice()) };
+    let mut projected = Vec::new();
+    chain.apply(rows, &mut projected);
+    Cow::Owned(projected)
+}
+
 /// Trains the codec of `spec` on `rows`, as many of them as it wants.
 fn train_codec(
     spec: &IndexSpec,
@@ -283,15 +315,15 @@ fn train_codec(
     observer: &mut Observer<'_>,
 ) -> Result<Box<dyn Codec>> {
     let similarity = spec.metric.similarity();
-    if let Some(codec) = untrained_codec(spec, spec.encoding) {
+    if let Some(codec) = untrained_codec(spec, spec.encoding, rows.dim()) {
         return Ok(codec);
     }
     let most = codec::training_rows(spec.encoding).unwrap_or(usize::MAX);
     let sample = pick(rows, most, seed);
-    let rows = Rows::of(&sample, spec.dim);
+    let rows = Rows::of(&sample, rows.dim());
     let mut lists = vec![0; rows.len()];
     Model::coarse(spec, centroids.to_vec(), None).assign(rows, &mut lists, &mut vec![0.0; rows.len()]);
-    let sample = Assigned { rows, lists: &lists, centroids: Some(Rows::of(centroids, spec.dim)) };
+    let sample = Assigned { rows, lists: &lists, centroids: Some(Rows::of(centroids, rows.dim())) };
     codec::train(spec.encoding, &Training { sample, similarity, seed }, observer)
 }
 

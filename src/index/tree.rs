@@ -26,7 +26,7 @@ impl Model {
         observer: &mut Observer<'_>,
     ) -> Result<Option<Tree>> {
         let grow = |supers| {
-            let rows = Rows::of(centroids, spec.dim);
+            let rows = Rows::of(centroids, spec.inner_dim());
             Tree::grow(rows, supers, spec.metric.similarity(), &mut observer.of_stage("tree"))
         };
         spec.supers().map(grow).transpose()
@@ -54,7 +54,7 @@ pub(crate) fn read<B: BytesTable, M, F, K>(
     let Some(supers) = spec.supers() else { return Ok(None) };
     let bad = |what: &str| Error::corrupt(&tables.names.model, (Section::Tree as u64) << 32, what);
     let bytes = tables.read_section(Section::Tree)?.ok_or_else(|| bad("the tree is missing"))?;
-    decode(&bytes, supers, spec.dim, centroids).map(Some).map_err(bad)
+    decode(&bytes, supers, spec.inner_dim(), centroids).map(Some).map_err(bad)
 }
 
 fn decode(bytes: &[u8], supers: usize, dim: usize, centroids: &[u8]) -> Result<Tree, &'static str> {

@@ -232,6 +232,7 @@ impl Check<'_> {
             (Section::Training, trained),
             (Section::Tree, tree),
             (Section::Codec, codec),
+            (Section::Transforms, trained && !self.model.spec.transforms.is_empty()),
         ] {
             let bytes = tables.read_section(section)?;
             if bytes.is_some() != wanted {
@@ -337,7 +338,7 @@ impl Check<'_> {
         let (model, tables) = (self.model, self.tables);
         let geometry = self.model.geometry;
         let (_, name) = tables.home(&geometry, n, block);
-        let mut row_vector = vec![0.0; model.spec.dim];
+        let mut row_vector = vec![0.0; model.inner_dim()];
         let mut crc = 0;
         tables.read_block(&geometry, list, n, block, |b| {
             crc = b.crc;

@@ -560,11 +560,11 @@ mod tests {
         assert_eq!(before[at..at + 23], [0; 23]);
         assert_eq!(bytes[at..at + 4], 2.7f32.to_le_bytes());
         let different: Vec<usize> = (20..bytes.len()).filter(|i| bytes[*i] != before[*i]).collect();
-        assert_eq!(different, [39, at, at + 1, at + 2, at + 3], "metric and argument alone");
+        assert_eq!(different, [43, at, at + 1, at + 2, at + 3], "metric and argument alone");
         // A p that is none, and an argument where there is none, are unknown metrics.
         for (metric, argument) in [(6, 0.0f32), (6, f32::NAN), (3, 1.0), (4, 2.0), (13, 0.0)] {
             let mut wrong = before.clone();
-            wrong[39] = metric;
+            wrong[43] = metric;
             wrong[at..at + 4].copy_from_slice(&argument.to_le_bytes());
             let crc = crc32fast::hash(&wrong[HEADER_CRC_FROM..]);
             wrong[16..20].copy_from_slice(&crc.to_le_bytes());

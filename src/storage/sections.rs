@@ -21,6 +21,8 @@ pub(crate) enum Section {
     Tree = 3,
     /// What training made for the codes, as their codec draws it; only where that is anything.
     Codec = 4,
+    /// What is done to vectors first, as `math/transform` draws it; only where the specification says so.
+    Transforms = 5,
 }
 
 const ORDER: u8 = 4;

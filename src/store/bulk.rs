@@ -159,7 +159,7 @@ impl BulkLoad {
 
     fn check(&self, rows: Rows<'_>) -> Result<()> {
         let prepared = self.model.prepare(rows)?;
-        self.model.check(Rows::of(&prepared, rows.dim()))
+        self.model.admit(Rows::of(&prepared, rows.dim())).map(|_| ())
     }
 
     /// However many rows come at once: a transaction holds so many, and never more.
