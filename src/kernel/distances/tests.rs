@@ -87,7 +87,7 @@ fn scores_are_those_of_the_formulas() {
         for dim in [1, 2, 3, 15, 16, 17, 31, 32, 33, 64, 100, 300] {
             let (queries, rows) = (rows(distance, 3, dim, 1), rows(distance, 17, dim, 2));
             let queries: Vec<&[f32]> = queries.chunks(dim).collect();
-            let found = scores(&Kernels::all()[0], distance, &queries, &rows);
+            let found = scores(Kernels::all()[0], distance, &queries, &rows);
             let pairs = queries.iter().flat_map(|q| rows.chunks(dim).map(move |x| (q, x)));
             for ((q, x), found) in pairs.zip(found) {
                 let exact = exact(distance, q, x);
