@@ -71,7 +71,7 @@ pub use math::bench_internals;
 pub use math::kmeans::{Clustering, ClusteringParams, IterationStats, kmeans};
 pub use math::seeding::Init;
 pub use math::selector::{IdSelector, IdSet};
-pub use metric::{Metric, NORM_MAX};
+pub use metric::{LpOrder, Metric, NORM_MAX};
 pub use profile::SearchStats;
 pub use progress::{Observer, Tick};
 pub use rerank::Rerank;

@@ -273,14 +273,49 @@ impl IndexSpec {
             _ => self.kept,
         };
         let coarse = match (self.coarse, self.nlist) {
+            // A tree goes by matrix products, which say no other distance.
+            (Coarse::Auto, Some(nlist)) if nlist >= TREE_NLIST && self.metric.distance().is_some() => {
+                Coarse::Flat
+            }
             (Coarse::Auto, Some(nlist)) if nlist >= TREE_NLIST => Coarse::Tree(2 * nlist.isqrt()),
             _ => self.coarse,
         };
         IndexSpec { encoding: self.encoding.resolved(self.inner_dim()), kept, coarse, ..self.clone() }
     }
 
+    /// Why the parts do not go with a metric that is neither L2 nor a product, if they do not.
+    fn unmeasurable(&self) -> Option<String> {
+        let metric = self.metric;
+        metric.distance()?;
+        if let Some(first) = self.transforms.first() {
+            return Some(format!("{metric} is of the components as they are: {first} would mix them"));
+        }
+        match (self.encoding, self.kept, self.coarse) {
+            (Encoding::Flat, None, Coarse::Auto | Coarse::Flat) if !self.spill => None,
+            (Encoding::Flat, None, Coarse::Auto | Coarse::Flat) => {
+                Some(format!("{metric} and spilling, whose second lists are chosen by Euclidean residuals"))
+            }
+            (Encoding::Flat, None, Coarse::Tree(_)) => {
+                Some(format!("{metric} and a tree, which goes by L2 or products alone"))
+            }
+            (Encoding::Flat, Some(kept), _) => {
+                let kept = kept.name();
+                Some(format!("{metric} goes with f32 codes, and these are exact: {kept} would add nothing"))
+            }
+            (encoding, ..) => {
+                let name = encoding;
+                Some(format!(
+                    "{metric} is computed on f32 codes: Flat and not {name}, which knows L2 and products"
+                ))
+            }
+        }
+    }
+
     /// Why the parts do not fit together, if they do not.
     fn misfit(&self) -> Option<String> {
+        if let Some(what) = self.unmeasurable() {
+            return Some(what);
+        }
         match (self.coarse, self.nlist) {
             (Coarse::Auto, _) | (Coarse::Flat, Some(_)) => {}
             (_, None) => return Some("lists are found by way of something, and there are none".into()),

@@ -14,6 +14,7 @@ mod fast_scan;
 mod flat;
 mod kept;
 mod make;
+mod measured;
 mod nibble;
 mod product;
 mod rabitq;
@@ -23,6 +24,7 @@ mod spectral;
 pub(crate) use flat::Flat;
 pub(crate) use kept::KeptForm;
 pub(crate) use make::{load, misfit, train, training_rows, untrained};
+pub(crate) use measured::Measured;
 
 #[cfg(feature = "bench-internals")]
 pub(crate) use nibble::{Nibble, NibbleBits};

@@ -243,7 +243,7 @@ impl<'a> IndexReader<'a> {
         Ok(self.neighbors(found))
     }
 
-    /// All vectors nearer than `radius`, strictly: squared L2 below it, inner product or cosine above it.
+    /// All vectors nearer than `radius`, strictly: a distance below it, a similarity above it.
     /// Nearest first, ties by id. Only the probed lists are looked at; within them nobody is missed, also where the
     /// codes are coarser than the rows kept beside them, which have the last word. Distances are those that a
     /// [`search`](Self::search) reports.

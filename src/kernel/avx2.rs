@@ -12,8 +12,8 @@
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
 use super::{
-    Best, Kernels, PANEL, Product, additive, dot8, fast_scan, found, hamming, levels, lookup, nibble, picked,
-    points, portable, scalar, steps,
+    Best, Kernels, PANEL, Product, additive, distances, dot8, fast_scan, found, hamming, levels, lookup,
+    nibble, picked, points, portable, scalar, steps,
 };
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -58,6 +58,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     bound: found::avx2::bound,
     keep_at_most: found::avx2::keep_at_most,
     sum_rows: additive::avx2::sum_rows,
+    distances: distances::avx2,
 };
 
 /// True if this processor has what this file uses.

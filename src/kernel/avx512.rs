@@ -13,8 +13,8 @@
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
 use super::{
-    Best, Kernels, PANEL, Product, additive, avx2, dot8, fast_scan, found, hamming, levels, lookup, nibble,
-    picked, points, portable, scalar, steps,
+    Best, Kernels, PANEL, Product, additive, avx2, distances, dot8, fast_scan, found, hamming, levels,
+    lookup, nibble, picked, points, portable, scalar, steps,
 };
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -60,6 +60,7 @@ const TABLE: Kernels = Kernels {
     bound: found::avx512::bound,
     keep_at_most: found::avx512::keep_at_most,
     sum_rows: additive::avx512::sum_rows,
+    distances: distances::avx512,
 };
 
 pub(super) static KERNELS: Kernels = TABLE;

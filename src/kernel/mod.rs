@@ -22,6 +22,7 @@ mod arena;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod distances;
 mod dot8;
 mod fast_scan;
 mod found;
@@ -39,6 +40,7 @@ mod steps;
 
 pub(crate) use aligned::AlignedVec;
 pub(crate) use arena::{Arena, Piece};
+pub(crate) use distances::{Distance, Nearness};
 pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
 pub(crate) use fast_scan::{FAST_QUERIES, FastGroups, FastQuery, FastTables};
 pub(crate) use found::Found;
@@ -233,6 +235,7 @@ pub(crate) struct Kernels {
     bound: found::Bound,
     keep_at_most: found::KeepAtMost,
     sum_rows: additive::SumRows,
+    distances: distances::Distances,
 }
 
 #[allow(unsafe_code)]

@@ -12,8 +12,8 @@
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
 use super::{
-    Best, Kernels, PANEL, Product, additive, dot8, fast_scan, found, hamming, levels, lookup, nibble, picked,
-    points, portable, scalar, steps,
+    Best, Kernels, PANEL, Product, additive, distances, dot8, fast_scan, found, hamming, levels, lookup,
+    nibble, picked, points, portable, scalar, steps,
 };
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -69,6 +69,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     bound: found::bound,
     keep_at_most: found::keep_at_most,
     sum_rows: additive::sum_rows,
+    distances: distances::portable,
 };
 
 const LANES: usize = 4;

@@ -5,8 +5,8 @@
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8};
 use super::{
-    Best, Kernels, PANEL, Product, additive, dot8, fast_scan, found, hamming, levels, lookup, nibble, picked,
-    points, scalar, steps,
+    Best, Kernels, PANEL, Product, additive, distances, dot8, fast_scan, found, hamming, levels, lookup,
+    nibble, picked, points, scalar, steps,
 };
 use half::{bf16, f16};
 
@@ -50,6 +50,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     bound: found::bound,
     keep_at_most: found::keep_at_most,
     sum_rows: additive::sum_rows,
+    distances: distances::portable,
 };
 
 /// Lanes of a pair's sum: what an AVX-512 register holds, and enough for any narrower one.

@@ -40,6 +40,7 @@
 //! component j, components filled up to a multiple of 16. Behind them an entry's planes (`kernel/levels`), its scale and
 //! its bias. `faiss.rs` has FAISS's form.
 
+#[cfg(test)]
 mod faiss;
 #[cfg(test)]
 mod fixtures;
@@ -47,14 +48,14 @@ mod search;
 #[cfg(test)]
 mod tests;
 
-use super::{Assigned, Codec, Codes, KeptForm, Probe, Scanner, Training, Visit};
+use super::{Assigned, Codec, Codes, KeptForm, Probe, Scanner, Visit};
 use crate::encoding::RaBitQ as Spec;
 use crate::kernel::{
     Book, BoundQuery, Found, GROUP, Kernels, LEVEL_QUERY_MAX, LEVELS, Levels, NIBBLE_QUERIES, NibbleQuery,
     POINTS, Similarity, bounded_bytes,
 };
 use crate::layout::{Factors, Layout};
-use crate::{NORM_MAX, Observer, Result, Rows};
+use crate::{NORM_MAX, Result, Rows};
 use half::bf16;
 
 /// Components of a nibble.
@@ -95,16 +96,6 @@ impl RaBitQ {
         // A register holds the tables of four sub-spaces.
         let subspaces = dim.next_multiple_of(LEVELS) / SIGNS;
         RaBitQ { spec, dim, similarity, book, subspaces, kernels: Kernels::get() }
-    }
-
-    /// Rows that training wants: none.
-    pub(crate) fn training_rows(_spec: Spec) -> Option<usize> {
-        Some(0)
-    }
-
-    /// There is nothing to learn.
-    pub(crate) fn train(spec: Spec, training: &Training<'_>, _observer: &mut Observer<'_>) -> Result<Self> {
-        Ok(RaBitQ::new(spec, training.sample.rows.dim(), training.similarity))
     }
 
     /// The code that `tables` were stored of, or why they cannot be: there are none.
@@ -181,10 +172,13 @@ struct Parts<'a> {
     /// Bit j is the sign of component j.
     signs: &'a [u8],
     scale: f32,
+    #[cfg_attr(not(test), expect(dead_code))]
     bias: f32,
+    #[cfg_attr(not(test), expect(dead_code))]
     error: f32,
     planes: &'a [u8],
     level_scale: f32,
+    #[cfg_attr(not(test), expect(dead_code))]
     level_bias: f32,
 }
 

@@ -62,7 +62,7 @@ pub(super) fn search(
     let coarse = |query: &[f32]| centroid.map_or(0.0, |c| exact(codec.similarity, query, c) as f32);
     let visits: Vec<Visit> =
         queries.iter().zip(0..).map(|(q, query)| Visit { query, coarse: coarse(q) }).collect();
-    scanner.enter(Probe { centroid, visits: &visits });
+    scanner.enter(Probe { list: 0, centroid, visits: &visits });
     let live = vec![u32::MAX; n.div_ceil(32)];
     let mut found = vec![Found::default(); queries.len()];
     let block = Codes { bytes: &region, n, ahead: &region };
@@ -285,7 +285,7 @@ fn entries_that_are_not_live_are_not_found() {
         let (packed, mut region) = (encode(&codec, None, &rows), Vec::new());
         codec.layout().pack(&packed, &mut region);
         let mut scanner = codec.scanner(Rows::of(&query, dim));
-        scanner.enter(Probe { centroid: None, visits: &[Visit { query: 0, coarse: 0.0 }] });
+        scanner.enter(Probe { list: 0, centroid: None, visits: &[Visit { query: 0, coarse: 0.0 }] });
         let mut found = [Found::default()];
         let live = [1 << 31, 1, 1 << 5];
         let block = Codes { bytes: &region, n, ahead: &[] };
