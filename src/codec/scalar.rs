@@ -538,4 +538,4 @@ impl Scanner for ScalarScanner<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
