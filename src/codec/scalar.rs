@@ -537,4 +537,4 @@ impl Scanner for ScalarScanner<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

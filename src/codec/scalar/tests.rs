@@ -438,3 +438,109 @@ fn training_reports_and_can_be_cancelled() {
         assert!(matches!(stopped, Err(Error::Cancelled)));
     }
 }
+
+/// A file of FAISS's making (`tests/fixtures/faiss`), without its header.
+pub(in crate::codec) fn faiss(name: &str) -> Vec<u8> {
+    let path = format!("{}/tests/fixtures/faiss/{name}.npy", env!("CARGO_MANIFEST_DIR"));
+    let bytes = std::fs::read(path).unwrap();
+    let header = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    bytes[10 + header..].to_vec()
+}
+
+pub(in crate::codec) fn faiss_floats(name: &str) -> Vec<f32> {
+    faiss(name).as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect()
+}
+
+pub(in crate::codec) fn faiss_lists() -> Vec<u32> {
+    faiss("shared.both.lists").as_chunks::<4>().0.iter().map(|four| u32::from_le_bytes(*four)).collect()
+}
+
+/// FAISS's ranges, all the low ends first, as tables of ours.
+fn tables_of(trained: &[f32]) -> Vec<u8> {
+    let (lows, spans) = trained.split_at(trained.len() / 2);
+    lows.iter().zip(spans).flat_map(|(low, span)| [low.to_le_bytes(), span.to_le_bytes()].concat()).collect()
+}
+
+/// Training finds FAISS's ranges, its codes are ours byte for byte, and so is what they decode to and score.
+#[test]
+fn ranges_codes_and_distances_are_those_of_faiss() {
+    let (base, queries) = (faiss_floats("shared.both.base"), faiss_floats("shared.both.queries"));
+    let (centroids, lists) = (faiss_floats("shared.both.centroids"), faiss_lists());
+    let (rows, centroids) = (Rows::of(&base, 32), Rows::of(&centroids, 32));
+    let rows = Assigned { rows, lists: &lists, centroids: Some(centroids) };
+    for (name, text) in [
+        ("SQ8", "SQ8_raw"),
+        ("SQ6", "SQ6_raw"),
+        ("SQ4", "SQ4_raw"),
+        ("SQ8u", "SQ8_uniform_raw"),
+        ("SQ4u", "SQ4_uniform_raw"),
+        ("SQ8r", "SQ8"),
+        ("SQ6r", "SQ6"),
+        ("SQ4r", "SQ4"),
+        ("SQ8ur", "SQ8_uniform"),
+        ("SQ4ur", "SQ4_uniform"),
+    ] {
+        let theirs = faiss(&format!("{name}.both.codes"));
+        let trained = faiss_floats(&format!("{name}.both.trained"));
+        let found = faiss_floats(&format!("{name}.both.found"));
+        for (similarity, found) in SIMILARITIES.into_iter().zip(found.chunks_exact(400)) {
+            let codec = train(text, similarity, rows).unwrap();
+            assert_eq!(codec.tables(), tables_of(&trained), "{text}");
+            assert_eq!(codes(&codec, rows), theirs, "{text}");
+            let (ids, distances) = found.split_at(200);
+            let size = codec.layout().code_bytes();
+            let largest = distances.iter().fold(0.0f32, |most, d| most.max(d.abs()));
+            for (at, (id, distance)) in ids.iter().zip(distances).enumerate() {
+                let (row, query) = (*id as usize, &queries[at / 10 * 32..][..32]);
+                let code = &theirs[row * size..][..size];
+                let told =
+                    scores(&codec, Some(centroids.row(lists[row] as usize)), code, Rows::of(query, 32))[0][0];
+                let told = if similarity == Similarity::Dot { -told } else { told };
+                assert!(
+                    (told - distance).abs() <= 1e-5 * largest,
+                    "{text} {similarity:?}: {told} {distance}"
+                );
+            }
+        }
+        let codec = train(text, Similarity::L2, rows).unwrap();
+        if !codec.residual {
+            let decoded = faiss_floats(&format!("{name}.both.decoded"));
+            for (expected, code) in
+                decoded.chunks_exact(32).zip(theirs.chunks_exact(codec.layout().code_bytes()))
+            {
+                let mut row = vec![0.0; 32];
+                codec.decode(None, code, &mut row);
+                assert!(row.iter().zip(expected).all(|(a, b)| (a - b).abs() <= 1e-6), "{text}");
+            }
+        }
+    }
+}
+
+/// By FAISS's ranges of other statistics its codes; its ranges too where it does not train on a row of zeros instead of the
+/// first.
+#[test]
+fn other_ranges_give_the_codes_of_faiss() {
+    let base = faiss_floats("shared.both.base");
+    let first = Assigned { rows: Rows::of(&base[..3200], 32), lists: &[0; 100], centroids: None };
+    let all = Assigned { rows: Rows::of(&base, 32), lists: &[0; 1000], centroids: None };
+    let ranges = ["_minmax0.1", "_meanstd2", "_quantiles0.05", "_optim"];
+    for (name, bits) in [("SQ8", "SQ8"), ("SQ4", "SQ4"), ("SQ8u", "SQ8_uniform")] {
+        let trained = faiss_floats(&format!("{name}_ranges.both.trained"));
+        let theirs = faiss(&format!("{name}_ranges.both.codes"));
+        let parts = trained.chunks_exact(trained.len() / 4).zip(theirs.chunks_exact(theirs.len() / 4));
+        for (range, (trained, theirs)) in ranges.into_iter().zip(parts) {
+            let text = format!("{bits}{range}_raw");
+            let codec =
+                Scalar::from_tables(quantizer(&text), 32, Similarity::L2, &tables_of(trained)).unwrap();
+            assert_eq!(codes(&codec, first), theirs, "{text}");
+            // Its `optim` is another range, as the head of the file says.
+            let ours = train(&text, Similarity::L2, all).unwrap();
+            let exact = range == "_minmax0.1" || name == "SQ8u";
+            let near = if exact { 1e-6 } else { 0.02 };
+            for (a, b) in ours.ranges.trained.iter().zip(&codec.ranges.trained) {
+                let apart = (a.low - b.low).abs().max((a.span - b.span).abs());
+                assert!(range == "_optim" || apart <= near * b.span, "{text}: {a:?} {b:?}");
+            }
+        }
+    }
+}
