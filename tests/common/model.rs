@@ -7,7 +7,7 @@
 //! kept as steps, the components span 0 to 255, so that a step is 1. What nibble codes find is known only where all of
 //! it is scored again; else answers are compared as a part of the whole.
 
-use super::script::{Ids, Keys, Params, Sel, Wrong, is_measured};
+use super::script::{Ids, Keys, Params, Sel, Wrong, are_estimates, is_measured};
 use roaring::RoaringTreemap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -43,7 +43,7 @@ impl IndexModel {
 
     /// The codes are estimates, so that who is found depends on how many are scored again.
     pub(crate) fn estimates(&self) -> bool {
-        self.trained && matches!(self.spec.encoding(), Encoding::Nibble1 | Encoding::Nibble2)
+        self.trained && are_estimates(&self.spec)
     }
 
     /// True if a search for `k` of `n` vectors scores all of them again, by what they are.

@@ -6,7 +6,9 @@
 //! Every operation has bytes of its own (zeros after their end), so that a fuzzer that cuts one out, or
 //! a shrinking proptest, leaves the others as they were. Every byte string is a script.
 
-use vellum::{ClusteringParams, Coarse, Encoding, IndexSpec, Init, KeptRows, Metric, Rerank, TrainParams};
+use vellum::{
+    ClusteringParams, Coarse, Encoding, IndexSpec, Init, KeptRows, Metric, Rerank, TrainParams, TransformKind,
+};
 
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
@@ -273,17 +275,64 @@ pub(crate) const SETTINGS: usize = 12;
 /// What is left of an operation's bytes.
 struct Bytes<'a>(&'a [u8]);
 
-/// What the model can predict an index with: nibble codes alone are estimates, bytes and steps of what cosine scales are
-/// refused or inexact, and steps do not go with other codes.
+/// What the model can predict an index with: most codes alone are estimates, bytes and steps of what cosine scales are
+/// refused or inexact, and steps do not go with exact codes.
 fn fitting(spec: &IndexSpec, kept: Option<KeptRows>) -> Option<KeptRows> {
-    let nibbles = matches!(spec.encoding(), Encoding::Nibble2 | Encoding::Nibble1);
+    let exact = matches!(spec.encoding(), Encoding::Flat | Encoding::F16 | Encoding::BF16);
     match (kept, spec.metric()) {
-        (None, _) if nibbles => Some(KeptRows::F32),
+        (None, _) if are_estimates(spec) => Some(KeptRows::F32),
         (Some(KeptRows::U8), Metric::Cosine) => Some(KeptRows::F32),
-        (Some(KeptRows::SQ8), Metric::Cosine) if nibbles => Some(KeptRows::SQ8Flat),
-        (Some(KeptRows::SQ8 | KeptRows::SQ8Flat), _) if !nibbles => None,
+        (Some(KeptRows::SQ8 | KeptRows::SQ8Flat), _) if exact => {
+            spec.transforms().first().map(|_| KeptRows::F32)
+        }
+        (Some(KeptRows::SQ8), Metric::Cosine) => Some(KeptRows::SQ8Flat),
         (kept, _) => kept,
     }
+}
+
+/// The codes do not say what the vectors are.
+pub(crate) fn are_estimates(spec: &IndexSpec) -> bool {
+    let exact = matches!(spec.encoding(), Encoding::Flat | Encoding::F16 | Encoding::BF16);
+    !exact || !spec.transforms().is_empty()
+}
+
+/// One of the encodings that are learned, or at least take lists, and that go with vectors of `dim` components.
+fn learned(number: usize, dim: usize, metric: Metric) -> Encoding {
+    let m = [8, 4, 2, 1].into_iter().find(|m| dim % m == 0).unwrap_or(1);
+    let text = match number % 16 {
+        0 => "SQ8".into(),
+        1 => "SQ6_raw".into(),
+        2 => "SQ4_uniform".into(),
+        3 => "SQ8_quantiles0.1".into(),
+        4 => format!("PQ{m}x4"),
+        5 => format!("PQ{m}x3np_raw"),
+        6 => format!("PQ{m}x2+{m}x4"),
+        7 => format!("PQ{m}x4fs"),
+        8 => format!("PQ{m}x4fsr"),
+        9 => "RQ2x3".into(),
+        10 => "RQ3x2_Nqint8".into(),
+        11 => format!("PRQ{m}x2x2_Nfloat"),
+        12 if metric == Metric::L2 => "SH1.5c".into(),
+        13 => "RaBitQ".into(),
+        14 => "RaBitQ3".into(),
+        _ => "RaBitQfs2".into(),
+    };
+    text.parse::<IndexSpec>().map_or(Encoding::Flat, |spec| spec.encoding())
+}
+
+/// Transforms of vectors of `dim` components; mostly none.
+fn transforms(number: usize, dim: usize) -> Vec<TransformKind> {
+    let few = dim.div_ceil(2);
+    let text = match number % 16 {
+        0 => "RR".into(),
+        1 => "L2norm".into(),
+        2 => format!("PCA{few}"),
+        3 => format!("Center,PCAR{few}"),
+        4 => "HR".into(),
+        5 => format!("Pad{},RR{few}", dim + 3),
+        _ => return Vec::new(),
+    };
+    text.split(',').filter_map(|kind| kind.parse().ok()).collect()
 }
 
 /// One of the metrics beyond L2 and products. The powers are such as the model sums exactly.
@@ -357,13 +406,22 @@ impl Bytes<'_> {
             spec = spec.with_coarse(Coarse::Tree(nlist.div_ceil(3)));
         }
         spec = if spec.nlist().is_some_and(|nlist| nlist > 1) { spec.with_spill(spill) } else { spec };
-        spec = spec.with_encoding(self.pick([
-            Encoding::Flat,
-            Encoding::F16,
-            Encoding::BF16,
-            Encoding::Nibble2,
-            Encoding::Nibble1,
-        ]));
+        let byte = self.byte() as usize;
+        let plain =
+            [Encoding::Flat, Encoding::F16, Encoding::BF16, Encoding::Nibble2, Encoding::Nibble1][byte % 5];
+        // What is left of the byte says whether it is one of the others, and what is done to vectors first.
+        let (others, number) = (byte / 5 % 3 == 2, byte / 15);
+        spec = match spec.nlist() {
+            Some(_) if others => {
+                // So many components are encoded as are left.
+                let spec = spec.with_transforms(transforms(number + byte, dim));
+                let left =
+                    spec.transforms().iter().try_fold(dim, |dim, kind| kind.dim_out(dim)).unwrap_or(dim);
+                spec.with_encoding(learned(number, left, metric))
+            }
+            Some(_) => spec.with_encoding(plain).with_transforms(transforms(2 * number + 1, dim)),
+            None => spec.with_encoding(plain),
+        };
         let kept = self.pick([
             None,
             None,
@@ -376,7 +434,8 @@ impl Bytes<'_> {
         match fitting(&spec, kept) {
             // Under such a metric there is nothing but f32 codes.
             _ if is_measured(metric) => {
-                spec = spec.with_coarse(Coarse::Auto).with_spill(false).with_encoding(Encoding::Flat);
+                let plain = spec.with_coarse(Coarse::Auto).with_spill(false).with_encoding(Encoding::Flat);
+                spec = plain.with_transforms([]);
             }
             Some(kept) => spec = spec.with_kept_rows(kept),
             None => {}
