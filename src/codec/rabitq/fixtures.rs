@@ -158,7 +158,7 @@ fn codes_are_as_faiss_makes_them() {
 }
 
 /// FAISS's codes score as FAISS scores them. By levels to 1e-4 of the lengths involved, unless a bound lifts the score,
-/// which happens to one entry in forty but to fewer of the nearest; by signs but for our table's steps, of which six
+/// which happens to three entries in a hundred but to fewer of the nearest; by signs but for our table's steps, of which six
 /// deviations are .07·‖r‖‖q‖/√d, twice that for distances.
 #[test]
 fn codes_of_faiss_score_as_there() {

@@ -181,7 +181,7 @@ fn spread(values: &[f64]) -> f64 {
 }
 
 /// Estimates are unbiased, and their spread is √(MSE/(1 − MSE)) of the best equal steps for a Gaussian: .755 for signs,
-/// then about half with each bit. With two bits and more a bound that is above one distance in forty lifts the mean a
+/// then about half with each bit. With two bits and more, bounds above three distances in a hundred lift the mean a
 /// little.
 #[test]
 fn estimates_are_unbiased_and_each_bit_halves_their_error() {
