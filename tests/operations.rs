@@ -127,7 +127,7 @@ fn planted_faults_are_noticed() {
         Plant::RadiusIncluded,
         Plant::IgnoreSelector,
     ] {
-        let config = Config { cases: 256, max_shrink_iters: 0, ..Config::default() };
+        let config = Config { cases: 2048, max_shrink_iters: 0, ..Config::default() };
         assert!(run(config, plant).is_err(), "{plant:?} was not noticed");
     }
 }

@@ -298,7 +298,7 @@ pub(crate) fn are_estimates(spec: &IndexSpec) -> bool {
 
 /// One of the encodings that are learned, or at least take lists, and that go with vectors of `dim` components.
 fn learned(number: usize, dim: usize, metric: Metric) -> Encoding {
-    let m = [8, 4, 2, 1].into_iter().find(|m| dim % m == 0).unwrap_or(1);
+    let m = [8, 4, 2, 1].into_iter().find(|m| dim.is_multiple_of(*m)).unwrap_or(1);
     let text = match number % 16 {
         0 => "SQ8".into(),
         1 => "SQ6_raw".into(),
