@@ -56,7 +56,7 @@ mod storage;
 mod store;
 mod transform;
 
-pub use encoding::{AdditiveCode, AdditiveKind, AdditiveNorm, Encoding};
+pub use encoding::{AdditiveCode, AdditiveKind, AdditiveNorm, Encoding, FastScan};
 pub use error::{Error, Result};
 pub use index::{
     Code, IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, Reconstructed, RepairReport,

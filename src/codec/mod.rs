@@ -9,6 +9,10 @@
 #[allow(dead_code)] // until the factory makes it
 mod additive;
 mod bounds;
+#[allow(dead_code)] // until codes are exchanged with FAISS
+mod code_packer;
+#[allow(dead_code)] // until the factory makes it
+mod fast_scan;
 mod flat;
 mod kept;
 mod make;

@@ -5,8 +5,10 @@
 
 #[allow(dead_code)] // until the factory makes it
 mod additive;
+mod fast_scan;
 
 pub use additive::{AdditiveCode, AdditiveKind, AdditiveNorm};
+pub use fast_scan::FastScan;
 
 use crate::kernel::Element;
 use std::fmt;

@@ -11,7 +11,9 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, additive, dot8, found, nibble, picked, portable, steps};
+use super::{
+    Best, Kernels, PANEL, Product, additive, dot8, fast_scan, found, nibble, picked, points, portable, steps,
+};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -29,6 +31,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nearest,
     byte_scores: dot8::avx2,
     picked_scores: picked::avx2,
+    points_nearest: points::avx2::nearest,
+    points_scores: [points::avx2::scores::<L2>, points::avx2::scores::<DOT>],
     norms,
     select,
     encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>, portable::encode::<U8>],
@@ -40,6 +44,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nibble_choose: nibble::avx2::choose,
     nibble_table: nibble::avx2::table,
     hadamard: nibble::avx2::hadamard,
+    fast_scan: fast_scan::avx2::scan,
+    fast_table: fast_scan::avx2::table,
     bound: found::avx2::bound,
     keep_at_most: found::avx2::keep_at_most,
     sum_rows: additive::avx2::sum_rows,

@@ -12,7 +12,10 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, additive, avx2, dot8, found, nibble, picked, portable, steps};
+use super::{
+    Best, Kernels, PANEL, Product, additive, avx2, dot8, fast_scan, found, nibble, picked, points, portable,
+    steps,
+};
 use std::arch::x86_64::*;
 use std::ops::Range;
 
@@ -30,6 +33,8 @@ const TABLE: Kernels = Kernels {
     nearest,
     byte_scores: dot8::avx512,
     picked_scores: picked::avx2,
+    points_nearest: points::avx512::nearest,
+    points_scores: [points::avx512::scores::<L2>, points::avx512::scores::<DOT>],
     norms,
     select,
     encode: [portable::encode::<F32>, encode::<F16>, encode::<BF16>, portable::encode::<U8>],
@@ -42,6 +47,8 @@ const TABLE: Kernels = Kernels {
     nibble_choose: nibble::avx512::choose,
     nibble_table: nibble::avx512::table,
     hadamard: nibble::avx512::hadamard,
+    fast_scan: fast_scan::avx512::scan,
+    fast_table: fast_scan::avx512::table,
     bound: found::avx512::bound,
     keep_at_most: found::avx512::keep_at_most,
     sum_rows: additive::avx512::sum_rows,
@@ -50,7 +57,12 @@ const TABLE: Kernels = Kernels {
 pub(super) static KERNELS: Kernels = TABLE;
 
 /// The same for processors that also have VBMI and VNNI.
-pub(super) static VBMI: Kernels = Kernels { name: "avx512vbmi", nibble_scan: nibble::avx512::scan, ..TABLE };
+pub(super) static VBMI: Kernels = Kernels {
+    name: "avx512vbmi",
+    nibble_scan: nibble::avx512::scan,
+    fast_scan: fast_scan::avx512::scan_vbmi,
+    ..TABLE
+};
 
 /// True if this processor has what this file uses.
 pub(super) fn detected() -> bool {

@@ -23,20 +23,24 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod dot8;
+mod fast_scan;
 mod found;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod nibble;
 mod picked;
+mod points;
 mod portable;
 mod steps;
 
 pub(crate) use aligned::AlignedVec;
 pub(crate) use arena::{Arena, Piece};
 pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
+pub(crate) use fast_scan::{FAST_QUERIES, FastGroups, FastQuery, FastTables};
 pub(crate) use found::Found;
 pub(crate) use nibble::{Book, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
 pub(crate) use picked::Picked;
+pub(crate) use points::{POINT_PANEL, Points};
 use std::sync::OnceLock;
 use zerocopy::IntoBytes;
 
@@ -188,6 +192,9 @@ pub(crate) struct Kernels {
     nearest: Nearest,
     byte_scores: ByteScores,
     picked_scores: PickedScores,
+    points_nearest: points::Nearest,
+    /// By similarity.
+    points_scores: [points::Scores; 2],
     norms: Norms,
     select: Select,
     /// By element.
@@ -202,6 +209,8 @@ pub(crate) struct Kernels {
     nibble_choose: nibble::NibbleChoose,
     nibble_table: nibble::NibbleTable,
     hadamard: nibble::Hadamard,
+    fast_scan: fast_scan::FastScan,
+    fast_table: fast_scan::FastTable,
     bound: found::Bound,
     keep_at_most: found::KeepAtMost,
     sum_rows: additive::SumRows,

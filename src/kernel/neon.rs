@@ -11,7 +11,9 @@
 #![allow(unsafe_code)]
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
-use super::{Best, Kernels, PANEL, Product, additive, dot8, found, nibble, picked, portable, steps};
+use super::{
+    Best, Kernels, PANEL, Product, additive, dot8, fast_scan, found, nibble, picked, points, portable, steps,
+};
 use std::arch::aarch64::*;
 use std::arch::asm;
 use std::ops::Range;
@@ -30,6 +32,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nearest,
     byte_scores: dot8::neon,
     picked_scores: picked::neon,
+    points_nearest: points::nearest,
+    points_scores: [points::scores::<L2>, points::scores::<DOT>],
     norms,
     select: portable::select,
     encode: [
@@ -51,6 +55,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nibble_choose: nibble::portable::choose,
     nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
+    fast_scan: fast_scan::neon::scan,
+    fast_table: fast_scan::portable::table,
     bound: found::bound,
     keep_at_most: found::keep_at_most,
     sum_rows: additive::sum_rows,
@@ -359,7 +365,7 @@ fn norms(rows: &[f32], dim: usize, out: &mut [f32]) {
     portable::norms_fused(rows, dim, out);
 }
 
-fn prefetch<const LEVEL: u8>(bytes: &[u8]) {
+pub(super) fn prefetch<const LEVEL: u8>(bytes: &[u8]) {
     for line in bytes.chunks(64) {
         // SAFETY: hints that no program can see.
         unsafe {

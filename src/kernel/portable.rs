@@ -4,7 +4,7 @@
 //! from the others' in the last bits, by the roundings that a fused multiply-add saves.
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8};
-use super::{Best, Kernels, PANEL, Product, additive, dot8, found, nibble, picked, steps};
+use super::{Best, Kernels, PANEL, Product, additive, dot8, fast_scan, found, nibble, picked, points, steps};
 use half::{bf16, f16};
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -21,6 +21,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nearest,
     byte_scores: dot8::portable,
     picked_scores: picked::portable,
+    points_nearest: points::nearest,
+    points_scores: [points::scores::<L2>, points::scores::<DOT>],
     norms,
     select,
     encode: [encode::<F32>, encode::<F16>, encode::<BF16>, encode::<U8>],
@@ -32,6 +34,8 @@ pub(super) static KERNELS: Kernels = Kernels {
     nibble_choose: nibble::portable::choose,
     nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
+    fast_scan: fast_scan::portable::scan,
+    fast_table: fast_scan::portable::table,
     bound: found::bound,
     keep_at_most: found::keep_at_most,
     sum_rows: additive::sum_rows,

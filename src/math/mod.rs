@@ -5,6 +5,8 @@
 pub mod bench_internals;
 pub(crate) mod kmeans;
 pub(crate) mod linalg;
+#[allow(dead_code)] // until a product code is made
+pub(crate) mod product;
 pub(crate) mod random;
 pub(crate) mod rotation;
 pub(crate) mod seeding;

@@ -15,7 +15,7 @@ pub(in crate::kernel) fn detected() -> bool {
 }
 
 /// Byte `4m + j` of the result is byte `16j + m`: four sub-spaces of one entry side by side.
-const TRANSPOSE: [u8; 64] = {
+pub(in crate::kernel) const TRANSPOSE: [u8; 64] = {
     let mut bytes = [0; 64];
     let mut i = 0;
     while i < 64 {
@@ -124,7 +124,7 @@ fn report(group: &Group<'_>, g: usize, query: &NibbleQuery<'_>, sums: [__m512i; 
 /// processors.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn keep(near: __mmask16, first: u32, score: __m512, found: &mut Found) {
+pub(in crate::kernel) fn keep(near: __mmask16, first: u32, score: __m512, found: &mut Found) {
     let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     let entries = _mm512_add_epi32(_mm512_set1_epi32(first as i32), lanes);
     let (old, count) = (found.entries.len(), near.count_ones() as usize);
