@@ -442,6 +442,34 @@ fn few_and_odd_rows_train_something_that_works() {
             }
         }
     }
+    for (dim, rows) in [0.0, 1e-20, 1.0, longest].into_iter().flat_map(shapes) {
+        let data = Data::new(rows, dim);
+        for (text, similarity) in
+            ["RQ3x4fsr", "RQ2x4fsr_Nrq2x4"].into_iter().flat_map(|t| SIMILARITIES.map(|s| (t, s)))
+        {
+            let training = Training { sample: data.assigned(true), similarity, seed: 5 };
+            let code = AdditiveFastScan::train(form(text), &training, &mut Observer::none()).unwrap();
+            let (mut packed, mut region) = (Vec::new(), Vec::new());
+            code.encode(data.assigned(true), &mut packed);
+            code.layout().pack(&packed, &mut region);
+            let n = data.lists.len();
+            let mut live = vec![u32::MAX; n.div_ceil(32)];
+            if !n.is_multiple_of(32) {
+                live[n / 32] = (1 << (n % 32)) - 1;
+            }
+            let queries: Vec<f32> =
+                [longest, -longest, 1.0, 0.0].iter().flat_map(|v| vec![*v; dim]).collect();
+            let mut scanner = code.scanner(Rows::of(&queries, dim));
+            let visits = [0, 1, 2, 3].map(|query| Visit { query, coarse: 1.0 });
+            scanner.enter(Probe { centroid: Some(&data.centroids[..dim]), visits: &visits });
+            let mut found = vec![Found::default(); 4];
+            let block = Codes { bytes: &region, n, ahead: &[] };
+            scanner.scan(block, 0, &[f32::MAX; 4], &[&live[..]; 4], &mut found);
+            for found in found {
+                assert!(found.len() == n && found.scores.iter().all(|score| score.is_finite()), "{text}");
+            }
+        }
+    }
     let none = Data::new(Vec::new(), 3);
     let training = Training { sample: none.assigned(false), similarity: Similarity::L2, seed: 1 };
     let refused = Additive::train(form("RQ2x4"), &training, &mut Observer::none());
@@ -786,7 +814,7 @@ mod faiss {
                 code.layout().pack(&packed, &mut region);
                 let n = members.len();
                 let mut live = vec![u32::MAX; n.div_ceil(32)];
-                if n % 32 > 0 {
+                if !n.is_multiple_of(32) {
                     live[n / 32] = (1 << (n % 32)) - 1;
                 }
                 let mut out = vec![Found::default()];
