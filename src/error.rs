@@ -70,6 +70,20 @@ pub enum Error {
         /// The element type.
         element: &'static str,
     },
+    /// A component beyond those that the metric takes (see [`Metric`](crate::Metric)): distances would overflow, or mean
+    /// nothing.
+    OutOfDomain {
+        /// Row in the batch.
+        row: usize,
+        /// Component in the row.
+        component: usize,
+        /// The value given.
+        value: f32,
+        /// The least that is allowed.
+        least: f32,
+        /// The most that is allowed.
+        most: f32,
+    },
     /// An id that is already there, or twice in one batch.
     DuplicateId {
         /// The id.
@@ -232,8 +246,11 @@ impl Error {
     /// batch and wants the row's number in the whole.
     pub fn counted_from(mut self, first: usize) -> Self {
         use Error::*;
-        if let NotFinite { row, .. } | ZeroVector { row } | TooLong { row, .. } | OutOfRange { row, .. } =
-            &mut self
+        if let NotFinite { row, .. }
+        | ZeroVector { row }
+        | TooLong { row, .. }
+        | OutOfRange { row, .. }
+        | OutOfDomain { row, .. } = &mut self
         {
             *row = row.saturating_add(first);
         }
@@ -261,6 +278,12 @@ impl fmt::Display for Error {
             }
             OutOfRange { row, component, value, element } => {
                 write!(f, "row {row}, component {component} is {value}: {element} cannot hold it")
+            }
+            OutOfDomain { row, component, value, least, most } => {
+                write!(
+                    f,
+                    "row {row}, component {component} is {value:e}: the metric takes {least:e} to {most:e}"
+                )
             }
             DuplicateId { id } => write!(f, "id {id} is already there"),
             DuplicateKey { key } => write!(f, "key {} is already there", Key(key)),

@@ -14,8 +14,8 @@ pub(crate) enum Layout {
         /// Bytes of one code.
         code_bytes: usize,
     },
-    /// Groups of 32 entries: nibbles as drawn in `kernel/nibble`, then the scales of all, the biases of all, and what else
-    /// belongs to each entry, entry after entry. Packed, a code is its nibbles (the even sub-space in the low half of a
+    /// Groups of 32 entries: nibbles as drawn in `kernel/nibble`, then the scales of all, the biases of all, the errors of
+    /// all, and what else belongs to each entry, entry after entry. Packed, a code is its nibbles (the even sub-space in the low half of a
     /// byte), its factors, and the rest.
     Nibbles {
         /// Nibbles of a code, an even number.
@@ -28,7 +28,6 @@ pub(crate) enum Layout {
 
 /// The numbers that an entry's nibbles go with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code)] // until fast scan and RaBitQ are there
 pub(crate) enum Factors {
     /// None.
     None,
@@ -36,20 +35,26 @@ pub(crate) enum Factors {
     Bias,
     /// A scale, bf16, and a bias, f32.
     ScaleAndBias,
+    /// The same and an error, bf16, which stands behind the bias.
+    ScaleBiasAndError,
 }
 
 impl Factors {
     fn scale_bytes(self) -> usize {
-        if self == Factors::ScaleAndBias { 2 } else { 0 }
+        if matches!(self, Factors::ScaleAndBias | Factors::ScaleBiasAndError) { 2 } else { 0 }
     }
 
     fn bias_bytes(self) -> usize {
         if self == Factors::None { 0 } else { 4 }
     }
 
+    fn error_bytes(self) -> usize {
+        if self == Factors::ScaleBiasAndError { 2 } else { 0 }
+    }
+
     /// Bytes of an entry's.
     pub(crate) fn bytes(self) -> usize {
-        self.scale_bytes() + self.bias_bytes()
+        self.scale_bytes() + self.bias_bytes() + self.error_bytes()
     }
 }
 
@@ -120,23 +125,26 @@ impl Layout {
 }
 
 impl Parts {
-    /// Where scales, biases and the rest begin in a group.
-    fn starts(&self) -> (usize, usize, usize) {
+    /// Where scales, biases, errors and the rest begin in a group.
+    fn starts(&self) -> [usize; 4] {
         let scales = GROUP / 2 * self.subspaces;
         let biases = scales + GROUP * self.factors.scale_bytes();
-        (scales, biases, biases + GROUP * self.factors.bias_bytes())
+        let errors = biases + GROUP * self.factors.bias_bytes();
+        [scales, biases, errors, errors + GROUP * self.factors.error_bytes()]
     }
 
     /// Up to 32 packed codes into a group of zeros; what it is filled up with scores infinity, if there are biases.
     fn pack(&self, codes: &[u8], group: &mut [u8]) {
-        let (scales_at, biases_at, extra_at) = self.starts();
-        let (scale_bytes, extra) = (self.factors.scale_bytes(), self.extra);
-        let biases = group[biases_at..extra_at].as_chunks_mut::<4>().0;
+        let [scales_at, biases_at, errors_at, extra_at] = self.starts();
+        let (scale_bytes, bias_bytes, extra) =
+            (self.factors.scale_bytes(), self.factors.bias_bytes(), self.extra);
+        let biases = group[biases_at..errors_at].as_chunks_mut::<4>().0;
         biases.fill(f32::INFINITY.to_le_bytes());
         for (e, code) in codes.chunks_exact(self.subspaces / 2 + self.factors.bytes() + extra).enumerate() {
             let (pairs, rest) = code.split_at(self.subspaces / 2);
             let (factors, rest) = rest.split_at(self.factors.bytes());
-            let (scale, bias) = factors.split_at(scale_bytes);
+            let (scale, factors) = factors.split_at(scale_bytes);
+            let (bias, error) = factors.split_at(bias_bytes);
             let (at, shift) = (e % 16, 4 * (e / 16));
             for (pair, bytes) in pairs.iter().zip(group[..scales_at].as_chunks_mut::<32>().0) {
                 bytes[at] |= (pair & 15) << shift;
@@ -144,13 +152,15 @@ impl Parts {
             }
             group[scales_at + e * scale_bytes..][..scale_bytes].copy_from_slice(scale);
             group[biases_at + e * bias.len()..][..bias.len()].copy_from_slice(bias);
+            group[errors_at + e * error.len()..][..error.len()].copy_from_slice(error);
             group[extra_at + e * extra..][..extra].copy_from_slice(rest);
         }
     }
 
     fn unpack(&self, group: &[u8], n: usize, codes: &mut Vec<u8>) {
-        let (scales_at, biases_at, extra_at) = self.starts();
-        let (scale_bytes, bias_bytes) = (self.factors.scale_bytes(), self.factors.bias_bytes());
+        let [scales_at, biases_at, errors_at, extra_at] = self.starts();
+        let (scale_bytes, bias_bytes, error_bytes) =
+            (self.factors.scale_bytes(), self.factors.bias_bytes(), self.factors.error_bytes());
         let nibbles = group[..scales_at].as_chunks::<32>().0;
         for e in 0..n {
             let (at, shift) = (e % 16, 4 * (e / 16));
@@ -158,6 +168,7 @@ impl Parts {
             codes.extend(nibbles.iter().map(pair));
             codes.extend_from_slice(&group[scales_at + e * scale_bytes..][..scale_bytes]);
             codes.extend_from_slice(&group[biases_at + e * bias_bytes..][..bias_bytes]);
+            codes.extend_from_slice(&group[errors_at + e * error_bytes..][..error_bytes]);
             codes.extend_from_slice(&group[extra_at + e * self.extra..][..self.extra]);
         }
     }
@@ -178,6 +189,7 @@ mod tests {
             Layout::Nibbles { subspaces: 6, factors: Factors::None, extra: 0 },
             Layout::Nibbles { subspaces: 2, factors: Factors::Bias, extra: 3 },
             Layout::Nibbles { subspaces: 10, factors: Factors::ScaleAndBias, extra: 17 },
+            Layout::Nibbles { subspaces: 4, factors: Factors::ScaleBiasAndError, extra: 5 },
         ] {
             for n in [0, 1, 15, 16, 17, 31, 32, 33, 100] {
                 let codes: Vec<u8> = (0..n * layout.code_bytes()).map(|_| random.next_u64() as u8).collect();

@@ -56,7 +56,10 @@ mod storage;
 mod store;
 mod transform;
 
-pub use encoding::{AdditiveCode, AdditiveKind, AdditiveNorm, Encoding, FastScan};
+pub use encoding::{
+    AdditiveCode, AdditiveKind, AdditiveNorm, Encoding, FastScan, ProductQuantizer, RaBitQ, Real,
+    RefinedProduct, ScalarBits, ScalarQuantizer, ScalarRange, ScalarSteps, SpectralHash, SpectralThreshold,
+};
 pub use error::{Error, Result};
 pub use index::{
     Code, IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, Reconstructed, RepairReport,
@@ -68,7 +71,7 @@ pub use math::bench_internals;
 pub use math::kmeans::{Clustering, ClusteringParams, IterationStats, kmeans};
 pub use math::seeding::Init;
 pub use math::selector::{IdSelector, IdSet};
-pub use metric::{Metric, NORM_MAX};
+pub use metric::{LpOrder, Metric, NORM_MAX};
 pub use profile::SearchStats;
 pub use progress::{Observer, Tick};
 pub use rerank::Rerank;

@@ -4,6 +4,7 @@
 //! printed here and nowhere else. Parts that do not fit together are refused when the text is parsed or
 //! the index is created, with the reason.
 
+use crate::codec;
 use crate::encoding::Encoding;
 use crate::math::selector::IdSelector;
 use crate::storage::format::{FRAME, MAX_ORDER, value_bytes};
@@ -20,6 +21,8 @@ pub enum KeptRows {
     F32,
     /// f16, 2·dim bytes a row (`RF16`).
     F16,
+    /// bf16, 2·dim bytes a row (`RBF16`).
+    BF16,
     /// Whole numbers from 0 to 255, exactly, dim + 1 bytes a row (`RU8`). Vectors with other components are refused;
     /// so is cosine, under which a vector is scaled to length 1.
     U8,
@@ -32,8 +35,8 @@ pub enum KeptRows {
 }
 
 /// What all of them are, for the parser.
-const KEPT_ROWS: [KeptRows; 5] =
-    [KeptRows::F32, KeptRows::F16, KeptRows::U8, KeptRows::SQ8, KeptRows::SQ8Flat];
+const KEPT_ROWS: [KeptRows; 6] =
+    [KeptRows::F32, KeptRows::F16, KeptRows::BF16, KeptRows::U8, KeptRows::SQ8, KeptRows::SQ8Flat];
 
 impl KeptRows {
     /// True if the rows that are scored first are coarser than any code but an estimate.
@@ -41,10 +44,22 @@ impl KeptRows {
         matches!(self, KeptRows::SQ8 | KeptRows::SQ8Flat)
     }
 
+    /// How FAISS spells it otherwise; its `RFlat` is ours.
+    fn refine(self) -> Option<&'static str> {
+        match self {
+            KeptRows::F32 => Some("Refine(Flat)"),
+            KeptRows::F16 => Some("Refine(SQfp16)"),
+            KeptRows::BF16 => Some("Refine(SQbf16)"),
+            KeptRows::SQ8 => Some("Refine(SQ8)"),
+            KeptRows::U8 | KeptRows::SQ8Flat => None,
+        }
+    }
+
     fn name(self) -> &'static str {
         match self {
             KeptRows::F32 => "RFlat",
             KeptRows::F16 => "RF16",
+            KeptRows::BF16 => "RBF16",
             KeptRows::U8 => "RU8",
             KeptRows::SQ8 => "RSQ8",
             KeptRows::SQ8Flat => "RSQ8+Flat",
@@ -258,14 +273,49 @@ impl IndexSpec {
             _ => self.kept,
         };
         let coarse = match (self.coarse, self.nlist) {
+            // A tree goes by matrix products, which say no other distance.
+            (Coarse::Auto, Some(nlist)) if nlist >= TREE_NLIST && self.metric.distance().is_some() => {
+                Coarse::Flat
+            }
             (Coarse::Auto, Some(nlist)) if nlist >= TREE_NLIST => Coarse::Tree(2 * nlist.isqrt()),
             _ => self.coarse,
         };
         IndexSpec { encoding: self.encoding.resolved(self.inner_dim()), kept, coarse, ..self.clone() }
     }
 
+    /// Why the parts do not go with a metric that is neither L2 nor a product, if they do not.
+    fn unmeasurable(&self) -> Option<String> {
+        let metric = self.metric;
+        metric.distance()?;
+        if let Some(first) = self.transforms.first() {
+            return Some(format!("{metric} is of the components as they are: {first} would mix them"));
+        }
+        match (self.encoding, self.kept, self.coarse) {
+            (Encoding::Flat, None, Coarse::Auto | Coarse::Flat) if !self.spill => None,
+            (Encoding::Flat, None, Coarse::Auto | Coarse::Flat) => {
+                Some(format!("{metric} and spilling, whose second lists are chosen by Euclidean residuals"))
+            }
+            (Encoding::Flat, None, Coarse::Tree(_)) => {
+                Some(format!("{metric} and a tree, which goes by L2 or products alone"))
+            }
+            (Encoding::Flat, Some(kept), _) => {
+                let kept = kept.name();
+                Some(format!("{metric} goes with f32 codes, and these are exact: {kept} would add nothing"))
+            }
+            (encoding, ..) => {
+                let name = encoding;
+                Some(format!(
+                    "{metric} is computed on f32 codes: Flat and not {name}, which knows L2 and products"
+                ))
+            }
+        }
+    }
+
     /// Why the parts do not fit together, if they do not.
     fn misfit(&self) -> Option<String> {
+        if let Some(what) = self.unmeasurable() {
+            return Some(what);
+        }
         match (self.coarse, self.nlist) {
             (Coarse::Auto, _) | (Coarse::Flat, Some(_)) => {}
             (_, None) => return Some("lists are found by way of something, and there are none".into()),
@@ -277,12 +327,18 @@ impl IndexSpec {
         if let ([first, ..], None) = (&self.transforms[..], self.nlist) {
             return Some(format!("{first} takes lists (IVF1 for one), as it comes with their training"));
         }
+        if let Some(what) = self.encoding.misfit(self.metric) {
+            return Some(what);
+        }
+        if let (Encoding::Scalar(_), true, [first, ..]) =
+            (self.encoding, self.encoding.is_exact(), &self.transforms[..])
+        {
+            return Some(format!("{} keeps whole numbers, and {first} makes others of them", self.encoding));
+        }
         match self.kept {
-            Some(kept) if kept.is_scalar() && self.encoding.element().is_some() => Some(format!(
-                "{} codes are more exact than the 8 bits of {}, which goes with Nibble, Nibble2 or Nibble1",
-                self.encoding,
-                kept.name()
-            )),
+            Some(kept) if kept.is_scalar() && self.encoding.is_exact() => {
+                Some(format!("{} codes are more exact than the 8 bits of {}", self.encoding, kept.name()))
+            }
             Some(KeptRows::U8) if self.metric == Metric::Cosine => {
                 Some("RU8 keeps whole numbers, and cosine scales vectors to length 1".into())
             }
@@ -300,6 +356,9 @@ impl IndexSpec {
             return bad(format!("block order {}, allowed are 0 to {MAX_ORDER}", self.block_order));
         }
         if let Err(what) = self.transforms.iter().try_fold(self.dim, |dim, kind| kind.dim_out(dim)) {
+            return bad(what);
+        }
+        if let Some(what) = codec::misfit(self.encoding, self.inner_dim()) {
             return bad(what);
         }
         if let Some(nlist) = self.nlist.filter(|nlist| *nlist == 0 || *nlist > NLIST_MAX) {
@@ -353,8 +412,9 @@ impl FromStr for IndexSpec {
         }
         spec.encoding = parts.next().unwrap_or_default().parse().map_err(bad)?;
         if let Some(kept) = parts.next() {
-            let known = KEPT_ROWS.into_iter().find(|k| k.name() == kept);
-            let unknown = || bad(format!("`{kept}` keeps no rows: RFlat, RF16, RU8, RSQ8 or RSQ8+Flat"));
+            let known = KEPT_ROWS.into_iter().find(|k| k.name() == kept || k.refine() == Some(kept));
+            let unknown =
+                || bad(format!("`{kept}` keeps no rows: RFlat, RF16, RBF16, RU8, RSQ8 or RSQ8+Flat"));
             spec.kept = Some(known.ok_or_else(unknown)?);
         }
         match parts.next() {
@@ -392,6 +452,7 @@ pub struct SearchParams {
     pub(crate) nprobe: Option<usize>,
     pub(crate) max_codes: Option<usize>,
     pub(crate) rerank: Option<Rerank>,
+    pub(crate) polysemous_ht: Option<u32>,
     pub(crate) selector: Option<IdSelector>,
     pub(crate) stats: Option<Arc<SearchStats>>,
 }
@@ -418,6 +479,13 @@ impl SearchParams {
     /// on range searches.
     pub fn rerank(self, rerank: impl Into<Rerank>) -> Self {
         SearchParams { rerank: Some(rerank.into()), ..self }
+    }
+
+    /// Scores only entries whose code differs from the query's own in fewer bits than this; 0 scores all. Of product codes
+    /// whose training put their points in order for it (`PQ16`, not `PQ16np`; up to 10 bits), near codes are near
+    /// vectors. Refused by other indexes.
+    pub fn polysemous_ht(self, bits: u32) -> Self {
+        SearchParams { polysemous_ht: Some(bits), ..self }
     }
 
     /// Only vectors whose id the selector holds.
@@ -470,6 +538,9 @@ mod tests {
             "IVF2048,SQbf16",
             "IVF65536,SQfp16,RFlat",
             "Flat,RF16",
+            "IVF4,Flat,RBF16",
+            "OPQ16_64,IVF4,Nibble2,RFlat",
+            "L2norm,PCAR8,IVF4_SOAR,Flat",
             "IVF9,Nibble",
             "Nibble1",
             "IVF4,Nibble2,RF16",
@@ -509,6 +580,10 @@ mod tests {
             "Flat_SOAR",
             "IVF4,Flat,R8",
             "IVF4,Flat,RSQ8",
+            "PCA8,Flat",
+            "IVF4,PCA8,Flat",
+            "PCA,IVF4,Flat",
+            "IVF4,Flat,Refine(PQ8)",
             "SQbf16,RSQ8+Flat",
             "IVF4,Nibble2,RSQ8+F16",
             "IVF4(IVF0),Flat",

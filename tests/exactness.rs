@@ -68,7 +68,7 @@ fn everything(dim: usize, n: usize, nlist: usize) {
             for encoding in ["Flat", "SQfp16", "SQbf16"] {
                 let mut by_order = Vec::new();
                 for (kept, order) in
-                    [("", 0), ("", 1), ("", 2), ("", 3), ("", 4), (",RFlat", 2), (",RF16", 2)]
+                    [("", 0), ("", 1), ("", 2), ("", 3), ("", 4), (",RFlat", 2), (",RF16", 2), (",RBF16", 2)]
                 {
                     let text = format!("IVF{nlist},{encoding}{kept}");
                     let what = format!("{text} {metric} dim {dim} order {order} integers {exact}");

@@ -174,7 +174,7 @@ impl CoarseQuantizer for FlatCoarse {
 
 /// Lists whose scores are no numbers come last, in their order: every query has its `nprobe` probes. No query that the
 /// door lets in has such scores, but a batch must not fall apart if one had.
-fn fill_up(scores: &[f32], nprobe: usize, nearest: &mut Vec<u32>) {
+pub(super) fn fill_up(scores: &[f32], nprobe: usize, nearest: &mut Vec<u32>) {
     if nearest.len() < nprobe {
         let rest = (0..).zip(scores).filter(|(_, score)| score.is_nan()).map(|(list, _)| list);
         nearest.extend(rest.take(nprobe - nearest.len()));

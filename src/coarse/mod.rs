@@ -1,12 +1,14 @@
 //! Coarse quantizers: which list a vector belongs to, and which lists a query should probe.
 
 mod flat;
+mod measured;
 mod quantised;
 mod shortlist;
 mod spill;
 mod tree;
 
 pub(crate) use flat::FlatCoarse;
+pub(crate) use measured::MeasuredCoarse;
 pub(crate) use tree::{Tree, TreeCoarse};
 
 use crate::Rows;

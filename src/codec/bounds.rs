@@ -168,6 +168,8 @@ mod tests {
             (Element::BF16, Element::F32),
             (Element::BF16, Element::F16),
             (Element::F32, Element::F16),
+            (Element::F32, Element::BF16),
+            (Element::F16, Element::BF16),
             (Element::F16, Element::F16),
             (Element::F32, Element::U8),
             (Element::F16, Element::U8),
@@ -199,12 +201,13 @@ mod tests {
                     let flat = Flat::new(dim, code, similarity);
                     let form = match kept {
                         Element::F16 => KeptRows::F16,
+                        Element::BF16 => KeptRows::BF16,
                         Element::U8 => KeptRows::U8,
                         _ => KeptRows::F32,
                     };
                     let mut scanner = flat.bounds(queries, KeptForm::stages(form, dim)[0]).unwrap();
                     let visits = [Visit { query: 0, coarse: 0.0 }];
-                    scanner.enter(Probe { centroid: None, visits: &visits });
+                    scanner.enter(Probe { list: 0, centroid: None, visits: &visits });
                     let mut passes = |worst: f32| {
                         let mut found = [Found::default()];
                         scanner.scan(

@@ -73,13 +73,11 @@ impl Codec for Flat {
     }
 
     fn scanner<'a>(&'a self, queries: Rows<'a>) -> Box<dyn Scanner + 'a> {
-        Box::new(FlatScanner {
-            codec: self,
-            queries,
-            visits: Vec::new(),
-            scores: Vec::new(),
-            picks: Vec::new(),
-        })
+        let Flat { similarity, element, kernels, .. } = *self;
+        let score = move |queries: &[&[f32]], codes: &[u8], scores: &mut [f32]| {
+            kernels.scan(similarity, element, queries, codes, scores);
+        };
+        Box::new(RowScanner::new(kernels, queries, score))
     }
 
     fn bounds<'a>(&'a self, queries: Rows<'a>, kept: KeptForm) -> Option<Box<dyn Scanner + 'a>> {
@@ -94,23 +92,30 @@ impl Codec for Flat {
     }
 }
 
-struct FlatScanner<'a> {
-    codec: &'a Flat,
+/// Scans rows of components. `score` is the kernel: the score of every query with every row, `scores[q * n + i]`.
+pub(super) struct RowScanner<'a, F> {
+    kernels: &'static Kernels,
     queries: Rows<'a>,
+    score: F,
     visits: Vec<Visit>,
     scores: Vec<f32>,
     picks: Vec<u32>,
 }
 
-impl Scanner for FlatScanner<'_> {
+impl<'a, F: Fn(&[&[f32]], &[u8], &mut [f32])> RowScanner<'a, F> {
+    pub(super) fn new(kernels: &'static Kernels, queries: Rows<'a>, score: F) -> Self {
+        RowScanner { kernels, queries, score, visits: Vec::new(), scores: Vec::new(), picks: Vec::new() }
+    }
+}
+
+impl<F: Fn(&[&[f32]], &[u8], &mut [f32])> Scanner for RowScanner<'_, F> {
     fn enter(&mut self, probe: Probe<'_>) {
         self.visits.clear();
         self.visits.extend_from_slice(probe.visits);
     }
 
     fn scan(&mut self, block: Codes<'_>, first: usize, worst: &[f32], live: &[&[u32]], found: &mut [Found]) {
-        let FlatScanner { codec, queries, visits, scores, picks } = self;
-        let Flat { similarity, element, kernels, .. } = **codec;
+        let RowScanner { kernels, queries, score, visits, scores, picks } = self;
         let visits = &visits[first..first + worst.len()];
         scores.resize(QUERIES_A_PASS * block.n, 0.0);
         let mut take = |v: usize, scores: &[f32]| {
@@ -130,7 +135,7 @@ impl Scanner for FlatScanner<'_> {
                 block.ahead.chunks(block.ahead.len().div_ceil(block.n.div_ceil(ROWS_A_STEP)).max(1));
             for (rows, scores) in block.bytes.chunks(step_bytes).zip(scores.chunks_mut(ROWS_A_STEP)) {
                 kernels.prefetch_stream(ahead.next().unwrap_or_default());
-                kernels.scan(similarity, element, &[query], rows, scores);
+                score(&[query], rows, scores);
             }
             return take(0, scores);
         }
@@ -141,7 +146,7 @@ impl Scanner for FlatScanner<'_> {
                 *row = queries.row(visit.query as usize);
             }
             let scores = &mut scores[..visits.len() * block.n];
-            kernels.scan(similarity, element, &rows[..visits.len()], block.bytes, scores);
+            score(&rows[..visits.len()], block.bytes, scores);
             for (v, scores) in (pass * QUERIES_A_PASS..).zip(scores.chunks_exact(block.n)) {
                 take(v, scores);
             }

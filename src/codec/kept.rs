@@ -3,6 +3,7 @@
 //! ```text
 //! RFlat   dim × f32                            loses nothing
 //! RF16    dim × f16
+//! RBF16   dim × bf16
 //! RU8     dim × u8 | 0                         loses nothing: other rows are refused at the door
 //! RSQ8    low f32 | step f32 | dim × u8        x̂ᵢ = low + step·uᵢ, low the least component, step a 255th of the span
 //! ```
@@ -27,6 +28,7 @@ pub(crate) struct KeptForm {
 enum Kind {
     F32,
     F16,
+    BF16,
     U8,
     SQ8,
 }
@@ -40,6 +42,7 @@ impl KeptForm {
         let kinds: &[Kind] = match kept {
             KeptRows::F32 => &[Kind::F32],
             KeptRows::F16 => &[Kind::F16],
+            KeptRows::BF16 => &[Kind::BF16],
             KeptRows::U8 => &[Kind::U8],
             KeptRows::SQ8 => &[Kind::SQ8],
             KeptRows::SQ8Flat => &[Kind::SQ8, Kind::F32],
@@ -51,7 +54,7 @@ impl KeptForm {
     pub(crate) fn width(&self) -> usize {
         match self.kind {
             Kind::F32 => 4 * self.dim,
-            Kind::F16 => 2 * self.dim,
+            Kind::F16 | Kind::BF16 => 2 * self.dim,
             Kind::U8 => self.dim + 1,
             Kind::SQ8 => STEPS + self.dim,
         }
@@ -62,6 +65,7 @@ impl KeptForm {
         match self.kind {
             Kind::F32 => Some(Element::F32),
             Kind::F16 => Some(Element::F16),
+            Kind::BF16 => Some(Element::BF16),
             Kind::U8 => Some(Element::U8),
             Kind::SQ8 => None,
         }
@@ -82,6 +86,7 @@ impl KeptForm {
         match self.kind {
             Kind::F32 | Kind::SQ8 => {}
             Kind::F16 => rows.iter_mut().for_each(|x| *x = x.clamp(-F16_MAX, F16_MAX)),
+            Kind::BF16 => rows.iter_mut().for_each(|x| *x = x.clamp(-BF16_MAX, BF16_MAX)),
             Kind::U8 => rows.iter_mut().for_each(|x| *x = x.clamp(0.0, 255.0).round_ties_even()),
         }
     }
@@ -143,6 +148,9 @@ impl KeptForm {
     }
 }
 
+/// The largest finite bf16.
+const BF16_MAX: f32 = f32::from_bits(0x7f7f_0000);
+
 /// Rows that are scored in one call.
 const AT_ONCE: usize = 8;
 
@@ -187,8 +195,8 @@ mod tests {
     use crate::Error;
     use crate::math::random::Random;
 
-    const KEPT: [KeptRows; 5] =
-        [KeptRows::F32, KeptRows::F16, KeptRows::U8, KeptRows::SQ8, KeptRows::SQ8Flat];
+    const KEPT: [KeptRows; 6] =
+        [KeptRows::F32, KeptRows::F16, KeptRows::BF16, KeptRows::U8, KeptRows::SQ8, KeptRows::SQ8Flat];
 
     fn encoded(form: &KeptForm, rows: &[f32]) -> Vec<u8> {
         let mut bytes = vec![7];

@@ -1,9 +1,35 @@
 //! From an encoding to its codec: the one place that knows them all.
 
+use super::additive::{Additive, AdditiveFastScan};
+use super::fast_scan::ProductFastScan;
 use super::nibble::{Nibble, NibbleBits};
+use super::product::{Product, Stages};
+use super::rabitq::RaBitQ;
+use super::scalar::Scalar;
+use super::spectral::Spectral;
 use super::{Codec, Flat, Training};
 use crate::kernel::Similarity;
 use crate::{Encoding, Error, Observer, Result};
+
+/// Why vectors of `dim` components cannot be encoded so, if they cannot.
+pub(crate) fn misfit(encoding: Encoding, dim: usize) -> Option<String> {
+    let reason = |refused: Result<()>| match refused {
+        Ok(()) => None,
+        Err(Error::Spec { what, .. } | Error::Parameter { what, .. }) => Some(what),
+        Err(other) => Some(other.to_string()),
+    };
+    match encoding {
+        Encoding::Product(pq) => reason(Stages::from(pq).check(dim)),
+        Encoding::RefinedProduct(pqr) => reason(Stages::from(pqr).check(dim)),
+        Encoding::FastScan(params) => {
+            let m = usize::from(params.subspaces);
+            (m == 0 || !dim.is_multiple_of(m))
+                .then(|| format!("{dim} components cannot be cut into {m} equal parts"))
+        }
+        Encoding::Additive(form) => reason(form.check(dim)),
+        _ => None,
+    }
+}
 
 /// The codec of an encoding that nothing is learned for; `None` for others.
 pub(crate) fn untrained(encoding: Encoding, dim: usize, similarity: Similarity) -> Option<Box<dyn Codec>> {
@@ -11,27 +37,48 @@ pub(crate) fn untrained(encoding: Encoding, dim: usize, similarity: Similarity) 
     if let Some(element) = encoding.element() {
         return Some(Box::new(Flat::new(dim, element, similarity)));
     }
-    Some(match encoding {
-        Encoding::Nibble1 => Box::new(Nibble::new(dim, NibbleBits::One, similarity)),
-        Encoding::Nibble2 => Box::new(Nibble::new(dim, NibbleBits::Two, similarity)),
-        _ => return None,
-    })
+    match encoding {
+        Encoding::Nibble1 => Some(Box::new(Nibble::new(dim, NibbleBits::One, similarity))),
+        Encoding::Nibble2 => Some(Box::new(Nibble::new(dim, NibbleBits::Two, similarity))),
+        _ if encoding.is_learned() => None,
+        _ => load(encoding, dim, similarity, &[]).ok(),
+    }
 }
 
 /// Rows that training wants at most; all if `None`.
-pub(crate) fn training_rows(_encoding: Encoding) -> Option<usize> {
-    Some(0)
+pub(crate) fn training_rows(encoding: Encoding) -> Option<usize> {
+    match encoding {
+        Encoding::Scalar(quantizer) => Scalar::training_rows(quantizer),
+        Encoding::Product(pq) => Some(Stages::from(pq).training_rows()),
+        Encoding::RefinedProduct(pqr) => Some(Stages::from(pqr).training_rows()),
+        Encoding::FastScan(params) => ProductFastScan::training_rows(params),
+        Encoding::Additive(form) => Additive::training_rows(&form),
+        Encoding::SpectralHash(hash) => Spectral::training_rows(hash),
+        _ => Some(0),
+    }
 }
 
-/// Trains the codec of `encoding`. Ticks as `"encoder"`.
+/// Trains the codec of a learned encoding. Ticks as `"encoder"`.
 pub(crate) fn train(
     encoding: Encoding,
     training: &Training<'_>,
-    _observer: &mut Observer<'_>,
+    observer: &mut Observer<'_>,
 ) -> Result<Box<dyn Codec>> {
-    let dim = training.sample.rows.dim();
-    untrained(encoding, dim, training.similarity)
-        .ok_or_else(|| Error::Spec { text: encoding.to_string(), what: "cannot be trained".into() })
+    Ok(match encoding {
+        Encoding::Scalar(quantizer) => Box::new(Scalar::train(quantizer, training, observer)?),
+        Encoding::Product(pq) => Box::new(Product::train(pq, training, observer)?),
+        Encoding::RefinedProduct(pqr) => Box::new(Product::train(pqr, training, observer)?),
+        Encoding::FastScan(params) => Box::new(ProductFastScan::train(params, training, observer)?),
+        Encoding::Additive(form) if form.fast_scan() => {
+            Box::new(AdditiveFastScan::train(form, training, observer)?)
+        }
+        Encoding::Additive(form) => Box::new(Additive::train(form, training, observer)?),
+        Encoding::SpectralHash(hash) => Box::new(Spectral::train(hash, training, observer)?),
+        other => {
+            let what = "there is nothing to learn".into();
+            return Err(Error::Spec { text: other.to_string(), what });
+        }
+    })
 }
 
 /// The codec that `tables` were stored of, or why they cannot be.
@@ -41,9 +88,22 @@ pub(crate) fn load(
     similarity: Similarity,
     tables: &[u8],
 ) -> std::result::Result<Box<dyn Codec>, String> {
-    match untrained(encoding, dim, similarity) {
-        Some(codec) if tables.is_empty() => Ok(codec),
-        Some(_) => Err(format!("{} bytes of tables, {encoding} has none", tables.len())),
-        None => Err(format!("{encoding} cannot be loaded")),
-    }
+    Ok(match encoding {
+        Encoding::Scalar(quantizer) => Box::new(Scalar::from_tables(quantizer, dim, similarity, tables)?),
+        Encoding::Product(pq) => Box::new(Product::from_tables(pq, dim, similarity, tables)?),
+        Encoding::RefinedProduct(pqr) => Box::new(Product::from_tables(pqr, dim, similarity, tables)?),
+        Encoding::FastScan(params) => {
+            Box::new(ProductFastScan::from_tables(params, dim, similarity, tables)?)
+        }
+        Encoding::Additive(form) if form.fast_scan() => {
+            Box::new(AdditiveFastScan::from_tables(form, dim, similarity, tables)?)
+        }
+        Encoding::Additive(form) => Box::new(Additive::from_tables(form, dim, similarity, tables)?),
+        Encoding::SpectralHash(hash) => Box::new(Spectral::from_tables(hash, dim, similarity, tables)?),
+        Encoding::RaBitQ(code) => Box::new(RaBitQ::from_tables(code, dim, similarity, tables)?),
+        _ => match untrained(encoding, dim, similarity) {
+            Some(codec) if tables.is_empty() => codec,
+            _ => return Err(format!("{} bytes of tables, {encoding} has none", tables.len())),
+        },
+    })
 }

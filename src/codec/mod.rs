@@ -6,21 +6,25 @@
 //! so a codec may keep one table per query for all lists, one per (query, list), or none, and may score
 //! several queries in one pass over the codes. Scores are smaller-is-nearer.
 
-#[allow(dead_code)] // until the factory makes it
 mod additive;
 mod bounds;
 #[allow(dead_code)] // until codes are exchanged with FAISS
 mod code_packer;
-#[allow(dead_code)] // until the factory makes it
 mod fast_scan;
 mod flat;
 mod kept;
 mod make;
+mod measured;
 mod nibble;
+mod product;
+mod rabitq;
+mod scalar;
+mod spectral;
 
 pub(crate) use flat::Flat;
 pub(crate) use kept::KeptForm;
-pub(crate) use make::{load, train, training_rows, untrained};
+pub(crate) use make::{load, misfit, train, training_rows, untrained};
+pub(crate) use measured::Measured;
 
 #[cfg(feature = "bench-internals")]
 pub(crate) use nibble::{Nibble, NibbleBits};
@@ -41,7 +45,6 @@ pub(crate) struct Assigned<'a> {
     pub(crate) centroids: Option<Rows<'a>>,
 }
 
-#[allow(dead_code)] // as above
 impl<'a> Assigned<'a> {
     /// The rows relative to the centroids of their lists; as they are where there are no centroids.
     pub(crate) fn residuals(&self) -> Cow<'a, [f32]> {
@@ -61,7 +64,6 @@ pub(crate) struct Training<'a> {
     /// A sample of the rows, no more of them than the code asks for, with their lists.
     pub(crate) sample: Assigned<'a>,
     pub(crate) similarity: Similarity,
-    #[allow(dead_code)] // until the first code is trained
     pub(crate) seed: u64,
 }
 
@@ -77,6 +79,8 @@ pub(crate) struct Visit {
 /// A list about to be scanned.
 #[derive(Clone, Copy)]
 pub(crate) struct Probe<'a> {
+    /// Its number within the model.
+    pub(crate) list: u32,
     /// The list's centroid; none before training.
     pub(crate) centroid: Option<&'a [f32]>,
     /// The queries that probe it.
@@ -92,13 +96,11 @@ pub(crate) trait Codec: Send + Sync {
     fn check(&self, rows: Rows<'_>) -> Result<()>;
 
     /// What training made, as it is stored: empty for a code that needs none.
-    #[allow(dead_code)]
     fn tables(&self) -> Vec<u8> {
         Vec::new()
     }
 
     /// True if a code can be turned back into a vector.
-    #[allow(dead_code)]
     fn decodes(&self) -> bool {
         true
     }
@@ -114,6 +116,17 @@ pub(crate) trait Codec: Send + Sync {
         let mut row = vec![0.0; centroid.len()];
         self.decode(Some(centroid), code, &mut row);
         row.iter().zip(centroid).map(|(x, c)| f64::from(x - c) * f64::from(x - c)).sum()
+    }
+
+    /// Queries that are best scanned for together, at most: their tables should stay in the cache.
+    fn batch(&self) -> usize {
+        usize::MAX
+    }
+
+    /// [`Codec::scanner`] that passes over entries whose code differs from the query's in `bits` bits or more. `None` for
+    /// codes whose bits say nothing of distances.
+    fn filtered<'a>(&'a self, _queries: Rows<'a>, _bits: u32) -> Option<Box<dyn Scanner + 'a>> {
+        None
     }
 
     /// Prepares to score `queries` (already transformed).

@@ -375,7 +375,7 @@ mod tests {
         nibble.layout().pack(&packed, &mut region);
         let mut scanner = nibble.scanner(Rows::of(query, dim));
         let coarse = centroid.map_or(0.0, |c| exact(nibble.similarity, query, c) as f32);
-        scanner.enter(Probe { centroid, visits: &[Visit { query: 0, coarse }] });
+        scanner.enter(Probe { list: 0, centroid, visits: &[Visit { query: 0, coarse }] });
         let live = vec![u32::MAX; n.div_ceil(32)];
         let mut found = [Found::default()];
         let block = Codes { bytes: &region, n, ahead: &[] };

@@ -3,13 +3,21 @@
 //! Typed descriptions and their spellings, FAISS's where it has one. What a description means, byte by byte, says the
 //! codec of the same name in `codec/`. A spelling that FAISS has no word for ends with words of ours (`_raw`).
 
-#[allow(dead_code)] // until the factory makes it
 mod additive;
 mod fast_scan;
+mod product;
+mod rabitq;
+mod scalar;
+mod spectral;
 
 pub use additive::{AdditiveCode, AdditiveKind, AdditiveNorm};
 pub use fast_scan::FastScan;
+pub use product::{ProductQuantizer, RefinedProduct};
+pub use rabitq::RaBitQ;
+pub use scalar::{Real, ScalarBits, ScalarQuantizer, ScalarRange, ScalarSteps};
+pub use spectral::{SpectralHash, SpectralThreshold};
 
+use crate::Metric;
 use crate::kernel::Element;
 use std::fmt;
 use std::str::FromStr;
@@ -32,6 +40,20 @@ pub enum Encoding {
     /// `Nibble2` below 256 components, `Nibble1` from there on, decided when the index is created (`Nibble`). Unless the
     /// specification says which rows to keep, it keeps [`KeptRows::SQ8Flat`](crate::KeptRows::SQ8Flat).
     Nibble,
+    /// Each component by itself, in steps (`SQ8`, `SQ6`, `SQ4`, `SQ8_direct`).
+    Scalar(ScalarQuantizer),
+    /// Parts of the vector by the nearest of learned points (`PQ16`, `PQ32x10`).
+    Product(ProductQuantizer),
+    /// Two of these one after the other (`PQ8+16`).
+    RefinedProduct(RefinedProduct),
+    /// 16 points a part, scanned 32 vectors at a time (`PQ32x4fs`, `PQ32x4fsr`).
+    FastScan(FastScan),
+    /// Sums of learned vectors (`RQ6x8`, `LSQ6x8_Nqint8`, `PRQ2x6x8`).
+    Additive(AdditiveCode),
+    /// One bit a component, compared by counting (`SH`, `SH1.2g`). Cannot be turned back into vectors.
+    SpectralHash(SpectralHash),
+    /// 1 to 9 bits a component, with nothing to learn (`RaBitQ`, `RaBitQ4`).
+    RaBitQ(RaBitQ),
 }
 
 /// The encodings of one word.
@@ -48,8 +70,14 @@ impl Encoding {
             Encoding::Flat => Some(Element::F32),
             Encoding::F16 => Some(Element::F16),
             Encoding::BF16 => Some(Element::BF16),
-            Encoding::Nibble2 | Encoding::Nibble1 | Encoding::Nibble => None,
+            _ => None,
         }
+    }
+
+    /// True if a code keeps all that the door lets through.
+    pub(crate) fn is_exact(self) -> bool {
+        let direct = [ScalarQuantizer::DirectU8, ScalarQuantizer::DirectI8].map(Encoding::Scalar);
+        self.element().is_some() || direct.contains(&self)
     }
 
     /// Rows reranked for each one wanted when nobody says how many. Half precision rarely misplaces a row by more than a
@@ -57,9 +85,10 @@ impl Encoding {
     /// everything finds with 2 bits, twelve times as many all but .01 with 1.
     pub(crate) fn rerank_factor(self) -> usize {
         match self {
-            Encoding::Flat | Encoding::F16 | Encoding::BF16 => 4,
+            Encoding::Flat | Encoding::F16 | Encoding::BF16 | Encoding::Scalar(_) => 4,
             Encoding::Nibble2 => 5,
-            Encoding::Nibble1 | Encoding::Nibble => 12,
+            Encoding::RaBitQ(code) if code.bits() > 2 => 5,
+            _ => 12,
         }
     }
 
@@ -72,7 +101,7 @@ impl Encoding {
 
     /// How vectors stand in their list until there are centroids.
     pub(crate) fn before_training(self) -> Self {
-        if self.element().is_some() { self } else { Encoding::Flat }
+        if self.is_exact() { self } else { Encoding::Flat }
     }
 
     /// The same with nothing left open.
@@ -87,20 +116,55 @@ impl Encoding {
     /// True if training makes tables that codes mean nothing without: such codes take lists, and until these are trained
     /// the vectors stand as they are.
     pub(crate) fn is_learned(self) -> bool {
-        false
+        match self {
+            Encoding::Scalar(quantizer) => matches!(quantizer, ScalarQuantizer::Steps(_)),
+            Encoding::SpectralHash(hash) => hash.threshold != SpectralThreshold::Global,
+            Encoding::Product(_)
+            | Encoding::RefinedProduct(_)
+            | Encoding::FastScan(_)
+            | Encoding::Additive(_) => true,
+            _ => false,
+        }
+    }
+
+    /// True if codes that are alike in many bits are of vectors that are near.
+    pub(crate) fn is_polysemous(self) -> bool {
+        matches!(self, Encoding::Product(ProductQuantizer { polysemous: true, .. }))
+    }
+
+    /// Why there cannot be such a code, whatever the vectors, if there cannot.
+    pub(crate) fn misfit(self, metric: Metric) -> Option<String> {
+        match self {
+            Encoding::Scalar(ScalarQuantizer::Steps(steps)) => steps.misfit(),
+            Encoding::Scalar(_) if metric == Metric::Cosine => {
+                Some(format!("{self} keeps whole numbers, and cosine scales vectors to length 1"))
+            }
+            Encoding::SpectralHash(_) if metric != Metric::L2 => {
+                Some(format!("{self} counts bits that differ, which says nothing of {metric}: take l2"))
+            }
+            Encoding::SpectralHash(hash) => hash.misfit(),
+            _ => None,
+        }
     }
 }
 
 impl fmt::Display for Encoding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Encoding::Flat => "Flat",
-            Encoding::F16 => "SQfp16",
-            Encoding::BF16 => "SQbf16",
-            Encoding::Nibble2 => "Nibble2",
-            Encoding::Nibble1 => "Nibble1",
-            Encoding::Nibble => "Nibble",
-        })
+        match self {
+            Encoding::Flat => f.write_str("Flat"),
+            Encoding::F16 => f.write_str("SQfp16"),
+            Encoding::BF16 => f.write_str("SQbf16"),
+            Encoding::Nibble2 => f.write_str("Nibble2"),
+            Encoding::Nibble1 => f.write_str("Nibble1"),
+            Encoding::Nibble => f.write_str("Nibble"),
+            Encoding::Scalar(quantizer) => quantizer.fmt(f),
+            Encoding::Product(pq) => pq.fmt(f),
+            Encoding::RefinedProduct(pqr) => pqr.fmt(f),
+            Encoding::FastScan(params) => params.fmt(f),
+            Encoding::Additive(form) => form.fmt(f),
+            Encoding::SpectralHash(hash) => hash.fmt(f),
+            Encoding::RaBitQ(code) => code.fmt(f),
+        }
     }
 }
 
@@ -109,9 +173,36 @@ impl FromStr for Encoding {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let fixed = FIXED.into_iter().find(|encoding| encoding.to_string() == text);
-        fixed.ok_or_else(|| {
-            format!("`{text}` is no encoding: Flat, SQfp16, SQbf16, Nibble, Nibble2 or Nibble1")
-        })
+        if let Some(fixed) = FIXED.into_iter().find(|encoding| encoding.to_string() == text) {
+            return Ok(fixed);
+        }
+        let begins = |words: &[&str]| words.iter().any(|word| text.starts_with(word));
+        if begins(&["SQ"]) {
+            text.parse().map(Encoding::Scalar)
+        } else if begins(&["PQ"]) && text.contains("x4fs") {
+            text.parse().map(Encoding::FastScan)
+        } else if begins(&["PQ"]) && text.contains('+') {
+            text.parse().map(Encoding::RefinedProduct)
+        } else if begins(&["PQ"]) {
+            text.parse().map(Encoding::Product)
+        } else if begins(&["RQ", "LSQ", "PRQ", "PLSQ"]) {
+            text.parse().map(Encoding::Additive).map_err(why)
+        } else if begins(&["SH"]) {
+            text.parse().map(Encoding::SpectralHash)
+        } else if begins(&["RaBitQ"]) {
+            text.parse().map(Encoding::RaBitQ)
+        } else {
+            Err(format!(
+                "`{text}` is no encoding: Flat, SQfp16, SQbf16, SQ8, PQ16, PQ32x4fs, RQ8x8, RaBitQ, SH, Nibble and others"
+            ))
+        }
+    }
+}
+
+/// What is wrong, of an error that says so.
+fn why(error: crate::Error) -> String {
+    match error {
+        crate::Error::Spec { what, .. } => what,
+        other => other.to_string(),
     }
 }

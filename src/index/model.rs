@@ -2,8 +2,8 @@
 //! the specification. Shared by all snapshots and writers of one model version.
 
 use super::tree;
-use crate::coarse::{CoarseQuantizer, FlatCoarse, Probes, Tree, TreeCoarse};
-use crate::codec::{self, Codec, KeptForm};
+use crate::coarse::{CoarseQuantizer, FlatCoarse, MeasuredCoarse, Probes, Tree, TreeCoarse};
+use crate::codec::{self, Codec, KeptForm, Measured};
 use crate::guard::Quiet;
 use crate::kernel::Element;
 use crate::math::transform::Chain;
@@ -60,8 +60,7 @@ impl Model {
         // What has no code before its lists are known stands as it is until then.
         spec.check()?;
         let encoding = if spec.nlist.is_some() { spec.encoding.before_training() } else { spec.encoding };
-        let codec = codec::untrained(encoding, spec.dim, spec.metric.similarity());
-        let codec = codec.ok_or_else(|| Error::Spec {
+        let codec = untrained_codec(spec, encoding, spec.dim).ok_or_else(|| Error::Spec {
             text: spec.to_string(),
             what: format!("{encoding} codes are learned, which takes lists (IVF1 for one)"),
         })?;
@@ -115,9 +114,10 @@ impl Model {
         tree: Option<Tree>,
     ) -> Box<dyn CoarseQuantizer> {
         let (dim, similarity) = (spec.inner_dim(), spec.metric.similarity());
-        match tree {
-            Some(tree) => Box::new(TreeCoarse::new(centroids, dim, similarity, tree)),
-            None => Box::new(FlatCoarse::new(centroids, dim, similarity)),
+        match (tree, spec.metric.distance()) {
+            (_, Some(distance)) => Box::new(MeasuredCoarse::new(centroids, dim, distance)),
+            (Some(tree), None) => Box::new(TreeCoarse::new(centroids, dim, similarity, tree)),
+            (None, None) => Box::new(FlatCoarse::new(centroids, dim, similarity)),
         }
     }
 
@@ -162,8 +162,12 @@ impl Model {
         }
         let tree = settle(tree::read(tables, &spec, &bytes), &spec, &centroids)?;
         let codes = tables.read_section(Section::Codec)?.unwrap_or_default();
-        let codec = codec::load(spec.encoding, spec.inner_dim(), spec.metric.similarity(), &codes);
-        let codec = codec.map_err(|what| Error::corrupt(name, 0, what))?;
+        let codec = match untrained_codec(&spec, spec.encoding, spec.inner_dim()).filter(|_| codes.is_empty())
+        {
+            Some(codec) => codec,
+            None => codec::load(spec.encoding, spec.inner_dim(), spec.metric.similarity(), &codes)
+                .map_err(|what| Error::corrupt(name, 0, what))?,
+        };
         let chain = match &spec.transforms[..] {
             [] => None,
             kinds => {
@@ -212,9 +216,10 @@ impl Model {
     /// everything below works on.
     pub(crate) fn prepare<'r>(&self, rows: Rows<'r>) -> Result<Cow<'r, [f32]>> {
         rows.check_dim(self.spec.dim)?;
-        match self.metric() {
-            Metric::L2 | Metric::InnerProduct => metric::check_norms(rows)?,
-            Metric::Cosine => rows.check_finite()?,
+        match (self.metric(), self.metric().domain(self.spec.dim)) {
+            (_, Some(domain)) => domain.check(rows)?,
+            (Metric::Cosine, None) => rows.check_finite()?,
+            (_, None) => metric::check_norms(rows)?,
         }
         self.prepare_unchecked(rows)
     }
@@ -222,13 +227,14 @@ impl Model {
     /// The same of rows that may hold NaN and infinities.
     pub(crate) fn prepare_unchecked<'r>(&self, rows: Rows<'r>) -> Result<Cow<'r, [f32]>> {
         rows.check_dim(self.spec.dim)?;
-        match self.metric() {
-            Metric::L2 | Metric::InnerProduct => Ok(Cow::Borrowed(rows.as_slice())),
-            Metric::Cosine => {
+        match (self.metric(), self.metric().domain(self.spec.dim)) {
+            (_, Some(domain)) => Ok(domain.stored(rows)),
+            (Metric::Cosine, None) => {
                 let mut data = rows.as_slice().to_vec();
                 metric::normalise(&mut data, rows.dim())?;
                 Ok(Cow::Owned(data))
             }
+            (_, None) => Ok(Cow::Borrowed(rows.as_slice())),
         }
     }
 
@@ -331,6 +337,14 @@ impl Model {
             true => Ok(self.decode(list, code)),
             false => Err(Error::CannotDecode { encoding: self.encoding.to_string() }),
         }
+    }
+}
+
+/// The codec of an encoding that nothing is learned for, of vectors of `dim` components.
+pub(crate) fn untrained_codec(spec: &IndexSpec, encoding: Encoding, dim: usize) -> Option<Box<dyn Codec>> {
+    match spec.metric.distance() {
+        Some(distance) => Some(Box::new(Measured::new(dim, distance))),
+        None => codec::untrained(encoding, dim, spec.metric.similarity()),
     }
 }
 

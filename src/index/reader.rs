@@ -158,6 +158,12 @@ impl<'a> IndexReader<'a> {
         if k == Some(0) {
             return zero("k");
         }
+        if params.polysemous_ht.unwrap_or(0) > 0 && !self.model.spec.encoding.is_polysemous() {
+            return Err(Error::Parameter {
+                name: "polysemous_ht",
+                what: format!("the bits of `{}` codes say nothing of distances", self.model.spec.encoding),
+            });
+        }
         let max_codes = params.max_codes.unwrap_or(defaults.max_codes);
         let k = k.unwrap_or(1);
         let rerank = match (params.rerank.map(Rerank::check).transpose()?, self.model.spec.kept) {
@@ -237,7 +243,7 @@ impl<'a> IndexReader<'a> {
         Ok(self.neighbors(found))
     }
 
-    /// All vectors nearer than `radius`, strictly: squared L2 below it, inner product or cosine above it.
+    /// All vectors nearer than `radius`, strictly: a distance below it, a similarity above it.
     /// Nearest first, ties by id. Only the probed lists are looked at; within them nobody is missed, also where the
     /// codes are coarser than the rows kept beside them, which have the last word. Distances are those that a
     /// [`search`](Self::search) reports.
@@ -290,7 +296,8 @@ impl<'a> IndexReader<'a> {
         let scanned = all.saturating_mul(queries.len()).saturating_mul(resolved.nprobe) / self.nlist();
         let filter = Filter::new(&*self.view, params.selector.as_ref(), scanned)?;
         let Resolved { nprobe, max_codes, .. } = *resolved;
-        let request = Request { goal, nprobe, max_codes, filter: &filter, stats: params.stats.as_deref() };
+        let (hamming, stats) = (params.polysemous_ht.unwrap_or(0), params.stats.as_deref());
+        let request = Request { goal, nprobe, max_codes, filter: &filter, hamming, stats };
         clock.lap(Stage::Prepare);
         self.in_pool(queries.len(), || search::search(&*self.view, &self.model, queries, &request))
     }

@@ -334,7 +334,7 @@ impl<'w, 't> Repair<'w, 't> {
         // A code that is the vector is as good as the kept row, and cannot be one of another commit.
         if model.code_element().is_none()
             && let Ok(Some(vector)) = rerank::kept_vector(&*self.writer.reader().view, model, row)
-            && vector.iter().all(|component| component.is_finite())
+            && model.metric().is_sound(&vector)
         {
             return Ok(vector);
         }

@@ -49,6 +49,8 @@ pub(crate) struct Request<'a> {
     /// Entries to score per query; 0 is no limit.
     pub(crate) max_codes: usize,
     pub(crate) filter: &'a Filter,
+    /// Bits in which an entry's code may differ from the query's, less one; 0 for any number.
+    pub(crate) hamming: u32,
     pub(crate) stats: Option<&'a SearchStats>,
 }
 
@@ -94,7 +96,7 @@ pub(crate) fn search(
         true => 1,
         false => n
             .div_ceil(rayon::current_num_threads())
-            .clamp(1, request.chunk(model.geometry.run_entries(), model.places())),
+            .clamp(1, request.chunk(model.geometry.run_entries(), model.places()).min(model.codec.batch())),
     };
     let one = |first: usize| search_chunk(view, model, queries.slice(first..n.min(first + chunk)), request);
     if n <= chunk {
@@ -126,7 +128,7 @@ fn search_chunk(
         view,
         model,
         request,
-        scanner: scanner(model, projected, request.goal),
+        scanner: scanner(model, projected, request),
         budget: request.max_codes,
         buffers: BUFFERS.take(),
     };
@@ -148,13 +150,14 @@ fn search_chunk(
     hits
 }
 
-fn scanner<'a>(model: &'a Model, queries: Rows<'a>, goal: Goal) -> Box<dyn Scanner + 'a> {
-    let bounds = match goal {
+fn scanner<'a>(model: &'a Model, queries: Rows<'a>, request: &Request<'_>) -> Box<dyn Scanner + 'a> {
+    let special = match request.goal {
+        _ if request.hamming > 0 => model.codec.filtered(queries, request.hamming),
         // What bounds say is said of the vectors themselves.
         Goal::Radius { kept: Some(kept), .. } if model.chain.is_none() => model.codec.bounds(queries, kept),
         _ => None,
     };
-    bounds.unwrap_or_else(|| model.codec.scanner(queries))
+    special.unwrap_or_else(|| model.codec.scanner(queries))
 }
 
 /// One query's stop at one list.
@@ -356,7 +359,7 @@ impl Scan<'_> {
         if buffers.found.len() < some {
             buffers.found.resize(some, Found::default());
         }
-        scanner.enter(Probe { centroid: model.centroid(list), visits: &buffers.visits });
+        scanner.enter(Probe { list, centroid: model.centroid(list), visits: &buffers.visits });
         let (mut seen, all) = (0, stops[0].of as usize);
         view.visit(list, &mut |block| {
             let n = block.rows.len();

@@ -5,11 +5,12 @@
 //! snapshots keep the old lists and the old centroids.
 
 use super::add::{Encoded, encode};
-use super::model::{Model, Trained};
+use super::model::{Model, Trained, untrained_codec};
 use super::reader::IndexReader;
 use super::writer::{IndexWriter, random};
 use super::{rerank, tree};
 use crate::codec::{self, Assigned, Codec, Training};
+use crate::kernel::Similarity;
 use crate::math::kmeans::{ClusteringParams, IterationStats, cluster};
 use crate::math::random::Random;
 use crate::math::seeding::Init;
@@ -93,11 +94,11 @@ impl IndexWriter<'_> {
         let initial = initial.as_deref().map(|initial| project(chain.as_ref(), Rows::of(initial, spec.dim)));
         let initial = initial.as_deref().map(|initial| Rows::of(initial, dim));
         let mut clustering = params.clustering.clone();
-        clustering.spherical |= spec.metric.is_similarity();
+        clustering.spherical |= spec.metric.similarity() == Similarity::Dot;
         let checked = ClusteringParams { check_finite: false, ..clustering.clone() };
-        let run = || cluster(sample, nlist, spec.metric.similarity(), &checked, initial, observer);
+        let run = || cluster(sample, nlist, spec.metric.nearness(), &checked, initial, observer);
         let done = Self::in_pool(&self.pool, run)?;
-        if metric::check_norms(Rows::of(&done.centroids, dim)).is_err() {
+        if metric::check_centroids(spec.metric, Rows::of(&done.centroids, dim)).is_err() {
             let what = "false, and rows that are not finite or too long gave centroids that are";
             return Err(Error::Parameter { name: "check_finite", what: what.into() });
         }
@@ -314,7 +315,7 @@ fn train_codec(
     observer: &mut Observer<'_>,
 ) -> Result<Box<dyn Codec>> {
     let similarity = spec.metric.similarity();
-    if let Some(codec) = codec::untrained(spec.encoding, rows.dim(), similarity) {
+    if let Some(codec) = untrained_codec(spec, spec.encoding, rows.dim()) {
         return Ok(codec);
     }
     let most = codec::training_rows(spec.encoding).unwrap_or(usize::MAX);

@@ -351,7 +351,7 @@ impl Check<'_> {
                 let row = row.get();
                 let slot = Slot { list, offset: block * geometry.capacity + i as u32 };
                 model.codec.decode(centroid, code, &mut row_vector);
-                if row_vector.iter().any(|component| !component.is_finite()) {
+                if !model.metric().is_sound(&row_vector) {
                     report.note(name, row.into(), "a component is not finite");
                 }
                 let sum_of_code = self.kept.as_mut().map(|kept| kept.of_code(code, &row_vector));

@@ -173,6 +173,9 @@ impl<'t> IndexWriter<'t> {
         if params.selector.is_some() {
             return bad("selector", "a selector cannot be a default");
         }
+        if params.polysemous_ht.is_some() {
+            return bad("polysemous_ht", "a Hamming threshold cannot be a default");
+        }
         if params.rerank.is_some() && self.model.spec.kept.is_none() {
             return bad("rerank", "the index keeps no rows to rerank with");
         }

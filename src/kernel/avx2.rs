@@ -1,4 +1,4 @@
-//! AVX2 with FMA and F16C (Haswell, Zen and later): 8 lanes.
+//! AVX2 with FMA, F16C and POPCNT (Haswell, Zen and later): 8 lanes.
 //!
 //! ```text
 //! scan      a pair's sum is 8 lanes, one register; 1 query by 8 rows, or 2 by 4
@@ -12,7 +12,8 @@
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
 use super::{
-    Best, Kernels, PANEL, Product, additive, dot8, fast_scan, found, nibble, picked, points, portable, steps,
+    Best, Kernels, PANEL, Product, additive, distances, dot8, fast_scan, found, hamming, levels, lookup,
+    nibble, picked, points, portable, scalar, steps,
 };
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -31,6 +32,9 @@ pub(super) static KERNELS: Kernels = Kernels {
     nearest,
     byte_scores: dot8::avx2,
     picked_scores: picked::avx2,
+    lookup: lookup::avx2::scan,
+    lookup_picked: lookup::avx2::picked,
+    hamming_below: lookup::near,
     points_nearest: points::avx2::nearest,
     points_scores: [points::avx2::scores::<L2>, points::avx2::scores::<DOT>],
     norms,
@@ -39,21 +43,30 @@ pub(super) static KERNELS: Kernels = Kernels {
     decode: [portable::decode::<F32>, decode::<F16>, decode::<BF16>, portable::decode::<U8>],
     steps_score: [steps::avx2::score::<L2>, steps::avx2::score::<DOT>],
     steps_decode: steps::avx2::decode,
+    scalar_scan: scalar::avx2::SCAN,
+    hamming_scan: hamming::x86::avx2,
     prefetch: [prefetch::<1>, prefetch::<2>],
     nibble_scan: nibble::avx2::scan,
+    nibble_bounds: nibble::avx2::bounds,
     nibble_choose: nibble::avx2::choose,
     nibble_table: nibble::avx2::table,
     hadamard: nibble::avx2::hadamard,
     fast_scan: fast_scan::avx2::scan,
     fast_table: fast_scan::avx2::table,
+    level_sum: levels::avx2::level_sum,
+    sign_words: levels::avx2::sign_words,
     bound: found::avx2::bound,
     keep_at_most: found::avx2::keep_at_most,
     sum_rows: additive::avx2::sum_rows,
+    distances: distances::avx2,
 };
 
 /// True if this processor has what this file uses.
 pub(super) fn detected() -> bool {
-    is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c")
+    is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("fma")
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("popcnt")
 }
 
 const LANES: usize = 8;
@@ -238,7 +251,7 @@ fn add_term<const S: u8>(query: __m256, x: __m256, sum: __m256) -> __m256 {
 /// Four sums of 8 lanes as four scores.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn fold<const S: u8>([a, b, c, d]: [__m256; 4]) -> __m128 {
+pub(super) fn fold<const S: u8>([a, b, c, d]: [__m256; 4]) -> __m128 {
     let abcd = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
     let sums = _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps::<1>(abcd));
     if S == L2 { sums } else { _mm_sub_ps(_mm_setzero_ps(), sums) }

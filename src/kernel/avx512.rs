@@ -13,8 +13,8 @@
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
 use super::{
-    Best, Kernels, PANEL, Product, additive, avx2, dot8, fast_scan, found, nibble, picked, points, portable,
-    steps,
+    Best, Kernels, PANEL, Product, additive, avx2, distances, dot8, fast_scan, found, hamming, levels,
+    lookup, nibble, picked, points, portable, scalar, steps,
 };
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -33,6 +33,9 @@ const TABLE: Kernels = Kernels {
     nearest,
     byte_scores: dot8::avx512,
     picked_scores: picked::avx2,
+    lookup: lookup::avx512::scan,
+    lookup_picked: lookup::avx2::picked,
+    hamming_below: lookup::near,
     points_nearest: points::avx512::nearest,
     points_scores: [points::avx512::scores::<L2>, points::avx512::scores::<DOT>],
     norms,
@@ -42,16 +45,22 @@ const TABLE: Kernels = Kernels {
     // Faster than the same loop in wider registers: 18 ns a row of 128 components, 29 there.
     steps_score: [steps::avx2::score::<L2>, steps::avx2::score::<DOT>],
     steps_decode: steps::avx2::decode,
+    scalar_scan: scalar::avx512::SCAN,
+    hamming_scan: hamming::x86::avx512,
     prefetch: [avx2::prefetch::<1>, avx2::prefetch::<2>],
     nibble_scan: nibble::avx2::scan,
+    nibble_bounds: nibble::avx2::bounds,
     nibble_choose: nibble::avx512::choose,
     nibble_table: nibble::avx512::table,
     hadamard: nibble::avx512::hadamard,
     fast_scan: fast_scan::avx512::scan,
     fast_table: fast_scan::avx512::table,
+    level_sum: levels::avx512::level_sum,
+    sign_words: levels::avx2::sign_words,
     bound: found::avx512::bound,
     keep_at_most: found::avx512::keep_at_most,
     sum_rows: additive::avx512::sum_rows,
+    distances: distances::avx512,
 };
 
 pub(super) static KERNELS: Kernels = TABLE;
@@ -61,6 +70,9 @@ pub(super) static VBMI: Kernels = Kernels {
     name: "avx512vbmi",
     nibble_scan: nibble::avx512::scan,
     fast_scan: fast_scan::avx512::scan_vbmi,
+    // The same for processors that also have VBMI, VNNI and VPOPCNTDQ.
+    hamming_scan: hamming::x86::vpopcntdq,
+    nibble_bounds: nibble::avx512::bounds,
     ..TABLE
 };
 
@@ -70,6 +82,7 @@ pub(super) fn detected() -> bool {
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")
         && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("popcnt")
 }
 
 const LANES: usize = 16;
@@ -191,7 +204,7 @@ unsafe fn scan_tile<const S: u8, const E: u8, const Q: usize, const R: usize>(
 
 /// A mask of the first `count` lanes.
 #[inline(always)]
-fn mask(count: usize) -> __mmask16 {
+pub(super) fn mask(count: usize) -> __mmask16 {
     if count >= LANES { !0 } else { (1 << count) - 1 }
 }
 
@@ -240,7 +253,7 @@ fn add_term<const S: u8>(query: __m512, x: __m512, sum: __m512) -> __m512 {
 /// Four sums of 16 lanes as four scores: each transposition halves the lanes of all four at once.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn fold<const S: u8>(sums: [__m512; 4]) -> __m128 {
+pub(super) fn fold<const S: u8>(sums: [__m512; 4]) -> __m128 {
     let [a, b, c, d] = sums;
     let ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
     let cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));

@@ -22,25 +22,38 @@ mod arena;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod distances;
 mod dot8;
 mod fast_scan;
 mod found;
+mod hamming;
+mod levels;
+mod lookup;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod nibble;
 mod picked;
 mod points;
 mod portable;
+mod scalar;
 mod steps;
 
 pub(crate) use aligned::AlignedVec;
 pub(crate) use arena::{Arena, Piece};
+pub(crate) use distances::{Distance, Nearness};
 pub(crate) use dot8::{BYTE_PANEL, ByteProduct};
 pub(crate) use fast_scan::{FAST_QUERIES, FastGroups, FastQuery, FastTables};
 pub(crate) use found::Found;
-pub(crate) use nibble::{Book, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, group_bytes};
+pub(crate) use levels::{LEVEL_QUERY_MAX, LEVELS, Levels};
+pub(crate) use lookup::{Lookup, settle};
+#[cfg(any(test, feature = "bench-internals"))]
+pub(crate) use nibble::group_bytes;
+pub(crate) use nibble::{
+    Book, BoundQuery, CHOOSE, GROUP, NIBBLE_QUERIES, NibbleQuery, POINTS, bounded_bytes,
+};
 pub(crate) use picked::Picked;
 pub(crate) use points::{POINT_PANEL, Points};
+pub(crate) use scalar::{STEP_QUERIES, StepBits, StepQuery, StepRows};
 use std::sync::OnceLock;
 use zerocopy::IntoBytes;
 
@@ -192,6 +205,9 @@ pub(crate) struct Kernels {
     nearest: Nearest,
     byte_scores: ByteScores,
     picked_scores: PickedScores,
+    lookup: lookup::Scan,
+    lookup_picked: lookup::Picked,
+    hamming_below: lookup::Near,
     points_nearest: points::Nearest,
     /// By similarity.
     points_scores: [points::Scores; 2],
@@ -203,17 +219,23 @@ pub(crate) struct Kernels {
     /// By similarity.
     steps_score: [steps::Score; 2],
     steps_decode: steps::Decode,
+    scalar_scan: scalar::ScalarScan,
+    hamming_scan: hamming::Scan,
     /// By level of the cache.
     prefetch: [Prefetch; 2],
     nibble_scan: nibble::NibbleScan,
+    nibble_bounds: nibble::NibbleBounds,
     nibble_choose: nibble::NibbleChoose,
     nibble_table: nibble::NibbleTable,
     hadamard: nibble::Hadamard,
     fast_scan: fast_scan::FastScan,
     fast_table: fast_scan::FastTable,
+    level_sum: levels::LevelSum,
+    sign_words: levels::SignWords,
     bound: found::Bound,
     keep_at_most: found::KeepAtMost,
     sum_rows: additive::SumRows,
+    distances: distances::Distances,
 }
 
 #[allow(unsafe_code)]
@@ -230,7 +252,7 @@ impl Kernels {
         let mut tables = Vec::new();
         #[cfg(target_arch = "x86_64")]
         if avx512::detected() {
-            if nibble::avx512::detected() {
+            if nibble::avx512::detected() && hamming::x86::detected() {
                 tables.push(&avx512::VBMI);
             }
             tables.push(&avx512::KERNELS);

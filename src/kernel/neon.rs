@@ -12,7 +12,8 @@
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
 use super::{
-    Best, Kernels, PANEL, Product, additive, dot8, fast_scan, found, nibble, picked, points, portable, steps,
+    Best, Kernels, PANEL, Product, additive, distances, dot8, fast_scan, found, hamming, levels, lookup,
+    nibble, picked, points, portable, scalar, steps,
 };
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -32,6 +33,9 @@ pub(super) static KERNELS: Kernels = Kernels {
     nearest,
     byte_scores: dot8::neon,
     picked_scores: picked::neon,
+    lookup: lookup::scan,
+    lookup_picked: lookup::picked,
+    hamming_below: lookup::near,
     points_nearest: points::nearest,
     points_scores: [points::scores::<L2>, points::scores::<DOT>],
     norms,
@@ -50,16 +54,22 @@ pub(super) static KERNELS: Kernels = Kernels {
     ],
     steps_score: [steps::score::<L2>, steps::score::<DOT>],
     steps_decode: steps::decode,
+    scalar_scan: scalar::neon::SCAN,
+    hamming_scan: hamming::scan,
     prefetch: [prefetch::<1>, prefetch::<2>],
     nibble_scan: nibble::neon::scan,
+    nibble_bounds: nibble::neon::bounds,
     nibble_choose: nibble::portable::choose,
     nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
     fast_scan: fast_scan::neon::scan,
     fast_table: fast_scan::portable::table,
+    level_sum: levels::level_sum,
+    sign_words: levels::sign_words,
     bound: found::bound,
     keep_at_most: found::keep_at_most,
     sum_rows: additive::sum_rows,
+    distances: distances::portable,
 };
 
 const LANES: usize = 4;

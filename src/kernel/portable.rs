@@ -4,7 +4,10 @@
 //! from the others' in the last bits, by the roundings that a fused multiply-add saves.
 
 use super::tag::{BF16, DOT, F16, F32, L2, U8};
-use super::{Best, Kernels, PANEL, Product, additive, dot8, fast_scan, found, nibble, picked, points, steps};
+use super::{
+    Best, Kernels, PANEL, Product, additive, distances, dot8, fast_scan, found, hamming, levels, lookup,
+    nibble, picked, points, scalar, steps,
+};
 use half::{bf16, f16};
 
 pub(super) static KERNELS: Kernels = Kernels {
@@ -21,6 +24,9 @@ pub(super) static KERNELS: Kernels = Kernels {
     nearest,
     byte_scores: dot8::portable,
     picked_scores: picked::portable,
+    lookup: lookup::scan,
+    lookup_picked: lookup::picked,
+    hamming_below: lookup::near,
     points_nearest: points::nearest,
     points_scores: [points::scores::<L2>, points::scores::<DOT>],
     norms,
@@ -29,16 +35,22 @@ pub(super) static KERNELS: Kernels = Kernels {
     decode: [decode::<F32>, decode::<F16>, decode::<BF16>, decode::<U8>],
     steps_score: [steps::score::<L2>, steps::score::<DOT>],
     steps_decode: steps::decode,
+    scalar_scan: scalar::portable::SCAN,
+    hamming_scan: hamming::scan,
     prefetch: [prefetch; 2],
     nibble_scan: nibble::portable::scan,
+    nibble_bounds: nibble::portable::bounds,
     nibble_choose: nibble::portable::choose,
     nibble_table: nibble::portable::table,
     hadamard: nibble::portable::hadamard,
     fast_scan: fast_scan::portable::scan,
     fast_table: fast_scan::portable::table,
+    level_sum: levels::level_sum,
+    sign_words: levels::sign_words,
     bound: found::bound,
     keep_at_most: found::keep_at_most,
     sum_rows: additive::sum_rows,
+    distances: distances::portable,
 };
 
 /// Lanes of a pair's sum: what an AVX-512 register holds, and enough for any narrower one.

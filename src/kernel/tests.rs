@@ -430,6 +430,68 @@ fn nibble_scans_are_bit_equal_in_all_tables() {
     }
 }
 
+/// The same for bounds, of groups with errors and extra bytes: every table finds the same entries with the same bits, and
+/// they are those of the formula.
+#[test]
+fn nibble_bounds_are_bit_equal_in_all_tables() {
+    let mut random = Random::new(8);
+    for (subspaces, extra) in [(4, 0), (8, 9), (64, 56), (260, 3)] {
+        let (n, mut bytes) = (1 + random.below(4), vec![0xff]);
+        for _ in 0..n {
+            bytes.extend_from_slice(&groups(&mut random, subspaces, 1)[1..]);
+            let error = |random: &mut Random| ((random.unit() as f32).to_bits() >> 16) as u16;
+            bytes.extend((0..GROUP).flat_map(|_| error(&mut random).to_le_bytes()));
+            bytes.extend((0..GROUP * extra).map(|_| random.next_u64() as u8));
+        }
+        let table: Vec<i8> = (0..POINTS * subspaces).map(|_| random.next_u64() as i8).collect();
+        let live: Vec<u32> = (0..n).map(|_| random.next_u64() as u32 | random.next_u64() as u32).collect();
+        let query = |q: usize| BoundQuery {
+            query: NibbleQuery {
+                table: &table,
+                factor: [-0.25, 0.01, -2.0, 1.0][q],
+                coarse: 10.0,
+                worst: [f32::INFINITY, 50.0, -300.0, f32::NEG_INFINITY][q],
+                live: &live,
+            },
+            slack: [0.0, 3.5, 100.0, 1.0][q],
+            reach: [0.0, 40.0, 3.0, 1e9][q],
+        };
+        let queries = [0, 1, 2, 3].map(query);
+        let mut expected = vec![Found::default(); 4];
+        portable::KERNELS.nibble_bounds(subspaces, extra, &bytes[1..], &[], &queries, &mut expected);
+        assert!(expected[0].len() > 0);
+        for (query, expected) in queries.iter().zip(&expected) {
+            for (entry, bound) in expected.iter() {
+                let stride = bounded_bytes(subspaces) + GROUP * extra;
+                let (group, e) = (&bytes[1..][entry as usize / GROUP * stride..], entry as usize % GROUP);
+                let nibble = |j: usize| group[16 * j + e % 16] >> (4 * (e / 16)) & 15;
+                let sum: i32 =
+                    (0..subspaces).map(|j| i32::from(table[16 * j + usize::from(nibble(j))])).sum();
+                let half = |at: usize| {
+                    f32::from_bits(u32::from(u16::from_le_bytes([group[at], group[at + 1]])) << 16)
+                };
+                let at = 16 * subspaces;
+                let bias = f32::from_le_bytes(group[at + 64 + 4 * e..][..4].try_into().unwrap());
+                let scaled = half(at + 2 * e) * query.query.factor * (sum as f32 + query.slack);
+                let error = half(at + 64 + 128 + 2 * e) * query.reach;
+                assert_eq!(bound, (bias + 10.0) + scaled - error);
+                assert!(bound <= query.query.worst);
+            }
+        }
+        for kernels in Kernels::all() {
+            for count in 1..=4 {
+                let mut found = vec![Found::default(); count];
+                let ahead = &bytes[1..];
+                kernels.nibble_bounds(subspaces, extra, &bytes[1..], ahead, &queries[..count], &mut found);
+                for (found, expected) in found.iter().zip(&expected) {
+                    assert_eq!(found.entries, expected.entries, "{} {subspaces}", kernels.name);
+                    assert_eq!(bits(&found.scores), bits(&expected.scores), "{} {subspaces}", kernels.name);
+                }
+            }
+        }
+    }
+}
+
 /// The portable scan is the formula, entry by entry.
 #[test]
 fn the_portable_nibble_scan_is_the_formula() {

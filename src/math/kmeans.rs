@@ -13,10 +13,10 @@
 //! the rows of a cluster are listed in ascending order (a counting sort) and summed in that order, in
 //! `f64`, by one thread; random numbers are drawn by the calling thread only.
 
-use super::linalg::Panels;
+use super::linalg::{Panels, nearest_measured};
 use super::random::Random;
 use super::seeding::{self, Init};
-use crate::kernel::{Kernels, Similarity};
+use crate::kernel::{Distance, Kernels, Nearness, Similarity};
 use crate::metric::normalise;
 use crate::progress::Observer;
 use crate::{Error, Metric, Result, Rows};
@@ -155,8 +155,8 @@ const STAGE: &str = "train";
 /// `k` centroids of `rows`, as FAISS's `Kmeans` finds them: what trains an index, to be used alone.
 ///
 /// `initial`, at most `k` rows, are the first of the initial centroids; the others are chosen from `rows` by
-/// [`ClusteringParams::init`]. Rows go to the centroid nearest by `metric`: by squared L2, or with the largest inner
-/// product. With cosine, rows and centroids are scaled to length 1, whatever `params.spherical` says; with the inner
+/// [`ClusteringParams::init`]. Rows go to the centroid nearest by `metric`; centroids are means, under every metric (of what
+/// is present, where components may be missing). With cosine, rows and centroids are scaled to length 1, whatever `params.spherical` says; with the inner
 /// product that is for `params` to say. The observer is ticked as `"train"`, in units of rows assigned.
 ///
 /// Runs on the rayon pool it is called in; the result is the same on any.
@@ -183,6 +183,14 @@ pub fn kmeans(
     initial: Option<Rows<'_>>,
     observer: &mut Observer<'_>,
 ) -> Result<Clustering> {
+    if let Some(domain) = metric.domain(rows.dim()) {
+        if params.check_finite {
+            initial.map_or(Ok(()), |initial| domain.check(initial))?;
+            domain.check(rows)?;
+        }
+        let params = ClusteringParams { check_finite: false, ..params.clone() };
+        return cluster(rows, k, metric.nearness(), &params, initial, observer);
+    }
     if metric != Metric::Cosine {
         return cluster(rows, k, metric.similarity(), params, initial, observer);
     }
@@ -201,18 +209,20 @@ pub fn kmeans(
 pub(crate) fn cluster(
     rows: Rows<'_>,
     k: usize,
-    similarity: Similarity,
+    nearness: impl Into<Nearness>,
     params: &ClusteringParams,
     initial: Option<Rows<'_>>,
     observer: &mut Observer<'_>,
 ) -> Result<Clustering> {
     check(rows, k, params, initial)?;
+    let nearness = nearness.into();
     let mut given = initial.map_or(Vec::new(), |initial| initial.as_slice().to_vec());
-    constrain(&mut given, rows.dim(), params);
-    let given = &given[..];
     let sample = sample(rows, k, params);
     let few_points = sample.len() / rows.dim() < k.saturating_mul(params.min_points_per_centroid);
     let rows = Rows::new(&sample, rows.dim())?;
+    let whole = whole(nearness, rows, &mut given);
+    constrain(&mut given, rows.dim(), params);
+    let given = &given[..];
     let frozen = if params.frozen_centroids { given.len() / rows.dim() } else { 0 };
     let outcome = |run: Run| Clustering {
         centroids: run.centroids,
@@ -222,14 +232,15 @@ pub(crate) fn cluster(
         few_points,
     };
     if rows.len() == k && given.is_empty() {
-        let mut run = Run { centroids: sample.to_vec(), iterations: Vec::new() };
+        let mut run = Run { centroids: whole.to_vec(), iterations: Vec::new() };
         constrain(&mut run.centroids, rows.dim(), params);
         return Ok(outcome(run));
     }
     let mut trainer = Trainer {
         rows,
+        whole: Rows::new(&whole, rows.dim())?,
         k,
-        similarity,
+        nearness,
         params,
         frozen,
         observer,
@@ -240,7 +251,7 @@ pub(crate) fn cluster(
     let mut best = trainer.run(0, given)?;
     for redo in 1..params.nredo {
         let run = trainer.run(redo, given)?;
-        if run.score(similarity) < best.score(similarity) {
+        if run.score(nearness) < best.score(nearness) {
             best = run;
         }
     }
@@ -298,9 +309,9 @@ struct Run {
 
 impl Run {
     /// The objective where smaller is better.
-    fn score(&self, similarity: Similarity) -> f64 {
+    fn score(&self, nearness: Nearness) -> f64 {
         let objective = self.iterations.last().map_or(0.0, |last| last.objective);
-        if similarity == Similarity::L2 { objective } else { -objective }
+        if nearness.is_negated() { -objective } else { objective }
     }
 }
 
@@ -308,8 +319,10 @@ impl Run {
 /// and its score.
 struct Trainer<'a, 'o, 'c> {
     rows: Rows<'a>,
+    /// The same with nothing missing.
+    whole: Rows<'a>,
     k: usize,
-    similarity: Similarity,
+    nearness: Nearness,
     params: &'a ClusteringParams,
     /// Leading centroids that do not move.
     frozen: usize,
@@ -325,7 +338,7 @@ impl Trainer<'_, '_, '_> {
         // Each run has numbers of its own, of which none depends on how many another run drew.
         let mut random = Random::new(self.params.seed.wrapping_add(1 + redo as u64));
         let seeds =
-            seeding::Seeds { rows: self.rows, given, missing: self.k - given.len() / self.rows.dim() };
+            seeding::Seeds { rows: self.whole, given, missing: self.k - given.len() / self.rows.dim() };
         let mut centroids = seeds.choose(self.params, &mut random, &mut || self.tick())?;
         constrain(&mut centroids[given.len()..], self.rows.dim(), self.params);
         let mut iterations: Vec<IterationStats> = Vec::new();
@@ -359,7 +372,7 @@ impl Trainer<'_, '_, '_> {
         let splits = self.split(&mut sizes, centroids, random);
         constrain(&mut centroids[self.frozen * self.rows.dim()..], self.rows.dim(), self.params);
         Ok(IterationStats {
-            objective: if self.similarity == Similarity::L2 { score } else { 0.0 - score },
+            objective: if self.nearness.is_negated() { 0.0 - score } else { score },
             imbalance,
             splits,
             seconds: start.elapsed().as_secs_f64(),
@@ -368,13 +381,13 @@ impl Trainer<'_, '_, '_> {
     }
 
     fn assign(&mut self, centroids: &[f32]) -> Result<()> {
-        let panels = Panels::new(Rows::new(centroids, self.rows.dim())?);
+        let assigner = Assigner::new(self.nearness, Rows::new(centroids, self.rows.dim())?);
         let step = (TICK_WORK / centroids.len()).max(1).next_multiple_of(crate::kernel::ROWS_MAX);
         for first in (0..self.rows.len()).step_by(step) {
             self.tick()?;
             let range = first..self.rows.len().min(first + step);
             let (columns, scores) = (&mut self.columns[range.clone()], &mut self.scores[range.clone()]);
-            panels.nearest_par(self.similarity, self.rows.slice(range.clone()), columns, scores);
+            assigner.assign(self.rows.slice(range.clone()), columns, scores);
             self.done += range.len() as u64;
         }
         Ok(())
@@ -388,7 +401,10 @@ impl Trainer<'_, '_, '_> {
         for (centroids, first) in movable.zip((self.frozen..).step_by(batch)) {
             self.tick()?;
             let each = centroids.par_chunks_exact_mut(dim).enumerate();
-            each.for_each(|(i, centroid)| mean(self.rows, clusters.rows(first + i), centroid));
+            each.for_each(|(i, centroid)| match self.nearness.takes_missing() {
+                true => mean_of_present(self.nearness, self.rows, clusters.rows(first + i), centroid),
+                false => mean(self.rows, clusters.rows(first + i), centroid),
+            });
         }
         Ok(())
     }
@@ -405,8 +421,9 @@ impl Trainer<'_, '_, '_> {
             {
                 let copy = centroids[donor * dim..(donor + 1) * dim].to_vec();
                 centroids[empty * dim..(empty + 1) * dim].copy_from_slice(&copy);
-                push(&mut centroids[empty * dim..(empty + 1) * dim], 1.0 / 1024.0);
-                push(&mut centroids[donor * dim..(donor + 1) * dim], -1.0 / 1024.0);
+                let categories = self.nearness.has_categories();
+                push(&mut centroids[empty * dim..(empty + 1) * dim], 1.0 / 1024.0, categories);
+                push(&mut centroids[donor * dim..(donor + 1) * dim], -1.0 / 1024.0, categories);
                 sizes[empty] = sizes[donor] / 2;
                 sizes[donor] -= sizes[empty];
                 splits += 1;
@@ -436,12 +453,93 @@ impl Trainer<'_, '_, '_> {
     }
 }
 
-/// Pushes the components of a centroid by `by` of themselves, in turns up and down, but not to infinity.
-fn push(centroid: &mut [f32], by: f32) {
-    for (d, value) in centroid.iter_mut().enumerate() {
+/// Pushes the components of a centroid by `by` of themselves, in turns up and down, but not to infinity; where there are
+/// `categories`, those stay, and numbers no greater than 1.
+fn push(centroid: &mut [f32], by: f32, categories: bool) {
+    let most = if categories { 1.0 } else { f32::MAX };
+    for (d, value) in centroid.iter_mut().enumerate().filter(|(_, value)| !categories || **value >= 0.0) {
         let pushed = *value * if d % 2 == 0 { 1.0 + by } else { 1.0 - by };
-        *value = pushed.clamp(f32::MIN, f32::MAX);
+        *value = pushed.clamp(f32::MIN, most);
     }
+}
+
+/// Rows to centroids, by matrix products where they say what is nearest.
+enum Assigner<'a> {
+    Panels(Similarity, Panels),
+    Distance(Distance, Rows<'a>),
+}
+
+impl<'a> Assigner<'a> {
+    fn new(nearness: Nearness, centroids: Rows<'a>) -> Self {
+        match nearness {
+            Nearness::Similarity(similarity) => Assigner::Panels(similarity, Panels::new(centroids)),
+            Nearness::Distance(distance) => Assigner::Distance(distance, centroids),
+        }
+    }
+
+    fn assign(&self, rows: Rows<'_>, columns: &mut [u32], scores: &mut [f32]) {
+        match self {
+            Assigner::Panels(similarity, panels) => panels.nearest_par(*similarity, rows, columns, scores),
+            Assigner::Distance(distance, centroids) => {
+                nearest_measured(*distance, *centroids, rows, columns, scores);
+                // A row without a distance to any centroid adds nothing to the objective.
+                scores.iter_mut().filter(|score| !score.is_finite()).for_each(|score| *score = 0.0);
+            }
+        }
+    }
+}
+
+/// Rows, and centroids that were given, with nothing missing: what is missing becomes the component's mean over all rows.
+fn whole<'a>(nearness: Nearness, rows: Rows<'a>, given: &mut [f32]) -> Cow<'a, [f32]> {
+    let missing = |values: &[f32]| values.iter().any(|value| value.is_nan());
+    if !nearness.takes_missing() || !(missing(rows.as_slice()) || missing(given)) {
+        return Cow::Borrowed(rows.as_slice());
+    }
+    let all: Vec<u32> = (0..rows.len() as u32).collect();
+    let mut middle = vec![0.0; rows.dim()];
+    mean_of_present(nearness, rows, &all, &mut middle);
+    let fill = |values: &mut [f32]| {
+        for row in values.chunks_exact_mut(middle.len()) {
+            row.iter_mut().zip(&middle).filter(|(v, _)| v.is_nan()).for_each(|(v, middle)| *v = *middle);
+        }
+    };
+    let mut data = rows.as_slice().to_vec();
+    fill(&mut data);
+    fill(given);
+    Cow::Owned(data)
+}
+
+/// [`mean`] where components may be missing: of those that are there, and left alone where none is. Where most of them are
+/// categories, a mean of which would be none, the commonest one instead, of several the least.
+fn mean_of_present(nearness: Nearness, rows: Rows<'_>, members: &[u32], centroid: &mut [f32]) {
+    let categories = nearness.has_categories();
+    let (mut sums, mut counts, mut others) =
+        (vec![0.0f64; centroid.len()], vec![0u32; centroid.len()], vec![0u32; centroid.len()]);
+    for &row in members {
+        for (d, &value) in rows.row(row as usize).iter().enumerate().filter(|(_, value)| !value.is_nan()) {
+            if categories && value < 0.0 {
+                others[d] += 1;
+            } else {
+                sums[d] += f64::from(value);
+                counts[d] += 1;
+            }
+        }
+    }
+    for (d, middle) in centroid.iter_mut().enumerate() {
+        if others[d] > counts[d] {
+            *middle = commonest(members.iter().map(|&row| rows.row(row as usize)[d]).filter(|v| *v < 0.0));
+        } else if counts[d] > 0 {
+            *middle = (sums[d] / f64::from(counts[d])) as f32;
+        }
+    }
+}
+
+fn commonest(values: impl Iterator<Item = f32>) -> f32 {
+    let mut values: Vec<f32> = values.collect();
+    values.sort_unstable_by(f32::total_cmp);
+    let runs = values.chunk_by(|a, b| a == b);
+    // The first of the longest.
+    runs.rev().max_by_key(|run| run.len()).map_or(0.0, |run| run[0])
 }
 
 /// The mean of the rows at `members`, left alone if there is none.

@@ -11,7 +11,7 @@
 //! ```
 
 use crate::Rows;
-use crate::kernel::{AlignedVec, Kernels, PANEL, Picked, Product, ROWS_MAX, Similarity};
+use crate::kernel::{AlignedVec, Distance, Kernels, PANEL, Picked, Product, ROWS_MAX, Similarity};
 use rayon::prelude::*;
 
 /// Rows per task of the parallel forms: enough work to hide a task's cost, few enough to share.
@@ -194,6 +194,53 @@ fn pack(columns: &[f32], dim: usize, panel: &mut [f32]) {
         for (d, &value) in column.iter().enumerate() {
             panel[d * PANEL + lane] = value;
         }
+    }
+}
+
+/// Queries that pass by while a centroid is in the first-level cache.
+const MEASURED_QUERIES: usize = 8;
+
+/// Rows that one thread assigns at a time.
+const MEASURED_ROWS: usize = 64;
+
+/// The nearest centroid of each row, and its score; ties go to the lowest. Where there is no distance to any, the first one at
+/// infinity.
+pub(crate) fn nearest_measured(
+    distance: Distance,
+    centroids: Rows<'_>,
+    rows: Rows<'_>,
+    columns: &mut [u32],
+    scores: &mut [f32],
+) {
+    let chunks = columns.par_chunks_mut(MEASURED_ROWS).zip(scores.par_chunks_mut(MEASURED_ROWS));
+    chunks.enumerate().for_each(|(chunk, (columns, least))| {
+        let first = chunk * MEASURED_ROWS;
+        let some = rows.slice(first..first + columns.len());
+        each_measured(distance, centroids, some, |row, scores| {
+            (columns[row], least[row]) = (0, f32::INFINITY);
+            for (column, score) in (0..).zip(scores) {
+                if *score < least[row] {
+                    (columns[row], least[row]) = (column, *score);
+                }
+            }
+        });
+    });
+}
+
+/// Calls `each` with every query's number and its scores with all centroids.
+pub(crate) fn each_measured(
+    distance: Distance,
+    centroids: Rows<'_>,
+    queries: Rows<'_>,
+    mut each: impl FnMut(usize, &[f32]),
+) {
+    let nlist = centroids.len();
+    let mut scores = vec![0.0; nlist * MEASURED_QUERIES.min(queries.len())];
+    for first in (0..queries.len()).step_by(MEASURED_QUERIES) {
+        let some: Vec<&[f32]> = queries.iter().skip(first).take(MEASURED_QUERIES).collect();
+        let scores = &mut scores[..some.len() * nlist];
+        Kernels::get().distances_rows(distance, &some, centroids.as_slice(), scores);
+        scores.chunks_exact(nlist).enumerate().for_each(|(q, scores)| each(first + q, scores));
     }
 }
 

@@ -6,11 +6,12 @@ pub mod bench_internals;
 pub(crate) mod kmeans;
 pub(crate) mod linalg;
 #[allow(dead_code)] // until a product code is made
+pub(crate) mod polysemous;
+#[allow(dead_code)] // until a product code is made
 pub(crate) mod product;
 pub(crate) mod random;
 pub(crate) mod rotation;
 pub(crate) mod seeding;
 pub(crate) mod selector;
 pub(crate) mod topk;
-#[allow(dead_code, clippy::large_enum_variant)] // until its branch is done
 pub(crate) mod transform;

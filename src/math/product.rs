@@ -177,20 +177,13 @@ impl ProductBook {
         }
     }
 
-    /// The vector of these indices.
-    pub(crate) fn decode_indices(&self, indices: &[u16], row: &mut [f32]) {
-        assert!(indices.len() == self.m && row.len() == self.dim);
-        for (j, (part, &k)) in row.chunks_exact_mut(self.dsub()).zip(indices).enumerate() {
-            // A book of few bits never sees a higher index: `unpack` masks them.
-            part.copy_from_slice(self.point(j, usize::from(k)));
-        }
-    }
-
     /// The vector that a code stands for.
     pub(crate) fn decode(&self, code: &[u8], row: &mut [f32]) {
-        let mut indices = vec![0; self.m];
-        unpack(code, self.bits, &mut indices);
-        self.decode_indices(&indices, row);
+        assert_eq!(row.len(), self.dim);
+        let dsub = self.dsub();
+        each_index(code, self.bits, self.m, |j, k| {
+            row[j * dsub..(j + 1) * dsub].copy_from_slice(self.point(j, usize::from(k)));
+        });
     }
 
     /// `factor` times the squared distance (or product) of each part of `row` with each point of its sub-space:
@@ -285,21 +278,26 @@ pub(crate) fn pack(indices: &[u16], bits: usize, codes: &mut Vec<u8>) {
 
 /// The indices of a code.
 pub(crate) fn unpack(code: &[u8], bits: usize, indices: &mut [u16]) {
-    assert!((1..=BITS_MAX).contains(&bits) && code.len() == code_bytes(indices.len(), bits));
+    each_index(code, bits, indices.len(), |j, k| indices[j] = k);
+}
+
+/// Calls `take` with the number of each sub-space and the index that `code` has for it.
+fn each_index(code: &[u8], bits: usize, m: usize, mut take: impl FnMut(usize, u16)) {
+    assert!((1..=BITS_MAX).contains(&bits) && code.len() == code_bytes(m, bits));
     match bits {
-        8 => indices.iter_mut().zip(code).for_each(|(k, byte)| *k = u16::from(*byte)),
+        8 => code.iter().enumerate().for_each(|(j, byte)| take(j, u16::from(*byte))),
         16 => {
             let pairs = code.as_chunks::<2>().0;
-            indices.iter_mut().zip(pairs).for_each(|(k, pair)| *k = u16::from_le_bytes(*pair));
+            pairs.iter().enumerate().for_each(|(j, pair)| take(j, u16::from_le_bytes(*pair)));
         }
         _ => {
             let (mut held, mut count, mut bytes) = (0u32, 0, code.iter());
-            for k in indices {
+            for j in 0..m {
                 while count < bits {
                     held |= u32::from(bytes.next().copied().unwrap_or(0)) << count;
                     count += 8;
                 }
-                *k = (held & ((1 << bits) - 1)) as u16;
+                take(j, (held & ((1 << bits) - 1)) as u16);
                 held >>= bits;
                 count -= bits;
             }

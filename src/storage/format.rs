@@ -260,7 +260,9 @@ struct RawHeader {
     max_codes: U64,
     rerank: U32,
     rerank_form: u8,
-    reserved2: [u8; 23],
+    /// The bits of Lp's p; 0 for the metrics without an argument.
+    metric_argument: U32,
+    reserved2: [u8; 19],
 }
 
 const HEADER_MAGIC: [u8; 8] = *b"vellum.i";
@@ -270,6 +272,7 @@ const HEADER_CRC_FROM: usize = 20;
 
 impl Header {
     pub(crate) fn encode(&self) -> Vec<u8> {
+        let (metric, metric_argument) = self.metric.to_stored();
         let (rerank_form, rerank) = self.rerank.unwrap_or(Rerank::Rows(0)).to_stored();
         let raw = RawHeader {
             magic: HEADER_MAGIC,
@@ -281,7 +284,7 @@ impl Header {
             state: self.state as u8,
             writer_open: self.writer_open.into(),
             trained: self.trained.into(),
-            metric: self.metric.tag(),
+            metric,
             keys: self.keys.into(),
             block_order: self.block_order,
             reserved: [0; 2],
@@ -299,7 +302,8 @@ impl Header {
             max_codes: self.max_codes.into(),
             rerank: rerank.into(),
             rerank_form,
-            reserved2: [0; 23],
+            metric_argument: metric_argument.into(),
+            reserved2: [0; 19],
         };
         let mut bytes = raw.as_bytes().to_vec();
         bytes.extend_from_slice(self.spec.as_bytes());
@@ -323,13 +327,14 @@ impl Header {
             return Err(bad("header checksum"));
         }
         let spec = rest.get(..raw.spec_bytes.get() as usize).ok_or_else(|| bad("specification cut off"))?;
-        if raw.reserved != [0; 2] || raw.reserved2 != [0; 23] || rest.len() != spec.len() {
+        if raw.reserved != [0; 2] || raw.reserved2 != [0; 19] || rest.len() != spec.len() {
             return Err(bad("reserved bytes in use"));
         }
         let flag = |byte: u8| match byte {
             0 | 1 => Ok(byte == 1),
             _ => Err(bad("a flag that is neither 0 nor 1")),
         };
+        let metric = Metric::from_stored(raw.metric, raw.metric_argument.get());
         let rerank = Rerank::from_stored(raw.rerank_form, raw.rerank.get());
         let rerank = rerank.ok_or_else(|| bad("unknown form of reranking"))?;
         Ok(Header {
@@ -341,7 +346,7 @@ impl Header {
             },
             writer_open: flag(raw.writer_open)?,
             trained: flag(raw.trained)?,
-            metric: Metric::from_tag(raw.metric).ok_or_else(|| bad("unknown metric"))?,
+            metric: metric.ok_or_else(|| bad("unknown metric"))?,
             keys: flag(raw.keys)?,
             block_order: raw.block_order,
             dim: raw.dim.get(),
@@ -542,6 +547,29 @@ mod tests {
             rerank: Some(Rerank::Rows(12)),
             max_codes: 13,
             spec: "IVF64,Flat".into(),
+        }
+    }
+
+    /// What stood in the reserved bytes before there were other metrics, and where their argument stands.
+    #[test]
+    fn the_argument_of_a_metric_stands_in_bytes_that_are_zero_for_others() {
+        let lp = Header { metric: Metric::lp(2.7).unwrap(), ..header() };
+        let (bytes, before) = (lp.encode(), header().encode());
+        assert_eq!(Header::decode("t", &bytes).unwrap(), lp);
+        let at = size_of::<RawHeader>() - 23;
+        assert_eq!(before[at..at + 23], [0; 23]);
+        assert_eq!(bytes[at..at + 4], 2.7f32.to_le_bytes());
+        let different: Vec<usize> = (20..bytes.len()).filter(|i| bytes[*i] != before[*i]).collect();
+        assert_eq!(different, [43, at, at + 1, at + 2, at + 3], "metric and argument alone");
+        // A p that is none, and an argument where there is none, are unknown metrics.
+        for (metric, argument) in [(6, 0.0f32), (6, f32::NAN), (3, 1.0), (4, 2.0), (13, 0.0)] {
+            let mut wrong = before.clone();
+            wrong[43] = metric;
+            wrong[at..at + 4].copy_from_slice(&argument.to_le_bytes());
+            let crc = crc32fast::hash(&wrong[HEADER_CRC_FROM..]);
+            wrong[16..20].copy_from_slice(&crc.to_le_bytes());
+            let refused = Header::decode("t", &wrong).unwrap_err().to_string();
+            assert!(refused.contains("unknown metric"), "{metric} {argument}: {refused}");
         }
     }
 

@@ -2,11 +2,12 @@
 //!
 //! Vectors have small whole components (under cosine: one, four or sixteen equal ones, so that their
 //! length is exact too). Every distance is then exact in f32, whatever the order of the sum and whether
-//! the codes are f32, f16 or bf16, and ties are plentiful: so answers are compared without a tolerance. Where rows are
+//! the codes are f32, f16 or bf16, and ties are plentiful: so answers are compared without a tolerance. Metrics of quotients
+//! and logarithms have components for which those are exact ([`vector`]). Where rows are
 //! kept as steps, the components span 0 to 255, so that a step is 1. What nibble codes find is known only where all of
 //! it is scored again; else answers are compared as a part of the whole.
 
-use super::script::{Ids, Keys, Params, Sel, Wrong};
+use super::script::{Ids, Keys, Params, Sel, Wrong, is_measured};
 use roaring::RoaringTreemap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -81,9 +82,11 @@ impl IndexModel {
     pub(crate) fn ranked(&self, query: &[f32], selector: Option<&Sel>) -> Vec<Neighbor> {
         let query = stored(&self.spec, query);
         let selected = self.rows.iter().filter(|(id, _)| selector.is_none_or(|s| s.holds(**id)));
-        let distance = |row: &[f32]| distance(self.spec.metric(), &query, row);
-        let mut found: Vec<Neighbor> =
-            selected.map(|(id, row)| Neighbor { id: *id, distance: distance(row) }).collect();
+        // A vector without a distance to the query is not found.
+        let neighbor = |(id, row): (&u64, &Arc<[f32]>)| {
+            distance(self.spec.metric(), &query, row).map(|distance| Neighbor { id: *id, distance })
+        };
+        let mut found: Vec<Neighbor> = selected.filter_map(neighbor).collect();
         sort(self.spec.metric(), &mut found);
         found
     }
@@ -171,15 +174,38 @@ pub(crate) fn is_within(metric: Metric, distance: f32, radius: f32) -> bool {
     if metric.is_similarity() { distance > radius } else { distance < radius }
 }
 
-/// Squared L2 or the inner product; exact for the vectors of this file.
-fn distance(metric: Metric, a: &[f32], b: &[f32]) -> f32 {
-    let pairs = a.iter().zip(b).map(|(a, b)| (f64::from(*a), f64::from(*b)));
-    let sum: f64 = match metric.is_similarity() {
-        true => pairs.map(|(a, b)| a * b).sum(),
-        false => pairs.map(|(a, b)| (a - b) * (a - b)).sum(),
+/// The distance, if there is one; exact for the vectors of this file, quotients but for one rounding.
+fn distance(metric: Metric, a: &[f32], b: &[f32]) -> Option<f32> {
+    let pairs = || a.iter().zip(b).map(|(a, b)| (f64::from(*a), f64::from(*b)));
+    let present = || pairs().filter(|(a, b)| !a.is_nan() && !b.is_nan());
+    let gap = |(a, b): (f64, f64)| (a - b).abs();
+    let ratio = |above: f64, below: f64| above as f32 / below as f32;
+    let ln_2 = f64::from(std::f32::consts::LN_2);
+    let distance = match metric {
+        Metric::InnerProduct | Metric::Cosine => pairs().map(|(a, b)| a * b).sum::<f64>() as f32,
+        Metric::L1 => pairs().map(gap).sum::<f64>() as f32,
+        Metric::Linf => pairs().map(gap).fold(0.0, f64::max) as f32,
+        Metric::Lp(p) => pairs().map(|pair| gap(pair).powi(p.get() as i32)).sum::<f64>() as f32,
+        Metric::Canberra => {
+            let part = |(a, b): (f64, f64)| if a == b { 0.0 } else { gap((a, b)) / (a.abs() + b.abs()) };
+            pairs().map(part).sum::<f64>() as f32
+        }
+        Metric::BrayCurtis => ratio(pairs().map(gap).sum(), pairs().map(|(a, b)| (a + b).abs()).sum()),
+        // Components are 0 or 1: where they differ, half of 2·ln 2·½.
+        Metric::JensenShannon => (pairs().map(gap).sum::<f64>() * 0.5 * ln_2) as f32,
+        Metric::Jaccard => ratio(pairs().map(|(a, b)| a.min(b)).sum(), pairs().map(|(a, b)| a.max(b)).sum()),
+        Metric::NanEuclidean => {
+            let scale = ratio(a.len() as f64, present().count() as f64);
+            scale * present().map(|pair| gap(pair).powi(2)).sum::<f64>() as f32
+        }
+        Metric::Gower => {
+            let part = |(a, b): (f64, f64)| if a < 0.0 { f64::from(u8::from(a != b)) } else { gap((a, b)) };
+            ratio(present().map(part).sum(), present().count() as f64)
+        }
+        _ => pairs().map(|(a, b)| (a - b) * (a - b)).sum::<f64>() as f32,
     };
     // Adding 0 makes -0 a 0.
-    sum as f32 + 0.0
+    Some(distance + 0.0).filter(|distance| distance.is_finite())
 }
 
 /// A vector as the store keeps it: normalised under cosine.
@@ -199,6 +225,9 @@ pub(crate) fn vector(spec: &IndexSpec, seed: u8) -> Vec<f32> {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         ((state >> 33) % below as u64) as usize
     };
+    if is_measured(spec.metric()) {
+        return (0..dim).map(|at| component(spec.metric(), at, &mut next)).collect();
+    }
     if spec.metric() != Metric::Cosine {
         let least = match spec.kept_rows() {
             Some(KeptRows::U8 | KeptRows::SQ8) => 0.0,
@@ -221,6 +250,26 @@ pub(crate) fn vector(spec: &IndexSpec, seed: u8) -> Vec<f32> {
     vector
 }
 
+/// A component for which the metric's parts are exact: halves for Canberra, one or no bit for Jensen-Shannon, quarters and
+/// categories for Gower, a few of them missing.
+fn component(metric: Metric, at: usize, next: &mut impl FnMut(usize) -> usize) -> f32 {
+    let from = |values: &[f32], pick: usize| values[pick % values.len()];
+    match metric {
+        Metric::Canberra => from(&[0.0, 1.0, 3.0, -1.0, -3.0], next(5)),
+        Metric::JensenShannon => next(2) as f32,
+        Metric::Jaccard => next(4) as f32,
+        Metric::NanEuclidean | Metric::Gower if next(5) == 0 => f32::NAN,
+        Metric::Gower if at % 3 == 1 => -1.0 - next(3) as f32,
+        Metric::Gower => 0.25 * next(5) as f32,
+        _ => next(9) as f32 - 4.0,
+    }
+}
+
+/// The same vectors, what is missing being the same as what is missing.
+pub(crate) fn same_vectors(a: &[f32], b: &[f32]) -> bool {
+    a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a == b || a.is_nan() && b.is_nan())
+}
+
 /// The components of a batch, its dimension, and why it must be refused, if it must.
 pub(crate) fn components(
     spec: &IndexSpec,
@@ -238,12 +287,17 @@ pub(crate) fn components(
             return (rows.concat(), dim + 1, Some("Dimension"));
         }
         (Wrong::NotFinite, Some(row)) => {
-            row[dim - 1] = if seeds.len().is_multiple_of(2) { f32::NAN } else { f32::INFINITY };
+            let missing = matches!(spec.metric(), Metric::NanEuclidean | Metric::Gower);
+            row[dim - 1] = if seeds.len().is_multiple_of(2) && !missing { f32::NAN } else { f32::INFINITY };
             Some("NotFinite")
         }
         (Wrong::Zero, Some(row)) if spec.metric() == Metric::Cosine => {
             row.fill(0.0);
             Some("ZeroVector")
+        }
+        (Wrong::Huge, Some(row)) if is_measured(spec.metric()) => {
+            row[0] = 3e38;
+            Some("OutOfDomain")
         }
         (Wrong::Huge, Some(row)) if bytes && stored => {
             row[0] = [-1.0, 0.5, 256.0][seeds.len() % 3];

@@ -1,6 +1,6 @@
 //! The read verbs, compared with the model: of a frozen reader or of a writer, it is the same code.
 
-use super::model::{IndexModel, components, is_within, sort, vector};
+use super::model::{IndexModel, components, is_within, same_vectors, sort, vector};
 use super::script::{Params, Read, Sel, Wrong};
 use super::world::{Done, Plant, World, mismatch};
 use vellum::{IndexReader, Neighbor, Rerank, Rows, SearchParams, TopK};
@@ -78,7 +78,11 @@ pub(crate) fn read(world: &World, reader: &IndexReader<'_>, model: &IndexModel, 
                 }
                 let refusals: &[_] = if there.is_some() { &[] } else { &["UnknownId"] };
                 let vector = world.settle("reconstruct", refusals, reader.reconstruct(*id))?;
-                if vector.as_deref() != there.map(|row| &row[..]) {
+                let same = match (&vector, there) {
+                    (Some(vector), Some(row)) => same_vectors(vector, row),
+                    (vector, there) => vector.is_none() && there.is_none(),
+                };
+                if !same {
                     return mismatch(format!("vector {id} is {vector:?}, expected {there:?}"));
                 }
                 match there {
@@ -87,7 +91,7 @@ pub(crate) fn read(world: &World, reader: &IndexReader<'_>, model: &IndexModel, 
                 }
             }
             match world.settle("reconstruct_batch", &unknown, reader.reconstruct_batch(&ids))? {
-                Some(rows) if rows != expected => mismatch("reconstruct_batch differs"),
+                Some(rows) if !same_vectors(&rows, &expected) => mismatch("reconstruct_batch differs"),
                 _ => Ok(()),
             }
         }
@@ -241,7 +245,7 @@ pub(crate) fn inspect(world: &World, reader: &IndexReader<'_>, model: &IndexMode
     let ids: Vec<u64> = model.rows.keys().copied().collect();
     let rows = world.settle("reconstruct_batch", &[], reader.reconstruct_batch(&ids))?.unwrap_or_default();
     let expected: Vec<f32> = model.rows.values().flat_map(|row| row.iter().copied()).collect();
-    if rows != expected {
+    if !same_vectors(&rows, &expected) {
         return mismatch("a vector is not as it was given");
     }
     for (key, id) in &model.keys {
@@ -281,7 +285,7 @@ pub(crate) fn glance(world: &World, reader: &IndexReader<'_>, model: &IndexModel
     let last = model.rows.last_key_value();
     if let Some((id, row)) = last {
         let vector = world.settle("reconstruct", &[], reader.reconstruct(*id))?;
-        if vector.as_deref() != Some(&row[..]) {
+        if !vector.as_ref().is_some_and(|vector| same_vectors(vector, row)) {
             return mismatch(format!("vector {id} is {vector:?}, expected {row:?}"));
         }
     }

@@ -286,6 +286,26 @@ fn fitting(spec: &IndexSpec, kept: Option<KeptRows>) -> Option<KeptRows> {
     }
 }
 
+/// One of the metrics beyond L2 and products. The powers are such as the model sums exactly.
+fn measured(number: usize) -> Metric {
+    let power = Metric::lp([1.0, 2.0, 3.0, 4.0][number / 9 % 4]).expect("a power");
+    [
+        Metric::L1,
+        Metric::Linf,
+        power,
+        Metric::Canberra,
+        Metric::BrayCurtis,
+        Metric::JensenShannon,
+        Metric::Jaccard,
+        Metric::NanEuclidean,
+        Metric::Gower,
+    ][number % 9]
+}
+
+pub(crate) fn is_measured(metric: Metric) -> bool {
+    !matches!(metric, Metric::L2 | Metric::InnerProduct | Metric::Cosine)
+}
+
 impl Bytes<'_> {
     fn byte(&mut self) -> u8 {
         let Some((first, rest)) = self.0.split_first() else { return 0 };
@@ -318,7 +338,12 @@ impl Bytes<'_> {
 
     fn spec(&mut self) -> IndexSpec {
         let dim = self.pick([3, 1, 2, 4, 8, 24, 97, 250, 300, 1000]);
-        let metric = self.pick([Metric::L2, Metric::InnerProduct, Metric::Cosine]);
+        let byte = self.byte() as usize;
+        let metric = match byte / 3 % 4 {
+            // What is left of the byte says which, so that scripts are as long as they were.
+            3 => measured(byte / 12),
+            _ => [Metric::L2, Metric::InnerProduct, Metric::Cosine][byte % 3],
+        };
         let byte = self.byte() as usize;
         // What is left of the byte says whether vectors spill and whether there is a tree, so that scripts are as long as
         // they were.
@@ -348,8 +373,13 @@ impl Bytes<'_> {
             Some(KeptRows::SQ8),
             Some(KeptRows::SQ8Flat),
         ]);
-        if let Some(kept) = fitting(&spec, kept) {
-            spec = spec.with_kept_rows(kept);
+        match fitting(&spec, kept) {
+            // Under such a metric there is nothing but f32 codes.
+            _ if is_measured(metric) => {
+                spec = spec.with_coarse(Coarse::Auto).with_spill(false).with_encoding(Encoding::Flat);
+            }
+            Some(kept) => spec = spec.with_kept_rows(kept),
+            None => {}
         }
         spec.with_keys(self.rarely(4)).with_block_order(self.pick([0, 0, 0, 1, 2]))
     }

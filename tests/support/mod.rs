@@ -210,6 +210,7 @@ impl Stored {
         match spec.kept_rows() {
             Some(KeptRows::F32 | KeptRows::U8 | KeptRows::SQ8Flat) => Stored::F32,
             Some(KeptRows::F16) => Stored::F16,
+            Some(KeptRows::BF16) => Stored::BF16,
             _ => Stored::of_codes(spec),
         }
     }

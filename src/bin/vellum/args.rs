@@ -166,7 +166,8 @@ pub(crate) struct Kind {
     /// What to create: "IVF2048,Flat" is 2048 inverted lists of exact vectors, "Flat" one list
     #[arg(long)]
     pub(crate) spec: IndexSpec,
-    /// How nearness is measured: l2, ip or cosine
+    /// How nearness is measured: l2, ip or cosine; with f32 codes alone also l1, linf, lp:P, canberra, braycurtis,
+    /// jensenshannon, jaccard, nan-euclidean or gower
     #[arg(long)]
     pub(crate) metric: Metric,
     /// Blocks of 4096 * 2^K - 16 bytes, K from 0 to 6
@@ -491,7 +492,7 @@ mod tests {
             "vellum add S I --data F.npy --discard",
             "vellum search S I --queries Q.npy -k 0",
             "vellum build S I --spec PQ --metric l2 --data B.npy",
-            "vellum build S I --spec Flat --metric l1 --data B.npy",
+            "vellum build S I --spec Flat --metric l3 --data B.npy",
             "vellum bench S I --queries Q.npy --truth T.npy --nprobe 1,,2",
             "vellum info S --threads 0",
             "vellum info S --cache-bytes 1Q",

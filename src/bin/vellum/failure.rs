@@ -107,7 +107,9 @@ fn store_advice(error: &Error, store: &str, index: &str) -> Option<String> {
         Error::UnknownId { .. } => {
             format!("see the ids with `vellum export {store} {index} --out VECTORS.npy --out-ids IDS.npy`")
         }
-        Error::NotFinite { .. } | Error::TooLong { .. } => "replace or leave out such rows".into(),
+        Error::NotFinite { .. } | Error::TooLong { .. } | Error::OutOfDomain { .. } => {
+            "replace or leave out such rows".into()
+        }
         Error::ZeroVector { .. } => "leave out such rows, or use the metric l2 or ip".into(),
         Error::Io(e) => match e.kind() {
             io::ErrorKind::NotFound => format!("is there a folder to put {store} into?"),

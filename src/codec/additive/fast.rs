@@ -30,11 +30,6 @@ pub(crate) struct AdditiveFastScan {
 }
 
 impl AdditiveFastScan {
-    /// Rows that training asks for.
-    pub(crate) fn training_rows(form: &AdditiveCode) -> Option<usize> {
-        Additive::training_rows(form)
-    }
-
     /// As [`Additive::train`].
     pub(crate) fn train(
         form: AdditiveCode,

@@ -28,7 +28,6 @@ mod squares;
 #[cfg(test)]
 mod tests;
 
-#[allow(unused_imports)] // until the factory makes it
 pub(crate) use fast::AdditiveFastScan;
 
 use super::{Assigned, Codec, KeptForm, Scanner, Training};

@@ -109,7 +109,7 @@ fn scores(
     };
     let visits: Vec<Visit> =
         queries.iter().zip(0..).map(|(q, query)| Visit { query, coarse: coarse(q) as f32 }).collect();
-    scanner.enter(Probe { centroid, visits: &visits });
+    scanner.enter(Probe { list: 0, centroid, visits: &visits });
     let n = codes.len() / code.form.code_bytes();
     let live = vec![u32::MAX; n.div_ceil(32)];
     let mut found = vec![Found::default(); visits.len()];
@@ -240,7 +240,7 @@ fn a_score_does_not_depend_on_company_and_thresholds_and_masks_hold() {
     let packed = encode(&code, data.assigned(true));
     let mut scanner = code.scanner(Rows::of(&queries, dim));
     let visits = [Visit { query: 3, coarse: 1.0 }, Visit { query: 1, coarse: 2.0 }];
-    scanner.enter(Probe { centroid: Some(&data.centroids[..dim]), visits: &visits });
+    scanner.enter(Probe { list: 0, centroid: Some(&data.centroids[..dim]), visits: &visits });
     let (live, mut found) = ([0x8000_0005, 0, 0, 0, 0, 0, 0, 0, 0, 1], vec![Found::default()]);
     let block = Codes { bytes: &packed, n: 300, ahead: &packed };
     scanner.scan(block, 1, &[f32::MAX], &[&live], &mut found);
@@ -461,7 +461,7 @@ fn few_and_odd_rows_train_something_that_works() {
                 [longest, -longest, 1.0, 0.0].iter().flat_map(|v| vec![*v; dim]).collect();
             let mut scanner = code.scanner(Rows::of(&queries, dim));
             let visits = [0, 1, 2, 3].map(|query| Visit { query, coarse: 1.0 });
-            scanner.enter(Probe { centroid: Some(&data.centroids[..dim]), visits: &visits });
+            scanner.enter(Probe { list: 0, centroid: Some(&data.centroids[..dim]), visits: &visits });
             let mut found = vec![Found::default(); 4];
             let block = Codes { bytes: &region, n, ahead: &[] };
             scanner.scan(block, 0, &[f32::MAX; 4], &[&live[..]; 4], &mut found);
@@ -550,7 +550,7 @@ fn fast_scans_score_what_they_decode_to() {
                     (Some(c), Similarity::Dot) => -product(query, c),
                 };
                 let visits = [Visit { query: at as u32, coarse: coarse as f32 }];
-                scanner.enter(Probe { centroid, visits: &visits });
+                scanner.enter(Probe { list: 0, centroid, visits: &visits });
                 let live = [&[u32::MAX; 9][..], &[u32::MAX >> 20]].concat();
                 let mut found = vec![Found::default()];
                 scanner.scan(
@@ -649,7 +649,7 @@ mod faiss {
             let mut all = vec![Vec::new(); self.queries.len() / DIM];
             for (at, (list, coarse)) in probes.iter().zip(&coarse).enumerate() {
                 let visits = [Visit { query: (at / 4) as u32, coarse: sign * coarse }];
-                scanner.enter(Probe { centroid: Some(self.centroid(*list)), visits: &visits });
+                scanner.enter(Probe { list: 0, centroid: Some(self.centroid(*list)), visits: &visits });
                 let ids: Vec<u32> = (0..1000).filter(|id| self.lists[*id as usize] == *list).collect();
                 let width = code.form.code_bytes();
                 let block: Vec<u8> =
@@ -806,7 +806,7 @@ mod faiss {
             for (at, (list, coarse)) in probes.iter().zip(&coarse).enumerate() {
                 let q = at / 4;
                 let visits = [Visit { query: q as u32, coarse: sign * coarse }];
-                scanner.enter(Probe { centroid: Some(given.centroid(*list)), visits: &visits });
+                scanner.enter(Probe { list: 0, centroid: Some(given.centroid(*list)), visits: &visits });
                 let members: Vec<u32> = (0..1000).filter(|id| given.lists[*id as usize] == *list).collect();
                 let packed: Vec<u8> =
                     members.iter().flat_map(|id| &theirs[*id as usize * width..][..width]).copied().collect();

@@ -103,7 +103,7 @@ impl Case {
                 exact(self.codec.similarity, &queries[q * self.dim..(q + 1) * self.dim], centroid) as f32
             };
             let visits: Vec<Visit> = (0..n).map(|q| Visit { query: q as u32, coarse: coarse(q) }).collect();
-            scanner.enter(Probe { centroid: Some(centroid), visits: &visits });
+            scanner.enter(Probe { list: 0, centroid: Some(centroid), visits: &visits });
             let live = live(entries.len());
             let mut found = vec![Found::default(); n];
             let block = Codes { bytes: &region, n: entries.len(), ahead: &region };
@@ -195,7 +195,7 @@ fn what_is_found_is_live_and_near_enough() {
             })
             .collect();
         let mut scanner = case.codec.scanner(Rows::of(&queries, 8));
-        scanner.enter(Probe { centroid: Some(centroid), visits: &visits });
+        scanner.enter(Probe { list: 0, centroid: Some(centroid), visits: &visits });
         let live: Vec<u32> = live(entries.len()).iter().map(|word| word & 0x5a5a_5a5a).collect();
         let worst: Vec<f32> = (1..6).map(|q| all[q][entries[1]]).collect();
         let mut found = vec![Found::default(); 5];
@@ -228,7 +228,7 @@ fn rows_without_lists_are_scored_from_the_origin() {
         codec.layout().pack(&codes, &mut region);
         let query = floats(&mut random, dim, 1.0, 0.5);
         let mut scanner = codec.scanner(Rows::of(&query, dim));
-        scanner.enter(Probe { centroid: None, visits: &[Visit { query: 0, coarse: 99.0 }] });
+        scanner.enter(Probe { list: 0, centroid: None, visits: &[Visit { query: 0, coarse: 99.0 }] });
         let mut found = [Found::default()];
         let block = Codes { bytes: &region, n: 40, ahead: &[] };
         scanner.scan(block, 0, &[f32::MAX], &[&live(40)], &mut found);

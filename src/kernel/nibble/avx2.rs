@@ -3,8 +3,8 @@
 #![allow(unsafe_code)]
 
 use super::{
-    Book, Found, GROUP, Group, NibbleQuery, butterflies, choose_body, group_bytes, hadamard_body, piece,
-    portable, table_body,
+    Book, BoundQuery, Found, GROUP, Group, Groups, Look, NibbleQuery, butterflies, choose_body,
+    hadamard_body, portable, table_body,
 };
 use crate::kernel::avx2::prefetch;
 use std::arch::x86_64::*;
@@ -13,25 +13,38 @@ use std::arch::x86_64::*;
 const PAIRS_MAX: usize = 120;
 
 #[target_feature(enable = "avx2")]
-pub(in crate::kernel) fn scan(
-    subspaces: usize,
-    groups: &[u8],
-    ahead: &[u8],
-    queries: &[NibbleQuery<'_>],
-    found: &mut [Found],
-) {
-    let piece = piece(subspaces, groups, ahead);
-    for (g, group) in groups.chunks_exact(group_bytes(subspaces)).enumerate() {
-        prefetch::<1>(ahead.get(g * piece..ahead.len().min((g + 1) * piece)).unwrap_or_default());
-        let group = Group::of(subspaces, group);
+pub(in crate::kernel) fn scan(groups: &Groups<'_>, queries: &[NibbleQuery<'_>], found: &mut [Found]) {
+    scan_any(groups, queries, found);
+}
+
+#[target_feature(enable = "avx2")]
+pub(in crate::kernel) fn bounds(groups: &Groups<'_>, queries: &[BoundQuery<'_>], found: &mut [Found]) {
+    scan_any(groups, queries, found);
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn scan_any<L: Look>(groups: &Groups<'_>, queries: &[L], found: &mut [Found]) {
+    for (g, group) in groups.iter().enumerate() {
+        prefetch_ahead(groups, g);
         for (query, found) in queries.iter().zip(&mut *found) {
             let mut totals = [0i32; GROUP];
-            let tables = query.table.chunks(32 * PAIRS_MAX);
+            let tables = query.nibble().table.chunks(32 * PAIRS_MAX);
             for (codes, table) in group.codes.chunks(32 * PAIRS_MAX).zip(tables) {
                 add_sums(codes, table, &mut totals);
             }
             report(&group, g, query, &totals, found);
         }
+    }
+}
+
+/// Brings along what belongs to group `g`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn prefetch_ahead(groups: &Groups<'_>, g: usize) {
+    let (piece, stride, near) = groups.ahead_of(g);
+    for part in piece.chunks(stride) {
+        prefetch::<1>(&part[..part.len().min(near)]);
     }
 }
 
@@ -78,8 +91,10 @@ fn look_up(codes: &[u8; 32], tables: &[i8; 32], at: usize) -> __m256i {
 /// Turns the sums of a group into scores; looks at them one by one only where one is wanted.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn report(group: &Group<'_>, g: usize, query: &NibbleQuery<'_>, sums: &[i32; GROUP], found: &mut Found) {
+fn report<L: Look>(group: &Group<'_>, g: usize, look: &L, sums: &[i32; GROUP], found: &mut Found) {
     assert!(group.scales.len() == 2 * GROUP && group.biases.len() == 4 * GROUP);
+    assert!(!L::BOUNDED || group.errors.len() >= 2 * GROUP);
+    let (query, (slack, reach)) = (look.nibble(), look.doubt());
     let factor = _mm256_set1_ps(query.factor);
     let coarse = _mm256_set1_ps(query.coarse);
     let worst = _mm256_set1_ps(query.worst);
@@ -94,13 +109,23 @@ fn report(group: &Group<'_>, g: usize, query: &NibbleQuery<'_>, sums: &[i32; GRO
             )
         };
         let scales = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(scales)));
-        let product = _mm256_mul_ps(_mm256_mul_ps(scales, factor), _mm256_cvtepi32_ps(sums));
-        let score = _mm256_add_ps(_mm256_add_ps(biases, coarse), product);
+        let mut sums = _mm256_cvtepi32_ps(sums);
+        if L::BOUNDED {
+            sums = _mm256_add_ps(sums, _mm256_set1_ps(slack));
+        }
+        let product = _mm256_mul_ps(_mm256_mul_ps(scales, factor), sums);
+        let mut score = _mm256_add_ps(_mm256_add_ps(biases, coarse), product);
+        if L::BOUNDED {
+            // SAFETY: 8 of 32 errors are read, as of the scales.
+            let errors = unsafe { _mm_loadu_si128(group.errors.as_ptr().add(16 * eight).cast()) };
+            let errors = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(errors)));
+            score = _mm256_sub_ps(score, _mm256_mul_ps(errors, _mm256_set1_ps(reach)));
+        }
         let lanes = _mm256_movemask_ps(_mm256_cmp_ps::<_CMP_LE_OQ>(score, worst));
         near |= (lanes as u32) << (8 * eight);
     }
     if near & query.live[g] != 0 {
-        portable::report(group, g, query, sums, found);
+        portable::report(group, g, look, sums, found);
     }
 }
 

@@ -2,11 +2,11 @@
 
 #![allow(unsafe_code)]
 
+use super::avx2::prefetch_ahead;
 use super::{
-    Book, Found, GROUP, Group, NibbleQuery, butterflies, choose_body, group_bytes, hadamard_body, piece,
-    table_body,
+    Book, BoundQuery, Found, GROUP, Group, Groups, Look, NibbleQuery, butterflies, choose_body,
+    hadamard_body, table_body,
 };
-use crate::kernel::avx2::prefetch;
 use std::arch::x86_64::*;
 
 /// True if this processor has what the scan uses beyond AVX-512 F, BW, DQ and VL.
@@ -26,35 +26,32 @@ pub(in crate::kernel) const TRANSPOSE: [u8; 64] = {
 };
 
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-pub(in crate::kernel) fn scan(
-    subspaces: usize,
-    groups: &[u8],
-    ahead: &[u8],
-    queries: &[NibbleQuery<'_>],
-    found: &mut [Found],
-) {
+pub(in crate::kernel) fn scan(groups: &Groups<'_>, queries: &[NibbleQuery<'_>], found: &mut [Found]) {
+    scan_any(groups, queries, found);
+}
+
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+pub(in crate::kernel) fn bounds(groups: &Groups<'_>, queries: &[BoundQuery<'_>], found: &mut [Found]) {
+    scan_any(groups, queries, found);
+}
+
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
+fn scan_any<L: Look>(groups: &Groups<'_>, queries: &[L], found: &mut [Found]) {
     match (queries, found) {
-        ([a], [x]) => scan_some([*a], [x], subspaces, groups, ahead),
-        ([a, b], [x, y]) => scan_some([*a, *b], [x, y], subspaces, groups, ahead),
-        ([a, b, c], [x, y, z]) => scan_some([*a, *b, *c], [x, y, z], subspaces, groups, ahead),
-        ([a, b, c, d], [x, y, z, w]) => scan_some([*a, *b, *c, *d], [x, y, z, w], subspaces, groups, ahead),
+        ([a], [x]) => scan_some([*a], [x], groups),
+        ([a, b], [x, y]) => scan_some([*a, *b], [x, y], groups),
+        ([a, b, c], [x, y, z]) => scan_some([*a, *b, *c], [x, y, z], groups),
+        ([a, b, c, d], [x, y, z, w]) => scan_some([*a, *b, *c, *d], [x, y, z, w], groups),
         _ => {}
     }
 }
 
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn scan_some<const Q: usize>(
-    queries: [NibbleQuery<'_>; Q],
-    found: [&mut Found; Q],
-    subspaces: usize,
-    groups: &[u8],
-    ahead: &[u8],
-) {
-    let piece = piece(subspaces, groups, ahead);
-    for (g, group) in groups.chunks_exact(group_bytes(subspaces)).enumerate() {
-        prefetch::<1>(ahead.get(g * piece..ahead.len().min((g + 1) * piece)).unwrap_or_default());
-        let group = Group::of(subspaces, group);
+fn scan_some<L: Look, const Q: usize>(queries: [L; Q], found: [&mut Found; Q], groups: &Groups<'_>) {
+    for (g, group) in groups.iter().enumerate() {
+        prefetch_ahead(groups, g);
         let sums = sums(&queries, group.codes);
         for q in 0..Q {
             report(&group, g, &queries[q], sums[q], found[q]);
@@ -65,7 +62,7 @@ fn scan_some<const Q: usize>(
 /// The sums of entries 0–15 and 16–31 of a group, for each query.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn sums<const Q: usize>(queries: &[NibbleQuery<'_>; Q], codes: &[u8]) -> [[__m512i; 2]; Q] {
+fn sums<L: Look, const Q: usize>(queries: &[L; Q], codes: &[u8]) -> [[__m512i; 2]; Q] {
     // SAFETY: 64 bytes are read from an array of 64.
     let transpose = unsafe { _mm512_loadu_si512(TRANSPOSE.as_ptr().cast()) };
     let nibble = _mm512_set1_epi8(0x0f);
@@ -81,9 +78,10 @@ fn sums<const Q: usize>(queries: &[NibbleQuery<'_>; Q], codes: &[u8]) -> [[__m51
         let low = _mm512_ternarylogic_epi32::<0xea>(bytes, nibble, table_of);
         let high = _mm512_ternarylogic_epi32::<0xea>(_mm512_srli_epi16::<4>(bytes), nibble, table_of);
         for q in 0..Q {
-            debug_assert!(queries[q].table.len() >= 64 * (four + 1));
-            // SAFETY: `nibble_scan` asserts 16 table bytes a sub-space, and these are 4 sub-spaces.
-            let table = unsafe { _mm512_loadu_si512(queries[q].table.as_ptr().add(64 * four).cast()) };
+            let table = queries[q].nibble().table;
+            debug_assert!(table.len() >= 64 * (four + 1));
+            // SAFETY: `check` asserts 16 table bytes a sub-space, and these are 4 sub-spaces.
+            let table = unsafe { _mm512_loadu_si512(table.as_ptr().add(64 * four).cast()) };
             let (a, b) = (_mm512_permutexvar_epi8(low, table), _mm512_permutexvar_epi8(high, table));
             sums[q][0] = _mm512_dpbusd_epi32(sums[q][0], ones, a);
             sums[q][1] = _mm512_dpbusd_epi32(sums[q][1], ones, b);
@@ -95,8 +93,10 @@ fn sums<const Q: usize>(queries: &[NibbleQuery<'_>; Q], codes: &[u8]) -> [[__m51
 /// Turns the sums of a group into scores and keeps what is wanted.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi,avx512vnni")]
-fn report(group: &Group<'_>, g: usize, query: &NibbleQuery<'_>, sums: [__m512i; 2], found: &mut Found) {
+fn report<L: Look>(group: &Group<'_>, g: usize, look: &L, sums: [__m512i; 2], found: &mut Found) {
     assert!(group.scales.len() == 2 * GROUP && group.biases.len() == 4 * GROUP);
+    assert!(!L::BOUNDED || group.errors.len() >= 2 * GROUP);
+    let (query, (slack, reach)) = (look.nibble(), look.doubt());
     let factor = _mm512_set1_ps(query.factor);
     let coarse = _mm512_set1_ps(query.coarse);
     let worst = _mm512_set1_ps(query.worst);
@@ -109,9 +109,18 @@ fn report(group: &Group<'_>, g: usize, query: &NibbleQuery<'_>, sums: [__m512i; 
             )
         };
         let scales = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(scales)));
-        let sum = _mm512_cvtepi32_ps(sums[half]);
+        let mut sum = _mm512_cvtepi32_ps(sums[half]);
+        if L::BOUNDED {
+            sum = _mm512_add_ps(sum, _mm512_set1_ps(slack));
+        }
         let product = _mm512_mul_ps(_mm512_mul_ps(scales, factor), sum);
-        let score = _mm512_add_ps(_mm512_add_ps(biases, coarse), product);
+        let mut score = _mm512_add_ps(_mm512_add_ps(biases, coarse), product);
+        if L::BOUNDED {
+            // SAFETY: 16 of 32 errors are read, as of the scales.
+            let errors = unsafe { _mm256_loadu_si256(group.errors.as_ptr().add(32 * half).cast()) };
+            let errors = _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(errors)));
+            score = _mm512_sub_ps(score, _mm512_mul_ps(errors, _mm512_set1_ps(reach)));
+        }
         let live = (query.live[g] >> (16 * half)) as __mmask16;
         let near = _mm512_mask_cmp_ps_mask::<_CMP_LE_OQ>(live, score, worst);
         if near != 0 {
@@ -129,7 +138,7 @@ pub(in crate::kernel) fn keep(near: __mmask16, first: u32, score: __m512, found:
     let entries = _mm512_add_epi32(_mm512_set1_epi32(first as i32), lanes);
     let (old, count) = (found.entries.len(), near.count_ones() as usize);
     debug_assert!(found.entries.capacity() >= old + 16 && found.scores.capacity() >= old + 16);
-    // SAFETY: `nibble_scan` reserved room for all entries of the block and one group more, so a whole
+    // SAFETY: `check` reserved room for all entries of the block and one group more, so a whole
     // register fits behind what is there; of it, the first `count` lanes are set and counted.
     unsafe {
         let entries = _mm512_maskz_compress_epi32(near, entries);

@@ -7,6 +7,11 @@
 //! S(entry)     = Σ_j table[16·j + nibble j of the entry]                    (signed bytes, exact in i32)
 //! score(entry) = (bias + coarse) + (scale · factor) · S                      (three roundings, no fusing)
 //! ```
+//! Where entries are looked at twice, 32 errors, bf16, stand behind the biases, and behind them what the second look
+//! needs. The first look then is at a bound, which leaves out who cannot be near:
+//! ```text
+//! bound(entry) = ((bias + coarse) + (scale · factor) · (S + slack)) − error · reach
+//! ```
 //! The sum is a whole number and the three roundings are the same everywhere, so all tables give the same
 //! bits. An entry is found if its score is at most the query's threshold and its bit in `live` is set; the
 //! last group of a block is filled up with entries that nobody may find.
@@ -31,12 +36,19 @@ pub(crate) const GROUP: usize = 32;
 pub(crate) const POINTS: usize = 16;
 /// Bytes of a group's scales and biases.
 const FACTORS: usize = GROUP * (2 + 4);
+/// Bytes of a group's errors.
+const ERRORS: usize = GROUP * 2;
 /// Queries that one pass takes at most.
 pub(crate) const NIBBLE_QUERIES: usize = 4;
 
 /// Bytes of a group of entries of `subspaces` nibbles.
 pub(crate) const fn group_bytes(subspaces: usize) -> usize {
     16 * subspaces + FACTORS
+}
+
+/// Bytes of such a group with errors, up to where the extra bytes begin.
+pub(crate) const fn bounded_bytes(subspaces: usize) -> usize {
+    group_bytes(subspaces) + ERRORS
 }
 
 /// One query in one list.
@@ -52,13 +64,101 @@ pub(crate) struct NibbleQuery<'a> {
     pub(crate) live: &'a [u32],
 }
 
-pub(super) type NibbleScan = unsafe fn(
+/// One query in one list of entries with errors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BoundQuery<'a> {
+    pub(crate) query: NibbleQuery<'a>,
+    /// What rounding the table may have taken from the sum; not negative.
+    pub(crate) slack: f32,
+    /// What an entry's error is to be multiplied with.
+    pub(crate) reach: f32,
+}
+
+/// What a scan asks of its queries, so that one loop does for both kinds.
+trait Look: Copy {
+    /// True if entries have errors, and what is looked for is a bound.
+    const BOUNDED: bool;
+    fn nibble(&self) -> &NibbleQuery<'_>;
+    /// Slack and reach.
+    fn doubt(&self) -> (f32, f32);
+}
+
+impl Look for NibbleQuery<'_> {
+    const BOUNDED: bool = false;
+
+    #[inline(always)]
+    fn nibble(&self) -> &NibbleQuery<'_> {
+        self
+    }
+
+    #[inline(always)]
+    fn doubt(&self) -> (f32, f32) {
+        (0.0, 0.0)
+    }
+}
+
+impl Look for BoundQuery<'_> {
+    const BOUNDED: bool = true;
+
+    #[inline(always)]
+    fn nibble(&self) -> &NibbleQuery<'_> {
+        &self.query
+    }
+
+    #[inline(always)]
+    fn doubt(&self) -> (f32, f32) {
+        (self.slack, self.reach)
+    }
+}
+
+/// Groups of entries, one after the other.
+#[derive(Clone, Copy)]
+pub(super) struct Groups<'a> {
     subspaces: usize,
-    groups: &[u8],
-    ahead: &[u8],
-    queries: &[NibbleQuery<'_>],
-    found: &mut [Found],
-);
+    /// Bytes from one to the next.
+    stride: usize,
+    bytes: &'a [u8],
+    /// What is to be brought into the cache meanwhile.
+    ahead: &'a [u8],
+    /// Of that, so many bytes with each group.
+    piece: usize,
+    /// Of each stride of them, so many from its start.
+    near: usize,
+}
+
+impl<'a> Groups<'a> {
+    /// Whole groups; the last byte of `ahead` comes with the last of them.
+    fn of(subspaces: usize, stride: usize, near: usize, bytes: &'a [u8], ahead: &'a [u8]) -> Self {
+        let groups = (bytes.len() / stride).max(1);
+        let piece = if near == stride {
+            ahead.len().div_ceil(groups).next_multiple_of(64)
+        } else {
+            ahead.len().div_ceil(stride).div_ceil(groups) * stride
+        };
+        Groups { subspaces, stride, bytes, ahead, piece, near }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Group<'a>> + use<'a> {
+        let subspaces = self.subspaces;
+        self.bytes.chunks_exact(self.stride).map(move |group| Group::of(subspaces, group))
+    }
+
+    /// What is brought along with group `g`: all of a piece, or of each stride the part that is always read.
+    #[inline(always)]
+    fn ahead_of(&self, g: usize) -> (&'a [u8], usize, usize) {
+        let end = self.ahead.len().min((g + 1) * self.piece);
+        let piece = self.ahead.get(g * self.piece..end).unwrap_or_default();
+        if self.near == self.stride {
+            (piece, usize::MAX, usize::MAX)
+        } else {
+            (piece, self.stride, self.near)
+        }
+    }
+}
+
+pub(super) type NibbleScan = unsafe fn(groups: &Groups<'_>, queries: &[NibbleQuery<'_>], found: &mut [Found]);
+pub(super) type NibbleBounds =
+    unsafe fn(groups: &Groups<'_>, queries: &[BoundQuery<'_>], found: &mut [Found]);
 pub(super) type NibbleChoose = unsafe fn(book: &Book, planes: &[f32], codes: &mut [u8]);
 pub(super) type NibbleTable =
     unsafe fn(book: &Book, query: &[f32], products: &mut [f32], table: &mut [i8]) -> f32;
@@ -87,20 +187,29 @@ impl Kernels {
         queries: &[NibbleQuery<'_>],
         found: &mut [Found],
     ) {
-        assert!(subspaces > 0 && subspaces.is_multiple_of(4));
-        assert!(groups.len().is_multiple_of(group_bytes(subspaces)));
-        let n = groups.len() / group_bytes(subspaces);
-        assert!(u32::try_from(n * GROUP).is_ok());
-        assert!(queries.len() <= NIBBLE_QUERIES && queries.len() == found.len());
-        assert!(queries.iter().all(|q| q.table.len() == POINTS * subspaces && q.live.len() == n));
-        for found in &mut *found {
-            // A store of a whole register may reach beyond what was found.
-            assert_eq!(found.entries.len(), found.scores.len());
-            found.entries.reserve((n + 1) * GROUP);
-            found.scores.reserve((n + 1) * GROUP);
-        }
+        let stride = group_bytes(subspaces);
+        check(subspaces, stride, groups, queries.iter().copied(), found);
+        let groups = Groups::of(subspaces, stride, stride, groups, ahead);
         // SAFETY: the table exists only where its instructions do; the lengths were checked above.
-        unsafe { (self.nibble_scan)(subspaces, groups, ahead, queries, found) }
+        unsafe { (self.nibble_scan)(&groups, queries, found) }
+    }
+
+    /// The same for entries with errors and `extra` bytes each behind them: appends who is not beyond `worst` by its bound.
+    pub(crate) fn nibble_bounds(
+        &self,
+        subspaces: usize,
+        extra: usize,
+        groups: &[u8],
+        ahead: &[u8],
+        queries: &[BoundQuery<'_>],
+        found: &mut [Found],
+    ) {
+        let near = bounded_bytes(subspaces);
+        let stride = near + GROUP * extra;
+        check(subspaces, stride, groups, queries.iter().map(|query| query.query), found);
+        let groups = Groups::of(subspaces, stride, near, groups, ahead);
+        // SAFETY: as for `nibble_scan`.
+        unsafe { (self.nibble_bounds)(&groups, queries, found) }
     }
 
     /// The nearest point of `book` for each sub-space: component `p` of sub-space `j` is
@@ -132,6 +241,30 @@ impl Kernels {
         assert!(values.len().is_power_of_two());
         // SAFETY: as for `nibble_scan`.
         unsafe { (self.hadamard)(values) }
+    }
+}
+
+/// Checks the lengths that scans rely on, and makes room for what they find.
+fn check<'a>(
+    subspaces: usize,
+    stride: usize,
+    groups: &[u8],
+    queries: impl ExactSizeIterator<Item = NibbleQuery<'a>>,
+    found: &mut [Found],
+) {
+    assert!(subspaces > 0 && subspaces.is_multiple_of(4));
+    assert!(groups.len().is_multiple_of(stride));
+    let n = groups.len() / stride;
+    assert!(u32::try_from(n * GROUP).is_ok());
+    assert!(queries.len() <= NIBBLE_QUERIES && queries.len() == found.len());
+    for query in queries {
+        assert!(query.table.len() == POINTS * subspaces && query.live.len() == n);
+    }
+    for found in found {
+        // A store of a whole register may reach beyond what was found.
+        assert_eq!(found.entries.len(), found.scores.len());
+        found.entries.reserve((n + 1) * GROUP);
+        found.scores.reserve((n + 1) * GROUP);
     }
 }
 
@@ -244,23 +377,21 @@ fn small_hadamard(values: &mut [f32]) {
     }
 }
 
-/// Bytes of `ahead` to bring along with each group: whole lines, and all of it by the last group.
-fn piece(subspaces: usize, groups: &[u8], ahead: &[u8]) -> usize {
-    let groups = (groups.len() / group_bytes(subspaces)).max(1);
-    ahead.len().div_ceil(groups).next_multiple_of(64)
-}
-
 /// A group cut into its parts.
 struct Group<'a> {
     codes: &'a [u8],
     scales: &'a [u8],
     biases: &'a [u8],
+    /// None where entries have no errors; else they, and the extra bytes behind them.
+    errors: &'a [u8],
 }
 
 impl<'a> Group<'a> {
+    #[inline(always)]
     fn of(subspaces: usize, group: &'a [u8]) -> Self {
         let (codes, factors) = group.split_at(16 * subspaces);
-        let (scales, biases) = factors.split_at(2 * GROUP);
-        Group { codes, scales, biases }
+        let (scales, factors) = factors.split_at(2 * GROUP);
+        let (biases, errors) = factors.split_at(4 * GROUP);
+        Group { codes, scales, biases, errors }
     }
 }

@@ -2,25 +2,29 @@
 
 #![allow(unsafe_code)]
 
-use super::{Found, GROUP, Group, NibbleQuery, group_bytes, portable};
+use super::{BoundQuery, Found, GROUP, Groups, Look, NibbleQuery, portable};
 use std::arch::aarch64::*;
 
 /// Sub-spaces that a 16-bit sum holds: each adds at most 128 in magnitude.
 const SUBSPACES_MAX: usize = 240;
 
 #[target_feature(enable = "neon")]
-pub(in crate::kernel) fn scan(
-    subspaces: usize,
-    groups: &[u8],
-    _ahead: &[u8],
-    queries: &[NibbleQuery<'_>],
-    found: &mut [Found],
-) {
-    for (g, group) in groups.chunks_exact(group_bytes(subspaces)).enumerate() {
-        let group = Group::of(subspaces, group);
+pub(in crate::kernel) fn scan(groups: &Groups<'_>, queries: &[NibbleQuery<'_>], found: &mut [Found]) {
+    scan_any(groups, queries, found);
+}
+
+#[target_feature(enable = "neon")]
+pub(in crate::kernel) fn bounds(groups: &Groups<'_>, queries: &[BoundQuery<'_>], found: &mut [Found]) {
+    scan_any(groups, queries, found);
+}
+
+#[inline]
+#[target_feature(enable = "neon")]
+fn scan_any<L: Look>(groups: &Groups<'_>, queries: &[L], found: &mut [Found]) {
+    for (g, group) in groups.iter().enumerate() {
         for (query, found) in queries.iter().zip(&mut *found) {
             let mut totals = [0i32; GROUP];
-            let tables = query.table.chunks(16 * SUBSPACES_MAX);
+            let tables = query.nibble().table.chunks(16 * SUBSPACES_MAX);
             for (codes, table) in group.codes.chunks(16 * SUBSPACES_MAX).zip(tables) {
                 add_sums(codes, table, &mut totals);
             }

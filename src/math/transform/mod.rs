@@ -42,7 +42,6 @@ use train::Progress;
 /// A transform that can be applied.
 #[derive(Clone, Debug)]
 pub(crate) struct Trained {
-    kind: TransformKind,
     dim_in: usize,
     dim_out: usize,
     map: Map,
@@ -50,7 +49,7 @@ pub(crate) struct Trained {
 
 #[derive(Clone, Debug)]
 enum Map {
-    Linear(Linear),
+    Linear(Box<Linear>),
     Hadamard(Hadamard),
     Normalise,
     Centre(Vec<f32>),
@@ -71,6 +70,7 @@ struct Linear {
 }
 
 impl Trained {
+    #[cfg(test)]
     /// Trains a transform of rows. Where it does not follow from rows ([`TransformKind::is_trained_from_data`]), they say the
     /// dimension and there need be none. Of more rows than [`TransformKind::training_rows`] a sample is used.
     ///
@@ -104,35 +104,32 @@ impl Trained {
         let map = match kind {
             TransformKind::RandomRotation { .. } => {
                 let matrix = train::random_rotation(dim_out, dim_in, seed);
-                Map::Linear(Linear::new(None, false, Matrix::of(&matrix), None))
+                Map::Linear(Linear::boxed(None, false, Matrix::of(&matrix), None))
             }
             TransformKind::Hadamard => Map::Hadamard(Hadamard::new(dim_out, seed)),
             TransformKind::Pca { power, rotate, .. } => {
                 let mean = train::mean(rows);
                 let pca = train::pca(rows, &mean, dim_out, power, rotate.then_some(seed), progress)?;
-                Map::Linear(Linear::new(Some(matrix::rounded(&mean)), false, pca.forward, pca.inverse))
+                Map::Linear(Linear::boxed(Some(matrix::rounded(&mean)), false, pca.forward, pca.inverse))
             }
             TransformKind::Opq { subspaces, .. } => {
                 let matrix = train::opq(rows, subspaces, dim_out, seed, progress)?;
-                Map::Linear(Linear::new(None, false, matrix, None))
+                Map::Linear(Linear::boxed(None, false, matrix, None))
             }
             TransformKind::Itq { dim_out } => {
                 let mean = train::mean(rows);
                 let matrix = train::itq(rows, &mean, dim_out, seed, progress)?;
-                Map::Linear(Linear::new(Some(matrix::rounded(&mean)), true, matrix, None))
+                Map::Linear(Linear::boxed(Some(matrix::rounded(&mean)), true, matrix, None))
             }
             TransformKind::Normalize => Map::Normalise,
             TransformKind::Center => Map::Centre(matrix::rounded(&train::mean(rows))),
             TransformKind::Pad { .. } => Map::Remap(in_front(dim_in, dim_out)),
             TransformKind::Remap { .. } => Map::Remap(evenly(dim_in, dim_out)),
         };
-        Ok(Trained { kind, dim_in, dim_out, map })
+        Ok(Trained { dim_in, dim_out, map })
     }
 
-    pub(crate) fn kind(&self) -> TransformKind {
-        self.kind
-    }
-
+    #[cfg(test)]
     /// Components before.
     pub(crate) fn dim_in(&self) -> usize {
         self.dim_in
@@ -253,9 +250,13 @@ impl Trained {
         let (forward, inverse) = rest.split_at(rest.len().min(4 * dim_in * dim_out));
         let linear = |normalises| -> Result<Map, String> {
             let mean = if has_mean(kind) { Some(floats(mean)?) } else { None };
-            let forward = Matrix::new(floats(forward)?, dim_in);
+            let forward = floats(forward)?;
+            if !has_inverse(kind) {
+                check_lengths(kind, &forward, dim_in)?;
+            }
+            let forward = Matrix::new(forward, dim_in);
             let inverse = if has_inverse(kind) { Some(Matrix::new(floats(inverse)?, dim_out)) } else { None };
-            Ok(Map::Linear(Linear::new(mean, normalises, forward, inverse)))
+            Ok(Map::Linear(Linear::boxed(mean, normalises, forward, inverse)))
         };
         let map = match kind {
             TransformKind::RandomRotation { .. } | TransformKind::Pca { .. } | TransformKind::Opq { .. } => {
@@ -271,7 +272,7 @@ impl Trained {
             TransformKind::Pad { .. } => Map::Remap(in_front(dim_in, dim_out)),
             TransformKind::Remap { .. } => Map::Remap(evenly(dim_in, dim_out)),
         };
-        Ok(Trained { kind, dim_in, dim_out, map })
+        Ok(Trained { dim_in, dim_out, map })
     }
 }
 
@@ -279,8 +280,13 @@ impl Trained {
 const PARALLEL: usize = 1 << 22;
 
 impl Linear {
-    fn new(mean: Option<Vec<f32>>, normalises: bool, forward: Matrix, inverse: Option<Matrix>) -> Self {
-        Linear { mean, normalises, forward, inverse, transposed: OnceLock::new() }
+    fn boxed(
+        mean: Option<Vec<f32>>,
+        normalises: bool,
+        forward: Matrix,
+        inverse: Option<Matrix>,
+    ) -> Box<Self> {
+        Box::new(Linear { mean, normalises, forward, inverse, transposed: OnceLock::new() })
     }
 
     fn apply(&self, rows: &[f32], out: &mut [f32]) {
@@ -371,6 +377,16 @@ fn stored_bytes(kind: TransformKind, dim_in: usize) -> Result<usize, String> {
     Ok(4 * (matrices * dim_in * dim_out + if has_mean(kind) { dim_in } else { 0 }))
 }
 
+/// Rows of a rotation are of length 1, or shorter where there are more of them than columns: longer ones would let images
+/// overflow.
+fn check_lengths(kind: TransformKind, values: &[f32], dim: usize) -> Result<(), String> {
+    let squared = |row: &[f32]| row.iter().map(|&value| f64::from(value) * f64::from(value)).sum::<f64>();
+    match values.chunks_exact(dim).position(|row| squared(row) > 1.001) {
+        None => Ok(()),
+        Some(row) => Err(format!("row {row} of {kind} is longer than 1")),
+    }
+}
+
 fn floats(bytes: &[u8]) -> Result<Vec<f32>, String> {
     let values: Vec<f32> = bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     match values.iter().find(|value| !value.is_finite()) {
@@ -387,14 +403,6 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// Components after all of these transforms.
-    ///
-    /// # Errors
-    /// The reason, if one of them does not fit.
-    pub(crate) fn dim_out_of(kinds: &[TransformKind], dim_in: usize) -> Result<usize, String> {
-        kinds.iter().try_fold(dim_in, |dim, kind| kind.dim_out(dim))
-    }
-
     /// Rows that training reads at most; `None` for all.
     pub(crate) fn training_rows(kinds: &[TransformKind], dim_in: usize) -> Option<usize> {
         let (mut dim, mut most) = (dim_in, 0);
@@ -433,10 +441,12 @@ impl Chain {
         Ok(Chain { dim_in, links })
     }
 
+    #[cfg(test)]
     pub(crate) fn links(&self) -> &[Trained] {
         &self.links
     }
 
+    #[cfg(test)]
     /// Components before.
     pub(crate) fn dim_in(&self) -> usize {
         self.dim_in

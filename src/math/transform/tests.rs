@@ -61,7 +61,7 @@ fn squared(a: &[f32], b: &[f32]) -> f64 {
 fn matrix(transform: &Trained) -> &Matrix {
     match &transform.map {
         Map::Linear(linear) => &linear.forward,
-        _ => panic!("{} has no matrix", transform.kind()),
+        _ => panic!("no matrix"),
     }
 }
 
@@ -129,6 +129,12 @@ fn bytes_give_the_same_transform_and_wrong_bytes_give_none() {
             bytes[at..at + 4].copy_from_slice(&f32::NAN.to_le_bytes());
             assert!(refused(&bytes), "{text} {at}");
         }
+    }
+    for text in ["RR", "OPQ4", "ITQ8", "PCA5"] {
+        let mut bytes = train(text, &rows, DIM).to_bytes();
+        let last = bytes.len() - 4;
+        bytes[last..].copy_from_slice(&1.5f32.to_le_bytes());
+        assert!(Trained::from_bytes(kind(text), DIM, &bytes).is_err(), "{text}");
     }
     assert!(Trained::from_bytes(kind("RR8192"), usize::MAX, &[]).is_err());
 }
@@ -448,7 +454,6 @@ fn a_chain_is_its_links_one_after_the_other() {
     let kinds = ["L2norm", "PCA12", "Pad16", "OPQ4_8", "HR"].map(kind);
     let chain = Chain::train(&kinds, Rows::of(&rows, DIM), 3, &mut Observer::none()).unwrap();
     assert_eq!((chain.dim_in(), chain.dim_out(), chain.links().len()), (DIM, 8, 5));
-    assert_eq!(Chain::dim_out_of(&kinds, DIM), Ok(8));
     let (mut images, mut back) = (Vec::new(), Vec::new());
     chain.apply(Rows::of(&rows, DIM), &mut images);
     chain.reverse(Rows::of(&images, 8), &mut back);
@@ -468,6 +473,21 @@ fn a_chain_is_its_links_one_after_the_other() {
     assert!(Chain::from_bytes(&kinds, DIM, &[&bytes[..], &[0]].concat()).is_err());
     assert!(Chain::from_bytes(&kinds, DIM + 1, &bytes).is_err());
     assert!(Chain::from_bytes(&["PCA30"].map(kind), DIM, &bytes).is_err());
+}
+
+#[test]
+fn progress_of_a_chain_never_falls() {
+    let rows = correlated(400, DIM, 16);
+    let mut ticks: Vec<(u64, u64)> = Vec::new();
+    let mut watch = |tick: crate::Tick| {
+        ticks.push((tick.done, tick.total));
+        std::ops::ControlFlow::Continue(())
+    };
+    let kinds = ["PCA12", "RR", "ITQ8", "OPQ4"].map(kind);
+    Chain::train(&kinds, Rows::of(&rows, DIM), 3, &mut Observer::new(&mut watch)).unwrap();
+    assert!(
+        ticks.len() > 100 && ticks.is_sorted() && ticks.iter().all(|tick| tick.0 <= 400 && tick.1 == 400)
+    );
 }
 
 #[test]

@@ -139,6 +139,9 @@ pub(super) struct Pca {
 /// each other, which whitening would blow up.
 const VARIANCE_MIN: f64 = 1e-7;
 
+/// What a direction is scaled by at most, so that a matrix of such rows is one of f32.
+const FACTOR_MAX: f64 = 1e37;
+
 pub(super) fn pca(
     rows: Rows<'_>,
     mean: &[f64],
@@ -153,7 +156,7 @@ pub(super) fn pca(
         let mut out = first_rows(&vectors, dim_out);
         for (row, &value) in out.values.chunks_exact_mut(vectors.columns).zip(&values) {
             let none = value <= VARIANCE_MIN * values[0] || value <= 0.0;
-            let factor = if none { 0.0 } else { value.powf(exponent) };
+            let factor = if none { 0.0 } else { value.powf(exponent).min(FACTOR_MAX) };
             row.iter_mut().for_each(|value| *value *= factor);
         }
         out

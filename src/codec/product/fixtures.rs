@@ -1,0 +1,214 @@
+//! Beside FAISS: with its points (`tests/fixtures/faiss`) the code bytes are its code bytes, and the distances its
+//! distances.
+
+use super::*;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+const DIM: usize = 32;
+const PROBES: usize = 4;
+const FOUND: usize = 10;
+
+/// The bytes of an array.
+fn bytes(name: &str) -> Vec<u8> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/faiss");
+    let file = std::fs::read(folder.join(format!("{name}.npy"))).unwrap();
+    let header = usize::from(u16::from_le_bytes([file[8], file[9]]));
+    file[10 + header..].to_vec()
+}
+
+fn floats(name: &str) -> Vec<f32> {
+    bytes(name).as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+fn numbers(name: &str) -> Vec<u32> {
+    bytes(name).as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()
+}
+
+/// The rows, queries and lists that all kinds share.
+struct Shared {
+    rows: Vec<f32>,
+    queries: Vec<f32>,
+    centroids: Vec<f32>,
+    lists: Vec<u32>,
+}
+
+impl Shared {
+    fn read() -> Self {
+        Shared {
+            rows: floats("shared.both.base"),
+            queries: floats("shared.both.queries"),
+            centroids: floats("shared.both.centroids"),
+            lists: numbers("shared.both.lists"),
+        }
+    }
+
+    fn entries(&self, product: &Product) -> Vec<u8> {
+        let mut entries = Vec::new();
+        let centroids = Some(Rows::of(&self.centroids, DIM));
+        product.encode(
+            Assigned { rows: Rows::of(&self.rows, DIM), lists: &self.lists, centroids },
+            &mut entries,
+        );
+        entries
+    }
+
+    /// The score of each row that a query meets in its lists.
+    fn scores(&self, product: &Product, query: usize, ht: u32) -> BTreeMap<u32, f32> {
+        let metric = if product.similarity == Similarity::L2 { "l2" } else { "ip" };
+        let probes = numbers(&format!("shared.{metric}.probes"));
+        let coarse = floats(&format!("shared.{metric}.coarse"));
+        let entries = self.entries(product);
+        let mut scanner = product.filtered_scanner(Rows::of(&self.queries, DIM), ht);
+        let mut scores = BTreeMap::new();
+        for at in query * PROBES..(query + 1) * PROBES {
+            let list = probes[at] as usize;
+            let coarse = if metric == "l2" { coarse[at] } else { -coarse[at] };
+            let visits = [Visit { query: query as u32, coarse }];
+            let centroid = Some(&self.centroids[list * DIM..(list + 1) * DIM]);
+            scanner.enter(Probe { list: 0, centroid, visits: &visits });
+            let of_list = (0..self.lists.len()).filter(|i| self.lists[*i] as usize == list);
+            let rows: Vec<u32> = of_list.map(|i| i as u32).collect();
+            let size = product.entry_bytes();
+            let block: Vec<u8> =
+                rows.iter().flat_map(|i| &entries[*i as usize * size..][..size]).copied().collect();
+            let mut found = [Found::default()];
+            let codes = Codes { bytes: &block, n: rows.len(), ahead: &[] };
+            let live = vec![u32::MAX; rows.len().div_ceil(32)];
+            scanner.scan(codes, 0, &[f32::MAX], &[&live], &mut found);
+            scores.extend(found[0].iter().map(|(entry, score)| (rows[entry as usize], score)));
+        }
+        scores
+    }
+}
+
+fn product(kind: &str, stages: Stages, similarity: Similarity) -> Product {
+    let mut tables = bytes(&format!("{kind}.both.codebooks"));
+    if stages.refinement.is_some() {
+        tables.extend(bytes(&format!("{kind}.both.refine_codebooks")));
+    }
+    Product::from_tables(stages, DIM, similarity, &tables).unwrap()
+}
+
+fn stages(m: usize, bits: usize, residual: bool) -> Stages {
+    ProductQuantizer { m, bits, residual, polysemous: false }.into()
+}
+
+fn kinds() -> [(&'static str, Stages); 9] {
+    [
+        ("PQ8x8", stages(8, 8, false)),
+        ("PQ8x8r", stages(8, 8, true)),
+        ("PQ8x4", stages(8, 4, false)),
+        ("PQ8x4r", stages(8, 4, true)),
+        ("PQ4x6", stages(4, 6, false)),
+        ("PQ4x6r", stages(4, 6, true)),
+        ("PQ4x10r", stages(4, 10, true)),
+        ("PQ8x8poly", stages(8, 8, true)),
+        ("PQR8x4_4x8", refined()),
+    ]
+}
+
+fn refined() -> Stages {
+    RefinedProduct { m: 8, bits: 4, refine_m: 4, refine_bits: 8, residual: true }.into()
+}
+
+#[test]
+fn code_bytes_are_faiss_s() {
+    let shared = Shared::read();
+    for (kind, stages) in kinds() {
+        let product = product(kind, stages, Similarity::L2);
+        let mut parts = vec![bytes(&format!("{kind}.both.codes"))];
+        if stages.refinement.is_some() {
+            parts.push(bytes(&format!("{kind}.both.refine_codes")));
+        }
+        let entries = shared.entries(&product);
+        for (i, entry) in entries.chunks_exact(product.entry_bytes()).enumerate() {
+            let of_row = |part: &Vec<u8>| part[i * part.len() / 1000..(i + 1) * part.len() / 1000].to_vec();
+            let wanted: Vec<u8> = parts.iter().flat_map(of_row).collect();
+            assert_eq!(entry[..product.code_bytes()], wanted, "{kind}, row {i}");
+        }
+    }
+}
+
+#[test]
+fn decoded_rows_are_faiss_s() {
+    let shared = Shared::read();
+    for kind in ["PQ8x8", "PQ8x4", "PQ4x6", "PQR8x4_4x8"] {
+        let stages = kinds().into_iter().find(|(name, _)| *name == kind).unwrap().1;
+        let product = product(kind, stages, Similarity::L2);
+        let (entries, decoded) = (shared.entries(&product), floats(&format!("{kind}.both.decoded")));
+        for (i, wanted) in decoded.chunks_exact(DIM).enumerate() {
+            let centroid = &shared.centroids[shared.lists[i] as usize * DIM..][..DIM];
+            let mut row = vec![0.0; DIM];
+            product.decode(
+                Some(centroid),
+                &entries[i * product.entry_bytes()..][..product.entry_bytes()],
+                &mut row,
+            );
+            for (x, y) in row.iter().zip(wanted) {
+                assert!((x - y).abs() < 1e-6, "{kind}, row {i}: {x} {y}");
+            }
+        }
+    }
+}
+
+/// Compares what FAISS found for one query, ids and distances, with `scores`; `best` if they are the best of all.
+fn compare(what: &str, scores: &BTreeMap<u32, f32>, ids: &[f32], distances: &[f32], best: bool) {
+    let there = ids.iter().filter(|id| **id >= 0.0).count();
+    let size = distances[..there].iter().fold(0.0f32, |most, d| most.max(d.abs()));
+    let near = |a: f32, b: f32| (a - b).abs() <= 1e-5 * size;
+    for (id, distance) in ids.iter().zip(distances).take(there) {
+        let ours = scores.get(&(*id as u32)).copied().unwrap_or(f32::MAX);
+        assert!(near(ours, *distance), "{what}, row {id}: {ours}, wanted {distance}");
+    }
+    let mut sorted: Vec<f32> = scores.values().copied().collect();
+    sorted.sort_by(f32::total_cmp);
+    for (ours, distance) in sorted.iter().zip(&distances[..there]) {
+        assert!(near(*ours, *distance) || (!best && ours < distance), "{what}: {ours}, wanted {distance}");
+    }
+    assert!(there == FOUND || scores.len() == there, "{what}: {} found, {there} wanted", scores.len());
+}
+
+#[test]
+fn distances_are_faiss_s() {
+    let shared = Shared::read();
+    for (kind, stages) in kinds() {
+        for similarity in [Similarity::L2, Similarity::Dot] {
+            let (of_both, of_l2) = (2 * 2 * 20 * FOUND, 2 * 20 * FOUND);
+            let only_l2 = kind.contains("poly") || kind.contains("PQR");
+            if only_l2 && similarity == Similarity::Dot {
+                continue;
+            }
+            let found = floats(&format!("{kind}.{}.found", if only_l2 { "l2" } else { "both" }));
+            assert_eq!(found.len(), if only_l2 { of_l2 } else { of_both });
+            let found = &found[if similarity == Similarity::Dot { of_l2 } else { 0 }..][..of_l2];
+            let product = product(kind, stages, similarity);
+            for query in 0..20 {
+                let (ids, distances) = found.split_at(20 * FOUND);
+                let ids = &ids[query * FOUND..(query + 1) * FOUND];
+                let sign = if similarity == Similarity::L2 { 1.0 } else { -1.0 };
+                let distances: Vec<f32> =
+                    distances[query * FOUND..(query + 1) * FOUND].iter().map(|d| sign * d).collect();
+                let scores = shared.scores(&product, query, 0);
+                // FAISS scores no more than 40 by both codes, so that better ones may be among the others.
+                compare(&format!("{kind} {query}"), &scores, ids, &distances, stages.refinement.is_none());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_polysemous_filter_passes_what_faiss_s_does() {
+    let shared = Shared::read();
+    let product = product("PQ8x8poly", stages(8, 8, true), Similarity::L2);
+    let found = floats("PQ8x8poly_ht24.l2.found");
+    let (ids, distances) = found.split_at(20 * FOUND);
+    let mut filtered = 0;
+    for query in 0..20 {
+        let scores = shared.scores(&product, query, 24);
+        filtered += shared.scores(&product, query, 0).len() - scores.len();
+        let range = query * FOUND..(query + 1) * FOUND;
+        compare(&format!("ht 24, {query}"), &scores, &ids[range.clone()], &distances[range], true);
+    }
+    assert!(filtered > 0);
+}
