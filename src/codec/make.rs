@@ -1,6 +1,6 @@
 //! From an encoding to its codec: the one place that knows them all.
 
-use super::additive::Additive;
+use super::additive::{Additive, AdditiveFastScan};
 use super::fast_scan::ProductFastScan;
 use super::nibble::{Nibble, NibbleBits};
 use super::product::{Product, Stages};
@@ -69,6 +69,9 @@ pub(crate) fn train(
         Encoding::Product(pq) => Box::new(Product::train(pq, training, observer)?),
         Encoding::RefinedProduct(pqr) => Box::new(Product::train(pqr, training, observer)?),
         Encoding::FastScan(params) => Box::new(ProductFastScan::train(params, training, observer)?),
+        Encoding::Additive(form) if form.fast_scan() => {
+            Box::new(AdditiveFastScan::train(form, training, observer)?)
+        }
         Encoding::Additive(form) => Box::new(Additive::train(form, training, observer)?),
         Encoding::SpectralHash(hash) => Box::new(Spectral::train(hash, training, observer)?),
         other => {
@@ -91,6 +94,9 @@ pub(crate) fn load(
         Encoding::RefinedProduct(pqr) => Box::new(Product::from_tables(pqr, dim, similarity, tables)?),
         Encoding::FastScan(params) => {
             Box::new(ProductFastScan::from_tables(params, dim, similarity, tables)?)
+        }
+        Encoding::Additive(form) if form.fast_scan() => {
+            Box::new(AdditiveFastScan::from_tables(form, dim, similarity, tables)?)
         }
         Encoding::Additive(form) => Box::new(Additive::from_tables(form, dim, similarity, tables)?),
         Encoding::SpectralHash(hash) => Box::new(Spectral::from_tables(hash, dim, similarity, tables)?),

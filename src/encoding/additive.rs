@@ -6,6 +6,8 @@
 //! RQ1x16_6x8        one book of 2^16 words and six of 2^8 (residual quantizer only)
 //! PRQ2x6x8          product form: the components are cut into 2, each part has 6 books of 2^8
 //! PLSQ2x6x8
+//! RQ8x4fs           books of 2^4, scanned by tables of bytes; of the vector itself
+//! RQ8x4fsr          the same of residuals; LSQ8x4fs, PRQ2x4x4fsr, PLSQ2x4x4fs likewise
 //!   _Nfloat …       how the squared length of the sum is stored, see `AdditiveNorm`
 //!   _raw            of the vector itself instead of what is left of it at its list's centroid
 //! ```
@@ -103,6 +105,7 @@ pub struct AdditiveCode {
     runs: [Run; RUNS],
     norm: AdditiveNorm,
     residual: bool,
+    fast: bool,
 }
 
 /// Words of the books of one part, at most: 64 MiB of 16 components, 1 GiB of 256.
@@ -122,7 +125,7 @@ impl AdditiveCode {
     pub fn new(kind: AdditiveKind, books: u16, bits: u8) -> Self {
         let mut runs = [Run::default(); RUNS];
         runs[0] = Run { books, bits };
-        AdditiveCode { kind, splits: 0, runs, norm: AdditiveNorm::Decompress, residual: true }
+        AdditiveCode { kind, splits: 0, runs, norm: AdditiveNorm::Decompress, residual: true, fast: false }
     }
 
     /// The product form: the components are cut into `parts` of the same size, with the books each.
@@ -138,6 +141,18 @@ impl AdditiveCode {
     /// Sets whether the code is of what the centroid leaves over (true) or of the vector itself.
     pub fn with_residual(self, residual: bool) -> Self {
         AdditiveCode { residual, ..self }
+    }
+
+    /// Sets whether codes are scanned by tables of bytes, 32 at a time, which takes books of 2^4. Lengths are then those of
+    /// whole vectors, centroid and all, as [`AdditiveNorm::Lsq2x4`] or [`AdditiveNorm::Rq2x4`] stores them (FAISS's
+    /// codes); with [`AdditiveNorm::Decompress`] squared distances have a float for each entry, which is exact.
+    pub fn with_fast_scan(self, fast: bool) -> Self {
+        AdditiveCode { fast, ..self }
+    }
+
+    /// True if codes are scanned by tables of bytes.
+    pub fn fast_scan(&self) -> bool {
+        self.fast
     }
 
     /// Adds `books` books of another size. Four sizes at most.
@@ -225,6 +240,13 @@ impl AdditiveCode {
         if self.words() > most {
             return Err(self.wrong(format!("books of {} words in all, must be {most} at most", self.words())));
         }
+        if self.fast && sizes.iter().any(|run| run.bits != 4) {
+            return Err(self.wrong("fast scan takes books of 4 bits"));
+        }
+        let norms = [AdditiveNorm::Decompress, AdditiveNorm::Lsq2x4, AdditiveNorm::Rq2x4];
+        if self.fast && !norms.contains(&self.norm) {
+            return Err(self.wrong("fast scan stores norms as _Nlsq2x4, _Nrq2x4, or unspelt as floats"));
+        }
         if self.index_bits() > BITS_MAX {
             return Err(self.wrong(format!("{} bits, must be {BITS_MAX} at most", self.index_bits())));
         }
@@ -252,8 +274,13 @@ impl fmt::Display for AdditiveCode {
             let between = if at == 0 { "" } else { "_" };
             write!(f, "{between}{}x{}", run.books, run.bits)?;
         }
+        f.write_str(match (self.fast, self.residual) {
+            (false, _) => "",
+            (true, false) => "fs",
+            (true, true) => "fsr",
+        })?;
         f.write_str(self.norm.name())?;
-        f.write_str(if self.residual { "" } else { "_raw" })
+        f.write_str(if self.residual || self.fast { "" } else { "_raw" })
     }
 }
 
@@ -281,6 +308,12 @@ fn parse(text: &str) -> Result<AdditiveCode, String> {
         .ok_or("an additive code begins with RQ, LSQ, PRQ or PLSQ")?;
     let (rest, residual) = rest.strip_suffix("_raw").map_or((rest, true), |rest| (rest, false));
     let (books, norm) = rest.find("_N").map_or((rest, ""), |at| rest.split_at(at));
+    let (books, fast, residual) = match (books.strip_suffix("fsr"), books.strip_suffix("fs")) {
+        _ if !residual => (books, false, false),
+        (Some(books), _) => (books, true, true),
+        (None, Some(books)) => (books, true, false),
+        (None, None) => (books, false, true),
+    };
     let norm = NORMS.iter().find(|(_, name)| *name == norm).ok_or("no such way to store norms")?.0;
     let (splits, books) = match product {
         true => books.split_once('x').ok_or("the product form is spelled as PRQ2x6x8")?,
@@ -303,7 +336,8 @@ fn parse(text: &str) -> Result<AdditiveCode, String> {
             Some(code) => code.and(books, bits).map_err(|_| format!("more than {RUNS} sizes of books"))?,
         });
     }
-    code.map(|code| code.with_norm(norm).with_residual(residual)).ok_or_else(|| "no books".into())
+    code.map(|code| code.with_norm(norm).with_residual(residual).with_fast_scan(fast))
+        .ok_or_else(|| "no books".into())
 }
 
 /// Digits only: `parse` would take a sign.
@@ -333,6 +367,10 @@ mod tests {
             "RQ6x8_Ncqint4_raw",
             "RQ6x8_Nrq2x4",
             "PRQ1x6x8",
+            "RQ8x4fs",
+            "LSQ5x4fsr_Nrq2x4",
+            "PRQ2x3x4fsr",
+            "PLSQ2x3x4fs_Nlsq2x4",
             "RQ1x16_2x8_3x4_1x2",
         ] {
             assert_eq!(text.parse::<AdditiveCode>().unwrap().to_string(), text);
@@ -385,6 +423,9 @@ mod tests {
             "PQ6x8",
             "RQ6x8_Nfloat_Nfloat",
             "RQ6x8fs",
+            "RQ8x4fs_raw",
+            "RQ8x4fsr_Nqint8",
+            "RQ8x4fsrr",
         ] {
             assert!(matches!(text.parse::<AdditiveCode>(), Err(Error::Spec { .. })), "{text}");
         }

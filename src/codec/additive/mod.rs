@@ -19,6 +19,7 @@ mod beam;
 mod bits;
 mod books;
 mod cluster;
+mod fast;
 mod local;
 mod norm;
 mod residual;
@@ -26,6 +27,8 @@ mod scan;
 mod squares;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use fast::AdditiveFastScan;
 
 use super::{Assigned, Codec, KeptForm, Scanner, Training};
 use crate::encoding::{AdditiveCode, AdditiveKind, AdditiveNorm};
@@ -162,7 +165,7 @@ impl Additive {
         let origin = mean(training.sample.centroids, rows.dim());
         let mut code = Additive::new(form, training.similarity, words, origin, NormCode::Nothing);
         if norm::stored_len(form.norm()) > 0 {
-            let norms = code.sampled_norms(rows);
+            let norms = code.sampled_norms(rows, &training.sample);
             code.norm = NormCode::train(form.norm(), &norms, training.seed)?;
         } else {
             code.norm = NormCode::from_stored(form.norm(), Vec::new());
@@ -277,8 +280,9 @@ impl Additive {
         dot::<8>(decoded, decoded).min(norm::NORM_SQUARED_MAX)
     }
 
-    /// ‖y‖² of training rows.
-    fn sampled_norms(&self, rows: Rows<'_>) -> Vec<f32> {
+    /// ‖y‖² of training rows; of fast scans ‖c + y‖².
+    fn sampled_norms(&self, rows: Rows<'_>, sample: &Assigned<'_>) -> Vec<f32> {
+        let centroids = sample.centroids.filter(|_| self.form.fast_scan() && self.form.residual());
         let most = match self.form.kind() {
             AdditiveKind::Residual => rows.len(),
             AdditiveKind::LocalSearch => rows.len().min(LOCAL_NORM_ROWS),
@@ -287,9 +291,10 @@ impl Additive {
         let mut decoded = vec![0.0; self.dim];
         let codes = indices.chunks_exact(self.book_count());
         codes
-            .map(|code| {
+            .zip(sample.lists)
+            .map(|(code, list)| {
                 self.sum(code.iter().map(|k| usize::from(*k)), &mut decoded);
-                Additive::squared_norm(&decoded)
+                fast::whole_norm(&mut decoded, centroids.map(|centroids| centroids.row(*list as usize)))
             })
             .collect()
     }

@@ -60,12 +60,12 @@ impl ListTables {
 
 impl Additive {
     /// Words of all parts: the width of a table.
-    fn width(&self) -> usize {
+    pub(super) fn width(&self) -> usize {
         self.parts.iter().map(|part| part.panels.len()).sum()
     }
 
     /// −⟨row, w⟩ for each row and word, cut so that no sum of them overflows.
-    fn products(&self, rows: Rows<'_>) -> Vec<f32> {
+    pub(super) fn products(&self, rows: Rows<'_>) -> Vec<f32> {
         let width = self.width();
         let mut out = vec![0.0; rows.len() * width];
         match &self.parts[..] {
@@ -94,12 +94,12 @@ impl Additive {
     }
 
     /// True if tables are of q − c.
-    fn relative(&self) -> bool {
+    pub(super) fn relative(&self) -> bool {
         self.similarity == Similarity::L2 && self.form.residual()
     }
 
     /// What a visit's scores begin with.
-    fn base(&self, probe: &Probe<'_>, query: &[f32], visit: &Visit) -> f32 {
+    pub(super) fn base(&self, probe: &Probe<'_>, query: &[f32], visit: &Visit) -> f32 {
         match (self.similarity, self.form.residual() && probe.centroid.is_some()) {
             // Without centroids all residuals are from the origin.
             (Similarity::L2, false) => dot::<8>(query, query),

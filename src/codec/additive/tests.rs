@@ -442,6 +442,34 @@ fn few_and_odd_rows_train_something_that_works() {
             }
         }
     }
+    for (dim, rows) in [0.0, 1e-20, 1.0, longest].into_iter().flat_map(shapes) {
+        let data = Data::new(rows, dim);
+        for (text, similarity) in
+            ["RQ3x4fsr", "RQ2x4fsr_Nrq2x4"].into_iter().flat_map(|t| SIMILARITIES.map(|s| (t, s)))
+        {
+            let training = Training { sample: data.assigned(true), similarity, seed: 5 };
+            let code = AdditiveFastScan::train(form(text), &training, &mut Observer::none()).unwrap();
+            let (mut packed, mut region) = (Vec::new(), Vec::new());
+            code.encode(data.assigned(true), &mut packed);
+            code.layout().pack(&packed, &mut region);
+            let n = data.lists.len();
+            let mut live = vec![u32::MAX; n.div_ceil(32)];
+            if !n.is_multiple_of(32) {
+                live[n / 32] = (1 << (n % 32)) - 1;
+            }
+            let queries: Vec<f32> =
+                [longest, -longest, 1.0, 0.0].iter().flat_map(|v| vec![*v; dim]).collect();
+            let mut scanner = code.scanner(Rows::of(&queries, dim));
+            let visits = [0, 1, 2, 3].map(|query| Visit { query, coarse: 1.0 });
+            scanner.enter(Probe { list: 0, centroid: Some(&data.centroids[..dim]), visits: &visits });
+            let mut found = vec![Found::default(); 4];
+            let block = Codes { bytes: &region, n, ahead: &[] };
+            scanner.scan(block, 0, &[f32::MAX; 4], &[&live[..]; 4], &mut found);
+            for found in found {
+                assert!(found.len() == n && found.scores.iter().all(|score| score.is_finite()), "{text}");
+            }
+        }
+    }
     let none = Data::new(Vec::new(), 3);
     let training = Training { sample: none.assigned(false), similarity: Similarity::L2, seed: 1 };
     let refused = Additive::train(form("RQ2x4"), &training, &mut Observer::none());
@@ -482,6 +510,74 @@ fn training_ticks_and_can_be_cancelled() {
         };
         let cancelled = Additive::train(form("PLSQ2x2x4_Nlsq2x4"), &training, &mut Observer::new(&mut watch));
         assert!(matches!(cancelled, Err(Error::Cancelled)), "{stop}");
+    }
+}
+
+/// Fast scans round tables to bytes and nothing else: scores are those of decoded rows within a few steps.
+#[test]
+fn fast_scans_score_what_they_decode_to() {
+    let dim = 12;
+    let mut rows = clustered(300, dim, 15);
+    rows.iter_mut().for_each(|x| *x += 30.0);
+    let data = Data::new(rows, dim);
+    let queries: Vec<f32> = data.rows[..4 * dim].iter().map(|x| x + 1.0).collect();
+    for text in [
+        "RQ5x4fs",
+        "RQ5x4fsr",
+        "RQ4x4fsr_Nrq2x4",
+        "RQ3x4fs_Nlsq2x4",
+        "LSQ3x4fsr",
+        "PRQ2x2x4fsr",
+        "PLSQ2x2x4fs_Nrq2x4",
+    ] {
+        for (similarity, with) in SIMILARITIES.into_iter().flat_map(|s| [(s, true), (s, false)]) {
+            let training = Training { sample: data.assigned(with), similarity, seed: 5 };
+            let code = AdditiveFastScan::train(form(text), &training, &mut Observer::none()).unwrap();
+            let code = AdditiveFastScan::from_tables(form(text), dim, similarity, &code.tables()).unwrap();
+            let mut packed = Vec::new();
+            code.encode(data.assigned(with), &mut packed);
+            let bytes = code.layout().code_bytes();
+            let mut region = Vec::new();
+            code.layout().pack(&packed, &mut region);
+            for (at, query) in queries.chunks(dim).enumerate() {
+                let mut scanner = code.scanner(Rows::of(&queries, dim));
+                let centroid = with.then(|| &data.centroids[..dim]);
+                let coarse = match (centroid, similarity) {
+                    (None, _) => 0.0,
+                    (Some(c), Similarity::L2) => {
+                        query.iter().zip(c).map(|(q, c)| f64::from(q - c).powi(2)).sum()
+                    }
+                    (Some(c), Similarity::Dot) => -product(query, c),
+                };
+                let visits = [Visit { query: at as u32, coarse: coarse as f32 }];
+                scanner.enter(Probe { list: 0, centroid, visits: &visits });
+                let live = [&[u32::MAX; 9][..], &[u32::MAX >> 20]].concat();
+                let mut found = vec![Found::default()];
+                scanner.scan(
+                    Codes { bytes: &region, n: 300, ahead: &[] },
+                    0,
+                    &[f32::MAX],
+                    &[&live],
+                    &mut found,
+                );
+                assert_eq!(found[0].entries, (0..300).collect::<Vec<u32>>(), "{text}");
+                let mut row = vec![0.0; dim];
+                // Entries of the entered list: norms with a centroid in them are of no other.
+                for entry in (0..300).step_by(2) {
+                    code.decode(centroid, &packed[entry * bytes..][..bytes], &mut row);
+                    let want = match similarity {
+                        Similarity::L2 => query.iter().zip(&row).map(|(q, x)| f64::from(q - x).powi(2)).sum(),
+                        Similarity::Dot => -product(query, &row),
+                    };
+                    let size = product(query, query) + product(&row, &row);
+                    let score = f64::from(found[0].scores[entry]);
+                    assert!(
+                        (score - want).abs() < 0.01 * size,
+                        "{text} {similarity:?} {with}: {score} {want}"
+                    );
+                }
+            }
+        }
     }
 }
 
@@ -669,6 +765,73 @@ mod faiss {
                 let ours = encode(&code, given.assigned());
                 let (mine, faiss) = (given.error(&code, &ours), given.error(&code, &theirs));
                 assert!(mine <= faiss, "{kind}: {mine}, FAISS {faiss}");
+            }
+        }
+    }
+
+    /// Fast scans: FAISS's nibbles, norms of whole vectors among them, and its distances, which leave out ‖q‖².
+    #[test]
+    fn fast_scans_are_those_of_faiss() {
+        let given = Given::read();
+        for (kind, metric, similarity) in [
+            ("RQ5x4fsr", "l2", Similarity::L2),
+            ("RQ5x4fsr", "ip", Similarity::Dot),
+            ("LSQ5x4fsr", "l2", Similarity::L2),
+            ("LSQ5x4fsr", "ip", Similarity::Dot),
+        ] {
+            let spelling = if metric == "l2" { format!("{kind}_Nrq2x4") } else { kind.into() };
+            let mut values = floats(&format!("{kind}.{metric}.codebooks"));
+            values.extend([0.0; DIM]);
+            if metric == "l2" {
+                values.extend(floats(&format!("{kind}.l2.norm_tables")));
+            }
+            let tables: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            let code = AdditiveFastScan::from_tables(form(&spelling), DIM, similarity, &tables).unwrap();
+            let theirs = bytes(&format!("{kind}.{metric}.codes"));
+            let width = code.layout().code_bytes();
+            assert_eq!(theirs.len(), 1000 * width);
+            if kind.starts_with("RQ") {
+                let mut ours = Vec::new();
+                code.encode(given.assigned(), &mut ours);
+                let other = ours.chunks(width).zip(theirs.chunks(width)).filter(|(a, b)| a != b).count();
+                assert!(other <= 4, "{kind} {metric}: {other} codes differ");
+            }
+            let found = floats(&format!("{kind}.{metric}.found"));
+            let (ids, distances) = found.split_at(200);
+            let size = distances.iter().fold(0.0f32, |size, d| size.max(d.abs()));
+            let probes = numbers(&format!("shared.{metric}.probes"));
+            let coarse = floats(&format!("shared.{metric}.coarse"));
+            let sign = if metric == "l2" { 1.0 } else { -1.0 };
+            let mut scanner = code.scanner(Rows::of(&given.queries, DIM));
+            for (at, (list, coarse)) in probes.iter().zip(&coarse).enumerate() {
+                let q = at / 4;
+                let visits = [Visit { query: q as u32, coarse: sign * coarse }];
+                scanner.enter(Probe { list: 0, centroid: Some(given.centroid(*list)), visits: &visits });
+                let members: Vec<u32> = (0..1000).filter(|id| given.lists[*id as usize] == *list).collect();
+                let packed: Vec<u8> =
+                    members.iter().flat_map(|id| &theirs[*id as usize * width..][..width]).copied().collect();
+                let mut region = Vec::new();
+                code.layout().pack(&packed, &mut region);
+                let n = members.len();
+                let mut live = vec![u32::MAX; n.div_ceil(32)];
+                if !n.is_multiple_of(32) {
+                    live[n / 32] = (1 << (n % 32)) - 1;
+                }
+                let mut out = vec![Found::default()];
+                scanner.scan(Codes { bytes: &region, n, ahead: &[] }, 0, &[f32::MAX], &[&live], &mut out);
+                let query = &given.queries[q * DIM..][..DIM];
+                let left_out = if metric == "l2" { product(query, query) as f32 } else { 0.0 };
+                for (entry, score) in out[0].iter() {
+                    for place in (0..10).filter(|place| ids[10 * q + place] as u32 == members[entry as usize])
+                    {
+                        let distance = distances[10 * q + place];
+                        let ours = sign * (score - left_out);
+                        assert!(
+                            (ours - distance).abs() <= 2e-2 * size,
+                            "{kind} {metric}: {ours}, FAISS {distance}"
+                        );
+                    }
+                }
             }
         }
     }
