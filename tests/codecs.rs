@@ -162,8 +162,12 @@ fn what_cannot_be_decoded_says_so() {
         Err(Error::CannotDecode { .. })
     ));
     assert_eq!(index.search_and_return_codes(rows(&data[..16], 16), 2, &everywhere()).unwrap()[0].len(), 2);
-    let retrained = change_refused(&store);
-    assert!(matches!(retrained, Error::CannotDecode { .. }), "{retrained:?}");
+    let txn = store.begin_write().unwrap();
+    let mut writer = txn.index("i").unwrap();
+    let refused = writer.train(rows(&data, 16), &TrainParams::default(), &mut Observer::none());
+    assert!(matches!(refused, Err(Error::CannotDecode { .. })) && !writer.is_poisoned(), "{refused:?}");
+    drop(writer);
+    drop(txn);
     assert_sound(&store, "i");
     // With rows beside them there is something to train from.
     let store = filled(&spec("ITQ8,IVF4,SH,RFlat", 16, Metric::L2), rows(&data, 16));
@@ -172,15 +176,6 @@ fn what_cannot_be_decoded_says_so() {
         writer.train_stored(&TrainParams::default(), &mut Observer::none()).unwrap()
     });
     assert_sound(&store, "i");
-}
-
-fn change_refused(store: &Store) -> Error {
-    let txn = store.begin_write().unwrap();
-    let data = reals(100, 16, 9);
-    txn.index("i")
-        .unwrap()
-        .train(rows(&data, 16), &TrainParams::default(), &mut Observer::none())
-        .unwrap_err()
 }
 
 /// Training orders points so that near codes are near vectors: a filter that passes over half of the entries loses little.
@@ -202,4 +197,68 @@ fn polysemous_codes_are_passed_over_by_their_bits() {
         &nprobe(1).polysemous_ht(5),
     );
     assert!(matches!(refused, Err(Error::Parameter { name: "polysemous_ht", .. })));
+}
+
+/// Codes that can be seen to fit no block are refused before there is anything to encode.
+#[test]
+fn codes_that_fit_no_block_are_refused_at_once() {
+    for (text, dim) in [
+        ("IVF1,RaBitQ4", 20_000),
+        ("IVF1,Nibble2", DIM_MAX),
+        ("IVF1,PQ32000x4fs", 64_000),
+        ("HR,IVF1,Flat", 40_000),
+        ("Pad65536,IVF1,Flat", 8),
+        ("IVF1,PQ1x16", DIM_MAX),
+    ] {
+        let store = memory();
+        let refused = store.begin_write().unwrap().create_index("i", &spec(text, dim, Metric::L2));
+        assert!(matches!(refused, Err(Error::Spec { .. })), "{text}: {refused:?}");
+    }
+}
+
+/// Rows that nobody checked make tables that nobody could open: that is said while the index is as it was.
+#[test]
+fn tables_that_could_not_be_opened_are_not_stored() {
+    let data = reals(100, 8, 1);
+    let mut broken = data.clone();
+    broken[8 * 50 + 3] = f32::NAN;
+    for code in ["SQ8", "SQ8_meanstd2", "PQ2np", "PQ2x4fsr", "RQ2x3_Nqint8", "SHm"] {
+        let store = memory();
+        create(&store, "i", &spec(&format!("IVF4,{code}"), 8, Metric::L2));
+        let txn = store.begin_write().unwrap();
+        let mut writer = txn.index("i").unwrap();
+        let mut params = TrainParams { initial: Some(data[..32].to_vec()), ..TrainParams::default() };
+        params.clustering.check_finite = false;
+        params.clustering.frozen_centroids = true;
+        let trained = writer.train(rows(&broken, 8), &params, &mut Observer::none());
+        assert!(trained.is_ok() || matches!(trained, Err(Error::Parameter { .. })), "{code}: {trained:?}");
+        assert!(!writer.is_poisoned());
+        drop(writer);
+        txn.commit().unwrap();
+        assert_eq!(reader(&store, "i").is_trained(), trained.is_ok(), "{code}");
+        change(&store, "i", |writer| writer.add(rows(&data, 8)).unwrap());
+        assert_eq!(reader(&store, "i").len(), 100);
+    }
+}
+
+/// Few lists want few rows, codes want more: training on what is stored looks at as many as the hungrier one.
+#[test]
+fn codes_are_trained_on_as_many_rows_as_they_want() {
+    let data = reals(20_000, 16, 3);
+    let error = |stored: bool| {
+        let store = memory();
+        create(&store, "i", &spec("IVF1,PQ4np", 16, Metric::L2));
+        change(&store, "i", |writer| {
+            writer.add(rows(&data, 16)).unwrap();
+            match stored {
+                true => drop(writer.train_stored(&TrainParams::default(), &mut Observer::none()).unwrap()),
+                false => drop(train(writer, rows(&data, 16))),
+            }
+        });
+        let index = reader(&store, "i");
+        let back = index.reconstruct_batch(&index.ids().unwrap()).unwrap();
+        data.iter().zip(back).map(|(x, y)| f64::from(x - y).powi(2)).sum::<f64>()
+    };
+    let (by_hand, stored) = (error(false), error(true));
+    assert!(stored < 1.05 * by_hand, "{stored}, {by_hand}");
 }
