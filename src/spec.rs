@@ -493,8 +493,8 @@ impl SearchParams {
     }
 
     /// Scores only entries whose code differs from the query's own in fewer bits than this; 0 scores all. Of product codes
-    /// whose training put their points in order for it (`PQ16`, not `PQ16np`; up to 10 bits), near codes are near
-    /// vectors. Refused by other indexes.
+    /// whose training put their points in order for it (`PQ16`, not `PQ16np`; up to 8 bits), near codes are near
+    /// vectors. Refused by other indexes; before training there are no codes to go by, and all are scored.
     pub fn polysemous_ht(self, bits: u32) -> Self {
         SearchParams { polysemous_ht: Some(bits), ..self }
     }

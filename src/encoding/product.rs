@@ -36,7 +36,7 @@ pub struct ProductQuantizer {
     /// True if a vector is encoded relative to its list's centroid, which is more exact; `_raw` if not.
     pub residual: bool,
     /// True if training orders the points so that a Hamming threshold can pass over far entries; `np` if not. The order is
-    /// sought for up to 10 bits.
+    /// sought for up to 8 bits.
     pub polysemous: bool,
 }
 
