@@ -22,7 +22,8 @@ use std::time::Instant;
 pub struct Neighbor {
     /// Its id.
     pub id: u64,
-    /// Squared L2 distance, or the inner product or cosine itself (larger is nearer).
+    /// Squared L2 distance, or the inner product or cosine itself (larger is nearer), or that of another metric. Where codes are
+    /// estimates and no rows are kept it is an estimate, too: a squared distance may come out a little below 0.
     pub distance: f32,
 }
 

@@ -51,7 +51,7 @@ impl ListTables {
         }
         let table: Arc<[f32]> = make().into();
         let mut tables = self.tables.write();
-        if (tables.len() + 1) * size_of_val(&*table) <= LIST_TABLE_BYTES {
+        if (tables.len() + 1) * (size_of_val(&*table) + size_of_val(centroid)) <= LIST_TABLE_BYTES {
             tables.insert(key, ListTable { centroid: centroid.into(), table: Arc::clone(&table) });
         }
         table
