@@ -62,8 +62,9 @@ pub use encoding::{
 };
 pub use error::{Error, Result};
 pub use index::{
-    Code, IndexReader, IndexStats, IndexWriter, Neighbor, PartStats, Problem, Reconstructed, RepairReport,
-    Slot, Subset, TopK, TrainParams, TrainReport, VerifyReport,
+    Code, DistanceComputer, IndexReader, IndexStats, IndexWriter, ListRef, ListScanner, Neighbor, PartStats,
+    Placed, Preassigned, PreparedQuery, Problem, Reconstructed, RepairReport, Scanned, Slot, Subset, TopK,
+    TrainParams, TrainReport, VerifyReport,
 };
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
@@ -76,7 +77,7 @@ pub use profile::SearchStats;
 pub use progress::{Observer, Tick};
 pub use rerank::Rerank;
 pub use rows::Rows;
-pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX, SearchParams};
+pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX, ParallelMode, SearchParams};
 pub use store::{
     BackupReport, Builder, BulkLoad, CompactReport, Durability, ReadTxn, Store, StoreStats, WriteTxn,
 };
