@@ -56,15 +56,16 @@ mod storage;
 mod store;
 mod transform;
 
+pub use codec::CodePacker;
 pub use encoding::{
     AdditiveCode, AdditiveKind, AdditiveNorm, Encoding, FastScan, ProductQuantizer, RaBitQ, Real,
     RefinedProduct, ScalarBits, ScalarQuantizer, ScalarRange, ScalarSteps, SpectralHash, SpectralThreshold,
 };
 pub use error::{Error, Result};
 pub use index::{
-    Code, DistanceComputer, IndexReader, IndexStats, IndexWriter, ListRef, ListScanner, Neighbor, PartStats,
-    Placed, Preassigned, PreparedQuery, Problem, Reconstructed, RepairReport, Scanned, Slot, Subset, TopK,
-    TrainParams, TrainReport, VerifyReport,
+    Code, DistanceComputer, Fingerprint, IndexReader, IndexStats, IndexWriter, ListRef, ListScanner,
+    Neighbor, PartStats, Placed, Preassigned, PreparedQuery, Problem, Reconstructed, RepairReport, Scanned,
+    Slot, Subset, TopK, TrainParams, TrainReport, VerifyReport,
 };
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]

@@ -4,8 +4,10 @@
 //! only reads is written once, over [`view::View`].
 
 mod add;
+mod add_codes;
 mod bound;
 mod codes;
+mod exchange;
 mod filter;
 mod kept;
 mod merge;
@@ -18,6 +20,7 @@ mod repair;
 mod rerank;
 mod scanner;
 mod search;
+mod shards;
 mod stats;
 mod train;
 mod tree;
@@ -26,6 +29,7 @@ pub(crate) mod view;
 pub(crate) mod writer;
 
 pub use codes::{Code, ListRef, Placed, Reconstructed, Slot};
+pub use exchange::Fingerprint;
 pub use merge::Subset;
 pub use preassigned::Preassigned;
 pub use reader::{IndexReader, Neighbor, TopK};

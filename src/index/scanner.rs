@@ -126,8 +126,9 @@ impl<'r> PreparedQuery<'r> {
     }
 }
 
+/// Where a code is scored.
 #[derive(Default)]
-struct Room {
+pub(super) struct Room {
     live: Vec<u32>,
     found: Vec<Found>,
     region: Vec<u8>,
@@ -135,7 +136,7 @@ struct Room {
 
 impl Room {
     /// The score of a packed code in the list that the scanner has entered; none where it is no finite number.
-    fn score(&mut self, model: &Model, scanner: &mut dyn Scanner, code: &[u8]) -> Option<f32> {
+    pub(super) fn score(&mut self, model: &Model, scanner: &mut dyn Scanner, code: &[u8]) -> Option<f32> {
         self.region.clear();
         model.codec.layout().pack(code, &mut self.region);
         self.found.resize(1, Found::default());
@@ -147,7 +148,8 @@ impl Room {
     }
 }
 
-fn enter(model: &Model, scanner: &mut dyn Scanner, list: u32, coarse: f32) {
+/// Enters a list for the scanner's one query.
+pub(super) fn enter(model: &Model, scanner: &mut dyn Scanner, list: u32, coarse: f32) {
     let visits = [Visit { query: 0, coarse }];
     scanner.enter(Probe { list, centroid: model.centroid(list), visits: &visits });
 }
