@@ -6,7 +6,9 @@
 
 use crate::codec;
 use crate::encoding::Encoding;
+use crate::math::kmeans::ClusteringParams;
 use crate::math::selector::IdSelector;
+use crate::math::transform::Chain;
 use crate::storage::format::{FRAME, MAX_ORDER, value_bytes};
 use crate::{Error, Metric, Rerank, Result, SearchStats, TransformKind};
 use std::fmt;
@@ -26,11 +28,11 @@ pub enum KeptRows {
     /// Whole numbers from 0 to 255, exactly, dim + 1 bytes a row (`RU8`). Vectors with other components are refused;
     /// so is cosine, under which a vector is scaled to length 1.
     U8,
-    /// 8 bits a component between the vector's least and greatest, dim + 8 bytes a row (`RSQ8`). Only beside nibble
-    /// codes: others are more exact.
+    /// 8 bits a component between the vector's least and greatest, dim + 8 bytes a row (`RSQ8`). Not beside
+    /// codes that are more exact.
     SQ8,
     /// Both that and f32, 5·dim + 8 bytes a row (`RSQ8+Flat`): what the codes found is scored on 8 bits a component, and
-    /// the best of it on the vectors themselves. Only beside nibble codes.
+    /// the best of it on the vectors themselves. Not beside codes that are more exact.
     SQ8Flat,
 }
 
@@ -239,6 +241,15 @@ impl IndexSpec {
         &self.transforms
     }
 
+    /// Vectors that training with the default parameters looks at, at most: those of the clustering, of the transforms or of
+    /// the codes, whichever are most. `None` if there is nothing to train, `usize::MAX` if it looks at all.
+    pub fn training_rows(&self) -> Option<usize> {
+        let lists = self.nlist?.saturating_mul(ClusteringParams::default().max_points_per_centroid);
+        let codes = codec::training_rows(self.encoding).unwrap_or(usize::MAX);
+        let transforms = Chain::training_rows(&self.transforms, self.dim).unwrap_or(usize::MAX);
+        Some(lists.max(codes).max(transforms))
+    }
+
     /// Components of a transformed vector.
     pub(crate) fn inner_dim(&self) -> usize {
         let dim = |dim, kind: &TransformKind| kind.dim_out(dim);
@@ -336,7 +347,7 @@ impl IndexSpec {
             return Some(format!("{} keeps whole numbers, and {first} makes others of them", self.encoding));
         }
         match self.kept {
-            Some(kept) if kept.is_scalar() && self.encoding.is_exact() => {
+            Some(kept) if kept.is_scalar() && self.encoding.is_exact() && self.transforms.is_empty() => {
                 Some(format!("{} codes are more exact than the 8 bits of {}", self.encoding, kept.name()))
             }
             Some(KeptRows::U8) if self.metric == Metric::Cosine => {
@@ -602,6 +613,18 @@ mod tests {
             "Flat,RF16",
             "IVF4,Flat,RBF16",
             "OPQ16_64,IVF4,Nibble2,RFlat",
+            "OPQ32_64,IVF4096,PQ32x4fs,RFlat",
+            "IVF1024,SQ6",
+            "IVF256,RQ6x8_Nqint8",
+            "ITQ64,IVF512,SH1.2",
+            "IVF1024,PQ16",
+            "IVF1024,PQ16x10np_raw,RSQ8",
+            "IVF1024,PQ8+16",
+            "IVF1024_SOAR,PRQ2x6x8_Nfloat",
+            "RR128,IVF1024,RaBitQfs4,RBF16",
+            "IVF1024,LSQ8x8",
+            "IVF64,SQ4_uniform",
+            "SQ8_direct",
             "L2norm,PCAR8,IVF4_SOAR,Flat",
             "IVF9,Nibble",
             "Nibble1",
@@ -630,7 +653,17 @@ mod tests {
             "IVF0,Flat",
             "IVF+4,Flat",
             "IVF4",
-            "IVF4,PQ8",
+            "IVF4,PQ",
+            "IVF4,PQ0",
+            "IVF4,PQ8x17",
+            "IVF4,PQ8x4fs_64",
+            "IVF4,SQ7",
+            "IVF4,RQ",
+            "IVF4,SHx",
+            "IVF4,RaBitQ10",
+            "IVF4,SQ8_direct,RSQ8",
+            "PCA8,IVF4,SQ8_direct",
+            "IVF4,ITQ8,SH",
             "IVF4,Flat,RFlat,x",
             "ivf4,Flat",
             "Flat,",

@@ -205,3 +205,28 @@ fn rows_that_a_transform_makes_too_long_are_refused() {
     });
     assert_sound(&store, "i");
 }
+
+/// Codes of two rotations are of two spaces, though lists and centroids be the same.
+#[test]
+fn indexes_of_different_transforms_are_not_merged() {
+    let data = reals(20, DIM, 8);
+    let store = memory();
+    for (name, seed) in [("a", 1), ("b", 2), ("c", 1)] {
+        create(&store, name, &spec("RR,IVF1,Flat", DIM, Metric::L2));
+        change(&store, name, |writer| {
+            let mut params = TrainParams { initial: Some(vec![0.0; DIM]), ..TrainParams::default() };
+            params.clustering.frozen_centroids = true;
+            params.clustering.seed = seed;
+            writer.train(rows(&data, DIM), &params, &mut Observer::none()).unwrap();
+            let id = seed * 100 + name.len() as u64 + u64::from(name == "c") * 50;
+            writer.add_with_ids(&[id], rows(&data[..DIM], DIM)).unwrap();
+        });
+    }
+    let (b, c) = (reader(&store, "b"), reader(&store, "c"));
+    change(&store, "a", |writer| {
+        let refused = writer.merge_from(&b, 0, &mut Observer::none());
+        assert!(matches!(refused, Err(Error::Incompatible { .. })), "{refused:?}");
+        assert_eq!(writer.merge_from(&c, 0, &mut Observer::none()).unwrap(), 1);
+    });
+    assert_sound(&store, "a");
+}

@@ -310,7 +310,7 @@ fn strike(db: &Database, key: &[u8], value: Option<&[u8]>) {
 #[test]
 fn a_damaged_tree_is_an_error_and_is_made_again() {
     let (data, queries) = (integers(900, DIM, 9, 13), integers(9, DIM, 9, 14));
-    for text in ["IVF50(IVF7),Flat", "IVF50(IVF7)_SOAR,Nibble2,RFlat"] {
+    for text in ["IVF50(IVF7),Flat", "IVF50(IVF7)_SOAR,Nibble2,RFlat", "Pad20,IVF50(IVF7),Flat"] {
         let (db, oracle) = lived_in(text, Metric::L2, rows(&data, DIM));
         let before = answers(&reader(&attach(&db), "i"), rows(&queries, DIM));
         let (key, tree) = stored_tree(&db);

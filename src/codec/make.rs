@@ -8,7 +8,9 @@ use super::rabitq::RaBitQ;
 use super::scalar::Scalar;
 use super::spectral::Spectral;
 use super::{Codec, Flat, Training};
+use crate::encoding::ScalarQuantizer;
 use crate::kernel::Similarity;
+use crate::layout::{Factors, Layout};
 use crate::{Encoding, Error, Observer, Result};
 
 /// Why vectors of `dim` components cannot be encoded so, if they cannot.
@@ -30,6 +32,31 @@ pub(crate) fn misfit(encoding: Encoding, dim: usize) -> Option<String> {
         _ => None,
     }
 }
+
+/// How its codes will lie in a block, or at most so large.
+pub(crate) fn layout(encoding: Encoding, dim: usize, similarity: Similarity) -> Layout {
+    let row_major = |code_bytes: usize| Layout::RowMajor { code_bytes };
+    let nibbles = |subspaces: usize| Layout::Nibbles {
+        subspaces: subspaces.next_multiple_of(2),
+        factors: Factors::Bias,
+        extra: 0,
+    };
+    match encoding {
+        Encoding::Scalar(ScalarQuantizer::Steps(steps)) => row_major((dim * steps.bits.count()).div_ceil(8)),
+        Encoding::Product(pq) => row_major((pq.m * pq.bits).div_ceil(8) + BIAS),
+        Encoding::RefinedProduct(pqr) => {
+            row_major((pqr.m * pqr.bits).div_ceil(8) + (pqr.refine_m * pqr.refine_bits).div_ceil(8) + BIAS)
+        }
+        Encoding::FastScan(params) => nibbles(usize::from(params.subspaces)),
+        Encoding::Additive(form) if form.fast_scan() => nibbles(2 * form.code_bytes()),
+        Encoding::Additive(form) => row_major(form.code_bytes()),
+        Encoding::SpectralHash(hash) => row_major(hash.bits.map_or(dim, |bits| bits as usize).div_ceil(8)),
+        _ => untrained(encoding, dim, similarity).map_or(row_major(4 * dim), |codec| codec.layout()),
+    }
+}
+
+/// Bytes of a bias.
+const BIAS: usize = 4;
 
 /// The codec of an encoding that nothing is learned for; `None` for others.
 pub(crate) fn untrained(encoding: Encoding, dim: usize, similarity: Similarity) -> Option<Box<dyn Codec>> {

@@ -23,7 +23,7 @@ mod spectral;
 pub use code_packer::CodePacker;
 pub(crate) use flat::Flat;
 pub(crate) use kept::KeptForm;
-pub(crate) use make::{load, misfit, train, training_rows, untrained};
+pub(crate) use make::{layout, load, misfit, train, training_rows, untrained};
 pub(crate) use measured::Measured;
 
 #[cfg(feature = "bench-internals")]
@@ -116,6 +116,11 @@ pub(crate) trait Codec: Send + Sync {
         let mut row = vec![0.0; centroid.len()];
         self.decode(Some(centroid), code, &mut row);
         row.iter().zip(centroid).map(|(x, c)| f64::from(x - c) * f64::from(x - c)).sum()
+    }
+
+    /// Lists that its tables are of, where they are of lists.
+    fn lists(&self) -> Option<usize> {
+        None
     }
 
     /// Queries that are best scanned for together, at most: their tables should stay in the cache.

@@ -191,6 +191,10 @@ fn median(values: &mut [f32]) -> f32 {
 }
 
 impl Codec for Spectral {
+    fn lists(&self) -> Option<usize> {
+        (!self.thresholds.is_empty()).then(|| self.thresholds.len() / self.bits)
+    }
+
     fn layout(&self) -> Layout {
         Layout::RowMajor { code_bytes: self.code_bytes() }
     }

@@ -60,6 +60,9 @@ pub enum Encoding {
 const FIXED: [Encoding; 6] =
     [Encoding::Flat, Encoding::F16, Encoding::BF16, Encoding::Nibble2, Encoding::Nibble1, Encoding::Nibble];
 
+/// The most bits of a product code whose points are put in order.
+const POLYSEMOUS_BITS: usize = 8;
+
 /// From so many components on one bit for each is enough.
 const ONE_BIT_DIM: usize = 256;
 
@@ -127,9 +130,14 @@ impl Encoding {
         }
     }
 
+    /// True if a vector has the same code on every processor.
+    pub(crate) fn is_reproducible(self) -> bool {
+        !matches!(self, Encoding::Additive(_))
+    }
+
     /// True if codes that are alike in many bits are of vectors that are near.
     pub(crate) fn is_polysemous(self) -> bool {
-        matches!(self, Encoding::Product(ProductQuantizer { polysemous: true, .. }))
+        matches!(self, Encoding::Product(pq) if pq.polysemous && pq.bits <= POLYSEMOUS_BITS)
     }
 
     /// Why there cannot be such a code, whatever the vectors, if there cannot.

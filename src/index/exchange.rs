@@ -18,11 +18,11 @@
 
 use super::model::{Model, Trained, untrained_codec};
 use super::reader::IndexReader;
-use super::train::{decode_params, encode_params, thresholds_of_lists};
+use super::train::{decode_params, encode_params};
 use super::writer::IndexWriter;
 use crate::codec;
 use crate::math::transform::Chain;
-use crate::{Encoding, Error, IndexSpec, Metric, Observer, Result, Rows, metric};
+use crate::{Error, IndexSpec, Metric, Observer, Result, Rows, metric};
 use std::fmt;
 
 const MAGIC: &[u8; 8] = b"vellum.m";
@@ -195,6 +195,7 @@ impl IndexWriter<'_> {
         if self.reader().fingerprint() == Some(fingerprint) {
             return Ok(fingerprint);
         }
+        self.check_decodes()?;
         let params = decode_params(params).map_err(|e| corrupt(e.to_string()))?;
         let trained = trained(&spec, &parts, observer)?;
         self.install_trained(trained, &params, observer)?;
@@ -242,11 +243,8 @@ fn trained(spec: &IndexSpec, parts: &Parts<'_>, observer: &mut Observer<'_>) -> 
         Some(_) => return Err(corrupt("tables of a code that has none")),
         None => codec::load(spec.encoding, dim, spec.metric.similarity(), parts.codec).map_err(corrupt)?,
     };
-    if let (true, Encoding::SpectralHash(hash)) = (thresholds_of_lists(spec), spec.encoding) {
-        let bits = hash.bits.map_or(dim, |bits| bits as usize);
-        if parts.codec.len() != nlist * bits * 4 {
-            return Err(corrupt(format!("{} bytes of thresholds", parts.codec.len())));
-        }
+    if let Some(lists) = codec.lists().filter(|lists| *lists != nlist) {
+        return Err(corrupt(format!("tables of the codes of {lists} lists")));
     }
     let tree = Model::grow_tree(spec, &centroids, observer)?;
     Ok(Trained { centroids, tree, chain, codec })

@@ -8,6 +8,7 @@ use super::add::Encoded;
 use super::model::Model;
 use super::reader::IndexReader;
 use super::writer::IndexWriter;
+use crate::math::transform::Chain;
 use crate::storage::ids::NO_ID;
 use crate::{Error, Observer, Result};
 use std::borrow::Cow;
@@ -338,6 +339,9 @@ fn compatible(a: &Model, b: &Model) -> Result<()> {
     };
     if !same {
         return differ("their centroids");
+    }
+    if a.chain.as_ref().map(Chain::to_bytes) != b.chain.as_ref().map(Chain::to_bytes) {
+        return differ("what is done to vectors first");
     }
     if a.codec.tables() != b.codec.tables() {
         return differ("what training made for their codes");

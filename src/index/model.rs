@@ -99,6 +99,17 @@ impl Model {
         })
     }
 
+    /// Refuses what would not fit into blocks once it is trained.
+    pub(crate) fn check_trained_layout(&self) -> Result<()> {
+        let (spec, similarity) = (&self.spec, self.spec.metric.similarity());
+        let layout = codec::layout(spec.encoding, spec.inner_dim(), similarity);
+        if (spec.block_order..=MAX_ORDER).any(|order| Geometry::new(layout, order).is_some()) {
+            return Ok(());
+        }
+        let what = format!("a code of {} components is larger than a block", spec.inner_dim());
+        Err(Error::Spec { text: spec.to_string(), what })
+    }
+
     /// The same with lists.
     pub(crate) fn trained(spec: &IndexSpec, trained: Trained, version: u64) -> Result<Self> {
         let Trained { centroids, tree, chain, codec } = trained;
@@ -168,6 +179,10 @@ impl Model {
             None => codec::load(spec.encoding, spec.inner_dim(), spec.metric.similarity(), &codes)
                 .map_err(|what| Error::corrupt(name, 0, what))?,
         };
+        if let Some(lists) = codec.lists().filter(|lists| *lists != header.nlist as usize) {
+            let what = format!("tables of the codes of {lists} lists, there are {}", header.nlist);
+            return Err(Error::corrupt(name, 0, what));
+        }
         let chain = match &spec.transforms[..] {
             [] => None,
             kinds => {

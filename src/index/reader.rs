@@ -278,8 +278,9 @@ impl<'a> IndexReader<'a> {
     }
 
     /// All vectors nearer than `radius`, strictly: a distance below it, a similarity above it.
-    /// Nearest first, ties by id. Only the probed lists are looked at; within them nobody is missed, also where the
-    /// codes are coarser than the rows kept beside them, which have the last word. Distances are those that a
+    /// Nearest first, ties by id. Only the probed lists are looked at. Within them nobody is missed where codes are components
+    /// (`Flat`, `SQfp16`, `SQbf16`, with no transform in front), also where they are coarser than the rows kept beside them,
+    /// which have the last word. Other codes are estimates: who is near the radius may be missed by them. Distances are those that a
     /// [`search`](Self::search) reports.
     ///
     /// # Errors

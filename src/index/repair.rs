@@ -61,7 +61,8 @@ impl IndexWriter<'_> {
     ///
     /// # Errors
     /// [`Error::Corrupt`](crate::Error::Corrupt) if header or centroids are damaged: those cannot be rebuilt (a tree can), nor
-    /// can the parameters of the last training, which only [`training`](crate::IndexReader::training) needs.
+    /// can the parameters of the last training, which only [`training`](crate::IndexReader::training) needs;
+    /// [`Error::CannotDecode`](crate::Error::CannotDecode) if rows are to be made again of codes that cannot be turned back.
     pub fn repair(&mut self, observer: &mut Observer<'_>) -> Result<RepairReport> {
         self.change(|writer| {
             writer.touched = Touched::All;
@@ -197,7 +198,7 @@ impl<'w, 't> Repair<'w, 't> {
         let (Some(tree), Some(centroids)) = (&model.tree, model.centroids()) else { return Ok(()) };
         let bytes: Vec<u8> = centroids.as_slice().iter().flat_map(|x| x.to_le_bytes()).collect();
         if let Err(Error::Corrupt { .. }) = tree::read(&*self.writer.tables, &model.spec, &bytes) {
-            let bytes = tree::encode(tree, model.spec.dim, &bytes);
+            let bytes = tree::encode(tree, model.inner_dim(), &bytes);
             self.writer.tables.write_section(Section::Tree, &bytes, seq)?;
             self.report.rebuilt_tree = true;
         }
@@ -341,7 +342,7 @@ impl<'w, 't> Repair<'w, 't> {
         let nowhere = || Error::corrupt(&tables.names.slots, row.into(), "the row stands nowhere");
         let slot = self.placed.get(&row).and_then(|placed| placed.slots.first).ok_or_else(nowhere)?;
         let (code, _) = tables.code_at(slot, &model.geometry)?.ok_or_else(nowhere)?;
-        Ok(model.decode(slot.list - self.writer.header.first_list, &code))
+        model.decode_for_users(slot.list - self.writer.header.first_list, &code)
     }
 
     /// The readable blocks of a list by number; the later one where two claim a number.
@@ -513,6 +514,7 @@ impl<'w, 't> Repair<'w, 't> {
             }
             (Some((Agreement::Full | Agreement::Partial, _)), _) => Some((*row, Source::Kept(exact))),
             (_, [coarser]) if sums.contains_key(row) => Some((*row, Source::Kept(coarser))),
+            (Some(_), _) if !model.codec.decodes() => Some((*row, Source::Kept(exact))),
             _ => Some((*row, Source::Code)),
         };
         Ok(rows.iter().filter_map(source).collect())

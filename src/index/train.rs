@@ -19,7 +19,7 @@ use crate::storage::block::{Geometry, Run};
 use crate::storage::ids::Slots;
 use crate::storage::lists::block_key;
 use crate::storage::sections::Section;
-use crate::{Encoding, Error, IndexSpec, Observer, Result, Rows, SpectralHash, SpectralThreshold, metric};
+use crate::{Error, IndexSpec, Observer, Result, Rows, metric};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -67,7 +67,8 @@ impl IndexWriter<'_> {
     /// # Errors
     /// [`Error::TooFewRows`] if there are fewer rows than lists; the errors of the rows themselves and of the initial
     /// centroids, which are counted from 0 themselves; [`Error::Parameter`], also where unchecked rows
-    /// (`check_finite`) gave centroids that no index can hold; [`Error::Spec`] for an index without lists;
+    /// (`check_finite`) gave centroids or tables that no index can hold; [`Error::Spec`] for an index without lists;
+    /// [`Error::CannotDecode`] for stored codes that cannot be turned back, with no rows beside them;
     /// [`Error::Cancelled`].
     pub fn train(
         &mut self,
@@ -114,7 +115,7 @@ impl IndexWriter<'_> {
         if made && !self.header.trained {
             return Err(Error::Untrained { index: spec.to_string() });
         }
-        if thresholds_of_lists(&spec) {
+        if self.model.codec.lists().is_some() {
             let what = "the thresholds of its codes belong to lists: `train` makes both".into();
             return Err(Error::Spec { text: spec.to_string(), what });
         }
@@ -229,7 +230,7 @@ impl IndexWriter<'_> {
     fn spec_of_lists(&self) -> Result<(IndexSpec, usize)> {
         let spec = self.model.spec.clone();
         match spec.nlist {
-            Some(nlist) => Ok((spec, nlist)),
+            Some(nlist) => self.check_decodes().map(|()| (spec, nlist)),
             None => Err(Error::Spec { text: spec.to_string(), what: "has no lists to train".into() }),
         }
     }
@@ -301,12 +302,25 @@ impl IndexWriter<'_> {
     pub fn train_stored(&mut self, params: &TrainParams, observer: &mut Observer<'_>) -> Result<TrainReport> {
         let nlist = self.model.spec.nlist.unwrap_or(1);
         let most = params.sample_rows.unwrap_or(usize::MAX);
-        let most = most.min(params.clustering.max_points_per_centroid.saturating_mul(nlist));
+        let spec = &self.model.spec;
+        let lists = params.clustering.max_points_per_centroid.saturating_mul(nlist);
+        let codes = codec::training_rows(spec.encoding).unwrap_or(usize::MAX);
+        let transforms = Chain::training_rows(&spec.transforms, spec.dim).unwrap_or(usize::MAX);
+        let most = most.min(lists.max(codes).max(transforms));
         let ids = self.tables.all_ids(&self.header)?;
         let picks = Random::new(params.clustering.seed).sample(ids.len(), most.min(ids.len()));
         let picks: Vec<u64> = picks.into_iter().map(|i| ids[i]).collect();
         let rows = self.reader().reconstruct_batch(&picks)?;
         self.train(Rows::of(&rows, self.model.spec.dim), params, observer)
+    }
+
+    /// Refuses to train where stored vectors could not be encoded anew.
+    pub(crate) fn check_decodes(&self) -> Result<()> {
+        let model = &self.model;
+        if model.codec.decodes() || model.judge().is_some() || self.header.ntotal == 0 {
+            return Ok(());
+        }
+        Err(Error::CannotDecode { encoding: model.spec.encoding.to_string() })
     }
 
     /// The door of training, which `check_finite` can leave open.
@@ -461,12 +475,6 @@ impl Batch {
     }
 }
 
-/// True if codes have thresholds of their lists.
-pub(crate) fn thresholds_of_lists(spec: &IndexSpec) -> bool {
-    let own = |hash: &SpectralHash| hash.threshold != SpectralThreshold::Global;
-    matches!(&spec.encoding, Encoding::SpectralHash(hash) if own(hash))
-}
-
 /// Trains the transforms of `spec`. Ticks as `"transforms"`.
 fn train_chain(
     spec: &IndexSpec,
@@ -477,7 +485,14 @@ fn train_chain(
     if spec.transforms.is_empty() {
         return Ok(None);
     }
-    Chain::train(&spec.transforms, rows, seed, &mut observer.of_stage("transforms")).map(Some)
+    let chain = Chain::train(&spec.transforms, rows, seed, &mut observer.of_stage("transforms"))?;
+    Chain::from_bytes(&spec.transforms, rows.dim(), &chain.to_bytes()).map(Some).map_err(unfit)
+}
+
+/// Of tables that no index can hold.
+fn unfit(what: String) -> Error {
+    let what = format!("false, and rows that are not finite or too long gave {what}");
+    Error::Parameter { name: "check_finite", what }
 }
 
 fn project<'r>(chain: Option<&Chain>, rows: Rows<'r>) -> Cow<'r, [f32]> {
@@ -505,7 +520,9 @@ fn train_codec(
     let mut lists = vec![0; rows.len()];
     Model::coarse(spec, centroids.to_vec(), None).assign(rows, &mut lists, &mut vec![0.0; rows.len()]);
     let sample = Assigned { rows, lists: &lists, centroids: Some(Rows::of(centroids, rows.dim())) };
-    codec::train(spec.encoding, &Training { sample, similarity, seed }, observer)
+    let trained = codec::train(spec.encoding, &Training { sample, similarity, seed }, observer)?;
+    // What cannot be opened again must not be stored: rows that nobody checked can make such tables.
+    codec::load(spec.encoding, rows.dim(), similarity, &trained.tables()).map_err(unfit)
 }
 
 fn sample<'r>(rows: Rows<'r>, params: &TrainParams) -> Cow<'r, [f32]> {

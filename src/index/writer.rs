@@ -316,6 +316,7 @@ pub(crate) fn create_index(txn: &WriteTransaction, name: &str, spec: &IndexSpec)
     check_name(name)?;
     let spec = &spec.resolved();
     let model = Model::untrained(spec)?;
+    model.check_trained_layout()?;
     if index_exists(txn, name)? {
         return Err(Error::IndexExists { name: name.into() });
     }

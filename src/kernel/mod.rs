@@ -358,6 +358,11 @@ impl Kernels {
         self.name != portable::KERNELS.name
     }
 
+    /// True if [`Kernels::scores`] are sums of fused multiply-adds, component after component.
+    pub(crate) fn fuses(&self) -> bool {
+        self.name != portable::KERNELS.name
+    }
+
     /// The scores of the picked columns, with the bits that [`Kernels::scores`] gives.
     pub(crate) fn picked_scores(&self, picked: &Picked<'_>, picks: &[u32], out: &mut [f32]) {
         picked.check();

@@ -20,7 +20,7 @@ use super::random::Random;
 use rayon::prelude::*;
 
 /// With more bits the pairs are too many; indices then stay as they are.
-const BITS_MAX: usize = 10;
+const BITS_MAX: usize = 8;
 
 /// Random trials for each point.
 const TRIALS_A_POINT: usize = 240;

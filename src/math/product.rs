@@ -245,8 +245,15 @@ pub(crate) fn check(dim: usize, m: usize, bits: usize) -> Result<()> {
         let what = format!("{m}, must divide the {dim} components");
         return Err(Error::Parameter { name: "sub-spaces of a product quantizer", what });
     }
+    if dim << bits > FLOATS_MAX {
+        let what = format!("{bits}, too many points of {dim} components");
+        return Err(Error::Parameter { name: "bits of a product quantizer", what });
+    }
     Ok(())
 }
+
+/// Floats of all points, at most: 1 GiB.
+const FLOATS_MAX: usize = 1 << 28;
 
 /// Bytes of a code of `m` indices.
 pub(crate) fn code_bytes(m: usize, bits: usize) -> usize {

@@ -10,10 +10,7 @@ use std::fs;
 use std::ops::Range;
 use std::time::Instant;
 use vellum::files::{Element, VectorReader};
-use vellum::{
-    Builder, ClusteringParams, Encoding, Error, IndexSpec, KeptRows, Metric, Rows, Store, TrainParams,
-    WriteTxn,
-};
+use vellum::{Builder, Encoding, Error, IndexSpec, KeptRows, Metric, Rows, Store, TrainParams, WriteTxn};
 
 pub(crate) fn create(args: &Create, common: &Common, console: &Console) -> Result<(), Failure> {
     let Target { store: path, index } = &args.target;
@@ -104,7 +101,7 @@ fn within(memory: Option<usize>, training: &Training, spec: &IndexSpec) -> Resul
             console::count(least as u64)
         )));
     }
-    let wanted = training.train_size.unwrap_or(nlist * ClusteringParams::default().max_points_per_centroid);
+    let wanted = training.train_size.or(spec.training_rows()).unwrap_or(nlist);
     Ok(Training { train_size: Some(wanted.min(most)), ..training.clone() })
 }
 
@@ -251,11 +248,10 @@ fn sample(
     store: &Store,
     console: &Console,
 ) -> Result<Option<Vec<f32>>, Failure> {
-    let Some(nlist) = spec.nlist() else {
+    let Some(most) = spec.training_rows() else {
         return Ok(None);
     };
     let start = Instant::now();
-    let most = nlist.saturating_mul(ClusteringParams::default().max_points_per_centroid);
     let rows = training.train_size.unwrap_or(most);
     let sample = console.watch(|observer| vectors.sample(rows, training.seed, observer))?;
     stages.done("sample", start, store)?;

@@ -17,7 +17,7 @@ use crate::Rows;
 use crate::kernel::{Kernels, Similarity};
 use crate::math::linalg::Panels;
 
-/// Floats of one book's cross products, at most: 256 MiB. Beyond it the residual itself is carried along.
+/// Floats of all books' cross products, about: 256 MiB. Beyond it the residual itself is carried along.
 const CROSS_MAX: usize = 1 << 26;
 
 /// What a book is crossed with.
@@ -49,7 +49,9 @@ impl Stage {
         let mut norms = vec![0.0; rows.len()];
         Kernels::get().squared_norms(words, dim, &mut norms);
         let others = Rows::of(others, dim);
-        let cross = (rows.len().saturating_mul(others.len()) <= CROSS_MAX).then(|| {
+        // Crossed with those before it, or with all: no more than the square of these in all.
+        let words = rows.len().saturating_add(others.len());
+        let cross = (words.saturating_mul(words) <= CROSS_MAX).then(|| {
             let mut cross = vec![0.0; others.len() * rows.len()];
             panels.scores(Similarity::Dot, others, &mut cross);
             cross.iter_mut().for_each(|product| *product *= -2.0);

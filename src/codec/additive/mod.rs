@@ -352,7 +352,14 @@ fn mean(centroids: Option<Rows<'_>>, dim: usize) -> Vec<f32> {
     sums.into_iter().map(|sum| (sum as f32).clamp(-WORD_MAX, WORD_MAX)).collect()
 }
 
+/// Bytes of the tables of queries that are scanned for together.
+const BATCH_BYTES: usize = 4 << 20;
+
 impl Codec for Additive {
+    fn batch(&self) -> usize {
+        (BATCH_BYTES / (4 * self.width())).clamp(8, 4096)
+    }
+
     fn layout(&self) -> Layout {
         Layout::RowMajor { code_bytes: self.form.code_bytes() }
     }

@@ -4,8 +4,10 @@
 //! times    yᵢ = A xᵢ          the rows of A are the kernel's columns: each component of y is summed over x in order
 //! outer    Σᵢ xᵢ yᵢᵀ          blocks of 256 rows, turned, so that the kernel sums over rows; blocks are added up in f64
 //! ```
-//! The kernels promise that a pair's product has the same bits in any company, so that y depends on nothing but x. In `outer`
-//! it depends on the number of rows how they are divided into groups, which threads share, and on nothing else.
+//! The kernels promise that a pair's product has the same bits in any company, so that y depends on nothing but x. It must not
+//! depend on the processor either, as kept rows are projected and encoded again to be compared with their codes: all tables but
+//! the portable one fuse each multiplication with its addition, component after component, and where that one is all there is
+//! `times` does so by itself, slowly. In `outer` it depends on the number of rows how they are divided into groups, which threads share, and on nothing else.
 
 use super::dense::Dense;
 use crate::Rows;
@@ -60,9 +62,25 @@ impl Matrix {
 
     /// The product of each row, one after the other. No component is −0.
     pub(super) fn times(&self, rows: &[f32], out: &mut [f32]) {
+        if !Kernels::get().fuses() {
+            return self.times_fused(rows, out);
+        }
         let blocks = rows.chunks(ROWS_MAX * self.columns);
         for (rows, out) in blocks.zip(out.chunks_mut(ROWS_MAX * self.rows())) {
             products(self.columns, rows, &self.panels, &self.bias, out, self.rows());
+        }
+    }
+}
+
+impl Matrix {
+    /// What kernels that fuse compute.
+    fn times_fused(&self, rows: &[f32], out: &mut [f32]) {
+        for (row, out) in rows.chunks_exact(self.columns).zip(out.chunks_exact_mut(self.rows())) {
+            for (values, out) in self.values.chunks_exact(self.columns).zip(out) {
+                let sum = row.iter().zip(values).fold(0.0f32, |sum, (x, a)| x.mul_add(*a, sum));
+                // A sum may be -0, a score is not.
+                *out = 0.0 + sum;
+            }
         }
     }
 }
@@ -173,6 +191,20 @@ mod tests {
                 }
             }
             assert_eq!(matrix.transposed().transposed().values(), a);
+        }
+    }
+
+    /// Whichever table is chosen here fuses, or this machine could not tell.
+    #[test]
+    fn a_product_has_the_same_bits_with_and_without_kernels_that_fuse() {
+        for (n, columns, rows) in [(3, 5, 33), (97, 40, 32), (20, 384, 70)] {
+            let (x, a) = (floats(n * columns, 5), floats(rows * columns, 6));
+            let (mut by_kernel, mut by_hand) = (vec![0.0; n * rows], vec![0.0; n * rows]);
+            let matrix = Matrix::new(a, columns);
+            matrix.times(&x, &mut by_kernel);
+            matrix.times_fused(&x, &mut by_hand);
+            let bits = |values: &[f32]| values.iter().map(|v| v.to_bits()).collect::<Vec<u32>>();
+            assert_eq!(bits(&by_kernel), bits(&by_hand));
         }
     }
 
