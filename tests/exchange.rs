@@ -368,7 +368,7 @@ fn shards_answer_like_the_whole() {
                 assert_eq!(all_bits(&a.unwrap()), all_bits(&b.unwrap()), "{what}");
             }
         }
-        for id in [0, 1, 2, 301] {
+        for id in [0, 1, 2, 302] {
             assert_eq!(shards.reconstruct(id).unwrap(), whole.reconstruct(id).unwrap(), "{text} {metric}");
             assert_eq!(shards.code(id).unwrap().bytes, whole.code(id).unwrap().bytes);
             assert_eq!(shards.id_at(shards.slot(id).unwrap()).unwrap(), id);

@@ -136,7 +136,7 @@ fn case_06_what_is_refused() {
     assert!(matches!(wrong, Err(Error::Dimension { expected: 8, got: 7 })));
     let store = memory();
     create(&store, "i", &spec("IVF5,PQ4x4", DIM, Metric::L2));
-    change(&store, "i", |writer| drop(writer.add(rows(&data(), DIM)).unwrap()));
+    change(&store, "i", |writer| writer.add(rows(&data(), DIM)).unwrap());
     assert_eq!(reader(&store, "i").search(&data()[..DIM], 1, &nprobe(1)).unwrap()[0].id, 0);
 }
 
@@ -295,17 +295,19 @@ fn case_13_slots() {
 fn case_14_list_numbers() {
     for (nlist, bytes) in [(1, 0), (2, 1), (256, 1), (257, 2), (65_536, 2), (65_537, 3)] {
         let store = memory();
-        create(&store, "i", &spec(&format!("IVF{nlist}(Flat),Flat"), 1, Metric::L2));
-        let centroids: Vec<f32> = (0..nlist).map(|list| list as f32).collect();
+        create(&store, "i", &spec(&format!("IVF{nlist}(Flat),Flat"), 2, Metric::L2));
+        // Small whole numbers: their distances are exact.
+        let centroid = |list: usize| [(list % 256) as f32, (list / 256) as f32];
+        let centroids: Vec<f32> = (0..nlist).flat_map(centroid).collect();
         change(&store, "i", |writer| {
-            let none = Rows::new(&[], 1).unwrap();
+            let none = Rows::new(&[], 2).unwrap();
             let params = TrainParams::default();
-            writer.train_with_centroids(rows(&centroids, 1), none, &params, &mut observer()).unwrap();
+            writer.train_with_centroids(rows(&centroids, 2), none, &params, &mut observer()).unwrap();
         });
         let index = reader(&store, "i");
         assert_eq!(index.list_number_bytes(), bytes, "{nlist}");
-        let last = [(nlist - 1) as f32];
-        let code = index.encode(rows(&last, 1)).unwrap();
+        let last = centroid(nlist - 1);
+        let code = index.encode(rows(&last, 2)).unwrap();
         assert_eq!(code[..bytes], ((nlist - 1) as u32).to_le_bytes()[..bytes]);
         assert_eq!(index.decode(&code).unwrap(), last);
         // The number after the last, where its bytes can say it.
@@ -395,7 +397,7 @@ fn case_19_ids_are_not_used_again() {
 #[test]
 fn case_20_holes() {
     let store = filled("IVF5,Flat", Metric::L2);
-    change(&store, "i", |writer| drop(writer.remove_ids(&IdSelector::Array(vec![4])).unwrap()));
+    change(&store, "i", |writer| writer.remove_ids(&IdSelector::Array(vec![4])).unwrap());
     let found = reader(&store, "i").reconstruct_n(3..6).unwrap();
     assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
     assert!(matches!(reader(&store, "i").reconstruct_batch(&[3, 4]), Err(Error::UnknownId { id: 4 })));
@@ -421,8 +423,9 @@ fn case_21_what_does_not_merge() {
     let lists =
         other(&|writer| drop(writer.train_lists(rows(&more, DIM), &params, &mut observer()).unwrap()));
     assert!(refused(&lists).contains("centroids"));
-    let codes =
-        other(&|writer| drop(writer.train_codec(rows(&more, DIM), &params, &mut observer()).unwrap()));
+    let codes = other(&|writer| {
+        writer.train_codec(rows(&more, DIM), &params, &mut observer()).unwrap();
+    });
     assert!(refused(&codes).contains("codes"));
     assert!(ours.check_compatible_for_merge(&open("IVF5,PQ4x4", Metric::L2)).is_ok());
 }
@@ -459,7 +462,7 @@ fn case_23_clear_keeps_the_training() {
     change(&store, "i", |writer| writer.clear().unwrap());
     let index = reader(&store, "i");
     assert_eq!((index.len(), index.is_trained(), index.fingerprint()), (0, true, print));
-    change(&store, "i", |writer| drop(writer.add(rows(&data, DIM)).unwrap()));
+    change(&store, "i", |writer| writer.add(rows(&data, DIM)).unwrap());
     assert_eq!(
         reader(&store, "i").list_sizes().unwrap(),
         open("IVF5,PQ4x4", Metric::L2).list_sizes().unwrap()
@@ -632,7 +635,7 @@ fn case_30_a_crash_leaves_before_or_after() {
     let (path, copy) = (folder.path().join("a"), folder.path().join("b"));
     let store = Store::create(&path).unwrap();
     create(&store, "i", &spec("IVF5,Flat", DIM, Metric::L2));
-    change(&store, "i", |writer| drop(writer.add(rows(&data(), DIM)).unwrap()));
+    change(&store, "i", |writer| writer.add(rows(&data(), DIM)).unwrap());
     let before = state(&reader(&store, "i"));
     let txn = store.begin_write().unwrap();
     train(&mut txn.index("i").unwrap(), rows(&data(), DIM));
