@@ -233,7 +233,7 @@ fn a_damaged_or_foreign_model_is_refused_and_changes_nothing() {
         }
         // Kept rows are no part of a model.
         create(&store, "kept", &spec(&format!("{text},RFlat"), DIM, Metric::L2));
-        change(&store, "kept", |writer| drop(writer.import_model(&model, &mut observer()).unwrap()));
+        change(&store, "kept", |writer| writer.import_model(&model, &mut observer()).unwrap());
     }
     let store = memory();
     create(&store, "flat", &spec("Flat", DIM, Metric::L2));
