@@ -452,6 +452,40 @@ fn number(text: &str) -> Option<usize> {
     text.parse().ok().filter(|_| plain)
 }
 
+/// How a search is shared out among threads: the store's pool, or else rayon's. Answers are equal bit for bit; a search in
+/// which one list decides about the next (`max_empty_lists`, or `max_codes` and `ensure_topk_full` with a selector) is shared out
+/// by queries whatever is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ParallelMode {
+    /// Each thread takes a part of the queries: the most queries a second. One query is one thread's, and the caller's own.
+    /// FAISS's modes 0 and 3.
+    #[default]
+    Queries,
+    /// One query after the other, its lists shared out: the shortest time for one query over many entries. FAISS's mode
+    /// 1.
+    Lists,
+    /// All (query, list) pairs are shared out: for fewer queries than threads, or very unequal lists. FAISS's mode 2.
+    Pairs,
+}
+
+impl ParallelMode {
+    /// The tag on disk, never reused.
+    pub(crate) fn to_stored(self) -> u8 {
+        match self {
+            ParallelMode::Queries => 0,
+            ParallelMode::Lists => 1,
+            ParallelMode::Pairs => 2,
+        }
+    }
+
+    pub(crate) fn from_stored(tag: u8) -> Option<Self> {
+        [ParallelMode::Queries, ParallelMode::Lists, ParallelMode::Pairs]
+            .into_iter()
+            .find(|mode| mode.to_stored() == tag)
+    }
+}
+
 /// How to search. A field that is not set comes from the defaults stored with the index.
 ///
 /// ```
@@ -462,6 +496,10 @@ fn number(text: &str) -> Option<usize> {
 pub struct SearchParams {
     pub(crate) nprobe: Option<usize>,
     pub(crate) max_codes: Option<usize>,
+    pub(crate) max_lists: Option<usize>,
+    pub(crate) ensure_topk_full: Option<bool>,
+    pub(crate) max_empty_lists: Option<usize>,
+    pub(crate) parallel_mode: Option<ParallelMode>,
     pub(crate) rerank: Option<Rerank>,
     pub(crate) polysemous_ht: Option<u32>,
     pub(crate) selector: Option<IdSelector>,
@@ -483,6 +521,30 @@ impl SearchParams {
     /// no limit. A vector that stands in two lists counts in each of them.
     pub fn max_codes(self, max_codes: usize) -> Self {
         SearchParams { max_codes: Some(max_codes), ..self }
+    }
+
+    /// Of the probed lists, look into so many that are not empty at most; 0 is no limit. Together with `max_codes`, what
+    /// comes first ends the query.
+    pub fn max_lists(self, max_lists: usize) -> Self {
+        SearchParams { max_lists: Some(max_lists), ..self }
+    }
+
+    /// `max_codes` and `max_lists` end a top-k search only after a whole list, and not before as many vectors were scored
+    /// as are wanted (k; of those that the selector lets through): the answer has k vectors if the probed lists have
+    /// them. Range searches have no k, and take it for the whole lists alone.
+    pub fn ensure_topk_full(self, ensure: bool) -> Self {
+        SearchParams { ensure_topk_full: Some(ensure), ..self }
+    }
+
+    /// Ends a range search after so many probed lists, one after the other, in which no code was within the radius; 0 is no
+    /// limit. Without effect on top-k searches. Queries then go list after list, each by itself.
+    pub fn max_empty_lists(self, max_empty_lists: usize) -> Self {
+        SearchParams { max_empty_lists: Some(max_empty_lists), ..self }
+    }
+
+    /// How the work is shared out among threads. The answers are equal.
+    pub fn parallel_mode(self, mode: ParallelMode) -> Self {
+        SearchParams { parallel_mode: Some(mode), ..self }
     }
 
     /// Rows to score again with the kept rows: so many, at least k (`40`), or as many as it takes

@@ -167,6 +167,12 @@ impl CoarseQuantizer for FlatCoarse {
         }
     }
 
+    fn scores(&self, query: &[f32], lists: &[u32], scores: &mut Vec<f32>) {
+        scores.resize(lists.len(), 0.0);
+        let picked = self.panels.picked(self.similarity, query, self.centroids());
+        self.kernels.picked_scores(&picked, lists, scores);
+    }
+
     fn centroids(&self) -> Rows<'_> {
         Rows::of(&self.centroids, self.dim)
     }

@@ -47,6 +47,13 @@ impl CoarseQuantizer for MeasuredCoarse {
         });
     }
 
+    fn scores(&self, query: &[f32], lists: &[u32], scores: &mut Vec<f32>) {
+        scores.clear();
+        each_measured(self.distance, self.centroids(), Rows::of(query, self.dim), |_, all| {
+            scores.extend(lists.iter().map(|list| all[*list as usize]));
+        });
+    }
+
     fn centroids(&self) -> Rows<'_> {
         Rows::of(&self.centroids, self.dim)
     }

@@ -41,6 +41,9 @@ pub(crate) trait CoarseQuantizer: Send + Sync {
     /// The `nprobe` nearest lists of each query, nearest first, ties by list; replaces `probes`.
     fn nearest(&self, queries: Rows<'_>, nprobe: usize, probes: &mut Probes);
 
+    /// The scores of a query with these lists, the bits that [`nearest`](Self::nearest) gives; replaces `scores`.
+    fn scores(&self, query: &[f32], lists: &[u32], scores: &mut Vec<f32>);
+
     /// All centroids, list after list.
     fn centroids(&self) -> Rows<'_>;
 }

@@ -184,6 +184,12 @@ impl CoarseQuantizer for TreeCoarse {
         }
     }
 
+    fn scores(&self, query: &[f32], lists: &[u32], scores: &mut Vec<f32>) {
+        scores.resize(lists.len(), 0.0);
+        let picked = self.centroids.picked(self.similarity, query);
+        self.kernels.picked_scores(&picked, lists, scores);
+    }
+
     fn centroids(&self) -> Rows<'_> {
         self.centroids.rows()
     }

@@ -4,49 +4,70 @@
 //! codes    ⌈m/2⌉ bytes each: the even sub-space in the low half of a byte, the odd one in the high half
 //! block    bbs entries (a multiple of 32), ⌈m/2⌉ · bbs bytes:
 //!          sub-spaces 0 and 1: 32 bytes for entries 0–31 | 32 bytes for 32–63 | …   sub-spaces 2 and 3: …
-//! 32 bytes 16 of the even sub-space, 16 of the odd one; byte v of 16: low half = entry ORDER[v], high half = that + 16
+//! 32 bytes 16 of the even sub-space, 16 of the odd one; byte v of 16: low half = entry ORDER[v], high half = that + 16;
+//!          ORDER takes turns between the first and the second eight: 0 8 1 9 2 10 … 7 15
 //! ```
 //! Our own groups ([`Layout::Nibbles`](crate::layout::Layout)) have the entries in their order and their biases behind
 //! each group. Bytes from FAISS become such by way of the codes.
 
+use crate::{Error, Result};
+
 /// Entries of FAISS's smallest block.
 const GROUP: usize = 32;
 
-/// Entries of the 16 bytes of a sub-space.
-const ORDER: [usize; 16] = [0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15];
-
-/// How FAISS packs codes of `m` nibbles in blocks of `bbs`.
+/// How FAISS packs codes of `m` nibbles in blocks of `bbs` entries for its 4-bit fast scan (`CodePackerPQ4`), to read and to write what it
+/// writes. Within blocks a byte belongs to two entries; codes are ⌈m/2⌉ bytes each, the even sub-space in the low half of a byte.
+///
+/// ```
+/// # use vellum::CodePacker;
+/// let packer = CodePacker::new(4, 32)?;
+/// let codes = [0x21, 0x43, 0x65, 0x87]; // two codes of four nibbles
+/// let blocks = packer.pack(&codes)?;
+/// assert_eq!(blocks.len(), packer.block_bytes());
+/// assert_eq!(packer.unpack(&blocks, 2)?, codes);
+/// # Ok::<(), vellum::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct CodePacker {
+pub struct CodePacker {
     m: usize,
     bbs: usize,
 }
 
 impl CodePacker {
-    /// Refuses no sub-spaces and blocks of no multiple of 32, with the reason.
-    pub(crate) fn new(m: usize, bbs: usize) -> Result<Self, String> {
+    /// Packs `m` sub-spaces, at least 1, in blocks of `bbs` entries, a multiple of 32.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for anything else.
+    pub fn new(m: usize, bbs: usize) -> Result<Self> {
+        let bad = |what| Err(Error::Parameter { name: "code packer", what });
         if m == 0 || bbs == 0 || !bbs.is_multiple_of(GROUP) {
-            return Err(format!("{m} sub-spaces in blocks of {bbs}: at least 1, and a multiple of 32"));
+            return bad(format!("{m} sub-spaces in blocks of {bbs}: at least 1, and a multiple of 32"));
         }
         match m.div_ceil(2).checked_mul(bbs) {
             Some(_) => Ok(CodePacker { m, bbs }),
-            None => Err(format!("{m} sub-spaces in blocks of {bbs}: too large")),
+            None => bad(format!("{m} sub-spaces in blocks of {bbs}: too large")),
         }
     }
 
     /// Bytes of a code.
-    pub(crate) fn code_bytes(&self) -> usize {
+    pub fn code_bytes(&self) -> usize {
         self.m.div_ceil(2)
     }
 
     /// Bytes of a block.
-    pub(crate) fn block_bytes(&self) -> usize {
+    pub fn block_bytes(&self) -> usize {
         self.code_bytes() * self.bbs
     }
 
-    /// The blocks of these codes; the last is filled up with zeros.
-    pub(crate) fn pack(&self, codes: &[u8]) -> Vec<u8> {
-        assert!(codes.len().is_multiple_of(self.code_bytes()));
+    /// The blocks of these codes, which stand one after the other; the last is filled up with zeros.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if that is no whole number of codes.
+    pub fn pack(&self, codes: &[u8]) -> Result<Vec<u8>> {
+        if !codes.len().is_multiple_of(self.code_bytes()) {
+            let expected = codes.len().next_multiple_of(self.code_bytes());
+            return Err(Error::Length { what: "bytes of codes", expected, got: codes.len() });
+        }
         let n = codes.len() / self.code_bytes();
         let mut blocks = vec![0; n.div_ceil(self.bbs) * self.block_bytes()];
         for (entry, code) in codes.chunks_exact(self.code_bytes()).enumerate() {
@@ -56,14 +77,17 @@ impl CodePacker {
                 blocks[at + 16] |= (byte >> 4) << shift;
             }
         }
-        blocks
+        Ok(blocks)
     }
 
-    /// The first `n` codes of `blocks`; the reason if they cannot hold so many.
-    pub(crate) fn unpack(&self, blocks: &[u8], n: usize) -> Result<Vec<u8>, String> {
-        if n.div_ceil(self.bbs).checked_mul(self.block_bytes()).is_none_or(|bytes| bytes > blocks.len()) {
-            let bytes = self.block_bytes();
-            return Err(format!("{} bytes for {n} codes in blocks of {bytes}", blocks.len()));
+    /// The first `n` codes of `blocks`.
+    ///
+    /// # Errors
+    /// [`Error::Length`] if they cannot hold so many.
+    pub fn unpack(&self, blocks: &[u8], n: usize) -> Result<Vec<u8>> {
+        let expected = n.div_ceil(self.bbs).saturating_mul(self.block_bytes());
+        if expected > blocks.len() {
+            return Err(Error::Length { what: "bytes of blocks", expected, got: blocks.len() });
         }
         let mut codes = Vec::with_capacity(n * self.code_bytes());
         for entry in 0..n {
@@ -79,7 +103,7 @@ impl CodePacker {
     fn place(&self, entry: usize, pair: usize) -> (usize, usize) {
         let (block, within) = (entry / self.bbs, entry % self.bbs);
         let (group, e) = (within / GROUP, within % GROUP);
-        // ORDER takes turns between the first and the second eight.
+        // As the entries take turns.
         let v = 2 * (e % 8) + e / 8 % 2;
         (block * self.block_bytes() + pair * self.bbs + group * GROUP + v, e / 16 * 4)
     }
@@ -89,6 +113,9 @@ impl CodePacker {
 mod tests {
     use super::*;
     use crate::math::random::Random;
+
+    /// Entries of the 16 bytes of a sub-space.
+    const ORDER: [usize; 16] = [0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15];
 
     /// What the drawing says, byte by byte.
     fn slow_pack(codes: &[u8], m: usize, bbs: usize) -> Vec<u8> {
@@ -115,14 +142,14 @@ mod tests {
             let packer = CodePacker::new(m, bbs).unwrap();
             for n in [0, 1, 31, 32, 33, 64, 95, 300] {
                 let codes: Vec<u8> = (0..n * packer.code_bytes()).map(|_| random.next_u64() as u8).collect();
-                let blocks = packer.pack(&codes);
+                let blocks = packer.pack(&codes).unwrap();
                 assert_eq!(blocks, slow_pack(&codes, m, bbs), "{m} {bbs} {n}");
                 assert_eq!(packer.unpack(&blocks, n).unwrap(), codes, "{m} {bbs} {n}");
                 // Whole blocks of any bytes are the packed form of some codes.
                 let any: Vec<u8> =
                     (0..n.div_ceil(bbs) * packer.block_bytes()).map(|_| random.next_u64() as u8).collect();
                 let all = packer.unpack(&any, n.div_ceil(bbs) * bbs).unwrap();
-                assert_eq!(packer.pack(&all), any);
+                assert_eq!(packer.pack(&all).unwrap(), any);
             }
         }
     }

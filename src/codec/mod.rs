@@ -8,7 +8,6 @@
 
 mod additive;
 mod bounds;
-#[allow(dead_code)] // until codes are exchanged with FAISS
 mod code_packer;
 mod fast_scan;
 mod flat;
@@ -21,6 +20,7 @@ mod rabitq;
 mod scalar;
 mod spectral;
 
+pub use code_packer::CodePacker;
 pub(crate) use flat::Flat;
 pub(crate) use kept::KeptForm;
 pub(crate) use make::{layout, load, misfit, train, training_rows, untrained};

@@ -215,7 +215,7 @@ impl IndexWriter<'_> {
         }
     }
 
-    fn check_ids(&self, ids: &[u64], rows: usize) -> Result<()> {
+    pub(crate) fn check_ids(&self, ids: &[u64], rows: usize) -> Result<()> {
         if ids.len() != rows {
             return Err(Error::Length { what: "ids", expected: rows, got: ids.len() });
         }
@@ -233,7 +233,7 @@ impl IndexWriter<'_> {
         }
     }
 
-    fn check_new(&self, ids: &[u64]) -> Result<()> {
+    pub(crate) fn check_new(&self, ids: &[u64]) -> Result<()> {
         // Ids from next_id on were never seen.
         for &id in ids.iter().filter(|id| **id < self.header.next_id) {
             if self.tables.row_of(id)?.is_some() {

@@ -8,6 +8,7 @@
 use super::add::encode;
 use super::reader::{IndexReader, Neighbor};
 use super::rerank;
+use crate::math::topk::Hit;
 use crate::spec::SearchParams;
 use crate::storage::ids;
 use crate::{Error, Result, Rows};
@@ -20,6 +21,22 @@ pub struct Slot {
     pub list: u32,
     /// The entry within it. Removing others may move it.
     pub offset: u32,
+}
+
+/// A vector that was found, and where it stands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Placed {
+    /// Its id and distance.
+    pub neighbor: Neighbor,
+    /// Its entry; in its nearest list, where vectors stand in two.
+    pub slot: Slot,
+}
+
+/// One list of an index. Made by [`IndexReader::lists`].
+#[derive(Clone, Copy, Debug)]
+pub struct ListRef<'r> {
+    reader: &'r IndexReader<'r>,
+    number: u32,
 }
 
 /// A vector that was found, with its components.
@@ -109,7 +126,7 @@ impl IndexReader<'_> {
         Ok((row, code))
     }
 
-    fn check_list(&self, list: u32) -> Result<()> {
+    pub(crate) fn check_list(&self, list: u32) -> Result<()> {
         let nlist = self.nlist();
         if (list as usize) < nlist {
             return Ok(());
@@ -131,6 +148,30 @@ impl IndexReader<'_> {
         })?;
         let ids = rows.into_iter().map(|row| self.view.id(row)).collect::<Result<_>>()?;
         Ok((ids, codes))
+    }
+
+    /// All lists, in the order of their numbers.
+    ///
+    /// ```no_run
+    /// # fn of(index: vellum::IndexReader<'_>) -> vellum::Result<()> {
+    /// for list in index.lists() {
+    ///     println!("list {}: {} entries, {} bytes of codes", list.number(), list.len()?, list.codes()?.len());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn lists(&self) -> impl ExactSizeIterator<Item = ListRef<'_>> {
+        let nlist = self.nlist() as u32;
+        (0..nlist).map(move |number| ListRef { reader: self, number })
+    }
+
+    /// True if the ids of each list ascend. Nothing here depends on it; removal fills holes with a list's last entries.
+    pub fn check_ids_sorted(&self) -> Result<bool> {
+        for list in self.lists() {
+            if !list.ids()?.is_sorted() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// The vectors of the ids of a range; `None` for an id that is not there.
@@ -156,6 +197,41 @@ impl IndexReader<'_> {
         let with =
             |neighbor: Neighbor| Ok(Reconstructed { neighbor, vector: self.reconstruct(neighbor.id)? });
         found.into_iter().map(|found| found.into_iter().map(with).collect()).collect()
+    }
+
+    /// [`search_batch`](Self::search_batch) with where everything stands that was found: FAISS's `store_pairs`.
+    ///
+    /// # Errors
+    /// As `search_batch`.
+    pub fn search_slots(
+        &self,
+        queries: Rows<'_>,
+        k: usize,
+        params: &SearchParams,
+    ) -> Result<Vec<Vec<Placed>>> {
+        self.placed(self.top_k_hits(queries, k, f32::INFINITY, params, None)?)
+    }
+
+    /// [`range_search_batch`](Self::range_search_batch) with where everything stands that was found.
+    ///
+    /// # Errors
+    /// As `range_search_batch`.
+    pub fn range_search_slots(
+        &self,
+        queries: Rows<'_>,
+        radius: f32,
+        params: &SearchParams,
+    ) -> Result<Vec<Vec<Placed>>> {
+        self.placed(self.range_hits(queries, radius, params, None)?)
+    }
+
+    fn placed(&self, found: Vec<Vec<Hit>>) -> Result<Vec<Vec<Placed>>> {
+        let place = |hit: Hit| {
+            let slot = self.view.slot_of(hit.row, &self.model.slots_column, self.model.places())?;
+            let neighbor = Neighbor { id: hit.id, distance: self.metric().flip(hit.score) };
+            Ok(Placed { neighbor, slot: self.slot_within(hit.row, slot)? })
+        };
+        found.into_iter().map(|hits| hits.into_iter().map(place).collect()).collect()
     }
 
     /// [`search_batch`](Self::search_batch) with the codes of what was found, and where they stand.
@@ -260,6 +336,21 @@ impl IndexReader<'_> {
         Ok(prepared.iter().zip(vector).map(|(x, y)| x - y).collect())
     }
 
+    /// Rows less the vectors of as many `ids`, row after row.
+    ///
+    /// # Errors
+    /// As [`compute_residual`](Self::compute_residual); [`Error::Length`].
+    pub fn compute_residual_n(&self, rows: Rows<'_>, ids: &[u64]) -> Result<Vec<f32>> {
+        if ids.len() != rows.len() {
+            return Err(Error::Length { what: "ids", expected: rows.len(), got: ids.len() });
+        }
+        let mut residuals = self.model.prepare(rows)?.into_owned();
+        for (residual, id) in residuals.chunks_exact_mut(self.dim()).zip(ids) {
+            residual.iter_mut().zip(self.reconstruct(*id)?).for_each(|(x, y)| *x -= y);
+        }
+        Ok(residuals)
+    }
+
     /// The vector of a row: the most exact there is.
     pub(crate) fn vector_of(&self, row: u32) -> Result<Vec<f32>> {
         if let Some(vector) = rerank::kept_vector(&*self.view, &self.model, row)? {
@@ -273,5 +364,32 @@ impl IndexReader<'_> {
             return Err(lost());
         }
         self.model.decode_for_users(list, &code)
+    }
+}
+
+impl ListRef<'_> {
+    /// Its number, 0 to nlist − 1.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// Its entries.
+    pub fn len(&self) -> Result<usize> {
+        Ok(self.reader.view.list(self.number)?.n as usize)
+    }
+
+    /// True if it has none.
+    pub fn is_empty(&self) -> Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// The ids of its entries.
+    pub fn ids(&self) -> Result<Vec<u64>> {
+        Ok(self.reader.list(self.number)?.0)
+    }
+
+    /// The codes of its entries, one after the other, [`code_bytes`](IndexReader::code_bytes) each.
+    pub fn codes(&self) -> Result<Vec<u8>> {
+        Ok(self.reader.list(self.number)?.1)
     }
 }

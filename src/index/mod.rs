@@ -4,18 +4,23 @@
 //! only reads is written once, over [`view::View`].
 
 mod add;
+mod add_codes;
 mod bound;
 mod codes;
+mod exchange;
 mod filter;
 mod kept;
 mod merge;
 pub(crate) mod model;
+mod preassigned;
 pub(crate) mod reader;
 mod remove;
 pub(crate) mod renumber;
 mod repair;
 mod rerank;
+mod scanner;
 mod search;
+mod shards;
 mod stats;
 mod train;
 mod tree;
@@ -23,10 +28,13 @@ pub(crate) mod verify;
 pub(crate) mod view;
 pub(crate) mod writer;
 
-pub use codes::{Code, Reconstructed, Slot};
+pub use codes::{Code, ListRef, Placed, Reconstructed, Slot};
+pub use exchange::Fingerprint;
 pub use merge::Subset;
+pub use preassigned::Preassigned;
 pub use reader::{IndexReader, Neighbor, TopK};
 pub use repair::RepairReport;
+pub use scanner::{DistanceComputer, ListScanner, PreparedQuery, Scanned};
 pub use stats::{IndexStats, PartStats};
 pub use train::{TrainParams, TrainReport};
 pub use verify::{Problem, VerifyReport};

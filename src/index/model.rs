@@ -328,6 +328,15 @@ impl Model {
         probes
     }
 
+    /// The scores of a (projected) query with the centroids of these lists.
+    pub(crate) fn coarse_scores(&self, query: &[f32], lists: &[u32]) -> Vec<f32> {
+        let mut scores = vec![0.0; lists.len()];
+        if let Some(coarse) = &self.coarse {
+            coarse.scores(query, lists, &mut scores);
+        }
+        scores
+    }
+
     /// ‖x − c‖² of a stored code in its list; 0 where there is no centroid.
     pub(crate) fn residual(&self, list: u32, code: &[u8]) -> f64 {
         self.centroid(list).map_or(0.0, |centroid| self.codec.residual(centroid, code))

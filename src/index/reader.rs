@@ -2,7 +2,8 @@
 
 use super::filter::Filter;
 use super::model::Model;
-use super::search::{self, Goal, Request};
+use super::preassigned::Preassigned;
+use super::search::{self, Goal, Limits, Request};
 use super::stats;
 use super::view::View;
 use crate::guard::Quiet;
@@ -13,7 +14,7 @@ use crate::storage;
 use crate::storage::format::{Header, State};
 use crate::storage::pins::Budget;
 use crate::storage::snapshot::Snapshot;
-use crate::{Error, Metric, Rerank, Result, Rows};
+use crate::{Error, Metric, ParallelMode, Rerank, Result, Rows};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -78,6 +79,12 @@ pub(crate) fn check_usable(index: &str, header: &Header) -> Result<()> {
 struct Resolved {
     nprobe: usize,
     max_codes: usize,
+    max_lists: usize,
+    ensure_topk_full: bool,
+    max_empty_lists: usize,
+    mode: ParallelMode,
+    /// The k of a top-k search.
+    k: usize,
     /// Rows to score again; `None` if nothing is, or, of stored defaults, if they do not say.
     rerank: Option<Rerank>,
 }
@@ -134,9 +141,12 @@ impl<'a> IndexReader<'a> {
 
     /// The search defaults stored with the index, with what is not stored filled in.
     pub fn search_defaults(&self) -> SearchParams {
-        let Resolved { nprobe, max_codes, rerank } = self.defaults();
-        let params = SearchParams::new().nprobe(nprobe).max_codes(max_codes);
-        SearchParams { rerank, ..params }
+        let Resolved {
+            nprobe, max_codes, max_lists, ensure_topk_full, max_empty_lists, mode, rerank, ..
+        } = self.defaults();
+        let params = SearchParams::new().nprobe(nprobe).max_codes(max_codes).max_lists(max_lists);
+        let params = params.ensure_topk_full(ensure_topk_full).max_empty_lists(max_empty_lists);
+        SearchParams { rerank, ..params.parallel_mode(mode) }
     }
 
     fn defaults(&self) -> Resolved {
@@ -145,6 +155,11 @@ impl<'a> IndexReader<'a> {
         Resolved {
             nprobe: stored(header.nprobe, default_nprobe(self.nlist())),
             max_codes: header.max_codes as usize,
+            max_lists: header.limits.max_lists as usize,
+            ensure_topk_full: header.limits.ensure_topk_full,
+            max_empty_lists: header.limits.max_empty_lists as usize,
+            mode: header.limits.mode,
+            k: 1,
             rerank: header.rerank.filter(|_| self.model.spec.kept.is_some()),
         }
     }
@@ -165,7 +180,6 @@ impl<'a> IndexReader<'a> {
                 what: format!("the bits of `{}` codes say nothing of distances", self.model.spec.encoding),
             });
         }
-        let max_codes = params.max_codes.unwrap_or(defaults.max_codes);
         let k = k.unwrap_or(1);
         let rerank = match (params.rerank.map(Rerank::check).transpose()?, self.model.spec.kept) {
             (Some(_), None) => {
@@ -189,7 +203,16 @@ impl<'a> IndexReader<'a> {
         };
         // Where no rows are kept, or the codes are more exact, nothing is scored again.
         let rerank = self.model.judge().map(|_| rerank);
-        Ok(Resolved { nprobe, max_codes, rerank })
+        Ok(Resolved {
+            nprobe,
+            max_codes: params.max_codes.unwrap_or(defaults.max_codes),
+            max_lists: params.max_lists.unwrap_or(defaults.max_lists),
+            ensure_topk_full: params.ensure_topk_full.unwrap_or(defaults.ensure_topk_full),
+            max_empty_lists: params.max_empty_lists.unwrap_or(defaults.max_empty_lists),
+            mode: params.parallel_mode.unwrap_or(defaults.mode),
+            k,
+            rerank,
+        })
     }
 
     /// The `k` nearest vectors, nearest first, ties by id; fewer if fewer were found.
@@ -228,6 +251,18 @@ impl<'a> IndexReader<'a> {
         limit: f32,
         params: &SearchParams,
     ) -> Result<Vec<Vec<Neighbor>>> {
+        Ok(self.neighbors(self.top_k_hits(queries, k, limit, params, None)?))
+    }
+
+    /// The hits of a top-k search in the nearest lists, or in those that the caller chose.
+    pub(crate) fn top_k_hits(
+        &self,
+        queries: Rows<'_>,
+        k: usize,
+        limit: f32,
+        params: &SearchParams,
+        chosen: Option<&Preassigned>,
+    ) -> Result<Vec<Vec<Hit>>> {
         let resolved = self.resolve(params, Some(k))?;
         // No answer is longer than the index, and no buffer need be.
         let k = k.min(self.len() as usize).max(1);
@@ -240,8 +275,7 @@ impl<'a> IndexReader<'a> {
             0 => Goal::TopK { k, limit },
             rows => Goal::Rerank { rows, z, k, limit },
         };
-        let found = self.find(queries, goal, params, &resolved)?;
-        Ok(self.neighbors(found))
+        self.find(queries, goal, params, &resolved, chosen)
     }
 
     /// All vectors nearer than `radius`, strictly: a distance below it, a similarity above it.
@@ -263,6 +297,16 @@ impl<'a> IndexReader<'a> {
         radius: f32,
         params: &SearchParams,
     ) -> Result<Vec<Vec<Neighbor>>> {
+        Ok(self.neighbors(self.range_hits(queries, radius, params, None)?))
+    }
+
+    pub(crate) fn range_hits(
+        &self,
+        queries: Rows<'_>,
+        radius: f32,
+        params: &SearchParams,
+        chosen: Option<&Preassigned>,
+    ) -> Result<Vec<Vec<Hit>>> {
         if radius.is_nan() {
             return Err(Error::Parameter { name: "radius", what: "NaN".into() });
         }
@@ -270,11 +314,14 @@ impl<'a> IndexReader<'a> {
         let radius = self.metric().flip(radius);
         let kept = self.model.judge().map(|kept| kept.form);
         let goal = Goal::Radius { radius, kept };
-        let found = self.find(queries, goal, params, &resolved)?;
-        Ok(self.neighbors(found))
+        self.find(queries, goal, params, &resolved, chosen)
     }
 
-    fn one<T>(&self, query: &[f32], search: impl FnOnce(Rows<'_>) -> Result<Vec<Vec<T>>>) -> Result<Vec<T>> {
+    pub(crate) fn one<T>(
+        &self,
+        query: &[f32],
+        search: impl FnOnce(Rows<'_>) -> Result<Vec<Vec<T>>>,
+    ) -> Result<Vec<T>> {
         let queries =
             Rows::one(query).map_err(|_| Error::Dimension { expected: self.dim(), got: query.len() })?;
         Ok(search(queries)?.pop().unwrap_or_default())
@@ -287,6 +334,7 @@ impl<'a> IndexReader<'a> {
         goal: Goal,
         params: &SearchParams,
         resolved: &Resolved,
+        chosen: Option<&Preassigned>,
     ) -> Result<Vec<Vec<Hit>>> {
         let mut clock = Clock::start(params.stats.as_deref());
         let prepared = self.model.prepare(queries)?;
@@ -294,25 +342,33 @@ impl<'a> IndexReader<'a> {
         if queries.is_empty() {
             return Ok(Vec::new());
         }
+        let nprobe = match chosen {
+            None => resolved.nprobe,
+            Some(_) => params.nprobe.unwrap_or(self.nlist()),
+        };
         let all = (self.len() as usize).saturating_mul(self.model.places());
-        let scanned = all.saturating_mul(queries.len()).saturating_mul(resolved.nprobe) / self.nlist();
+        let scanned = all.saturating_mul(queries.len()).saturating_mul(nprobe) / self.nlist();
         let filter = Filter::new(&*self.view, params.selector.as_ref(), scanned)?;
-        let Resolved { nprobe, max_codes, .. } = *resolved;
+        let Resolved { max_codes, max_lists, ensure_topk_full, max_empty_lists, mode, k, .. } = *resolved;
+        // Two entries may be one vector.
+        let at_least = if ensure_topk_full { k.saturating_mul(self.model.places()) } else { 0 };
+        let limits = Limits { max_codes, max_lists, at_least, max_empty_lists };
         let (hamming, stats) = (params.polysemous_ht.unwrap_or(0), params.stats.as_deref());
-        let request = Request { goal, nprobe, max_codes, filter: &filter, hamming, stats };
+        let request = Request { goal, nprobe, chosen, limits, mode, filter: &filter, hamming, stats };
         clock.lap(Stage::Prepare);
-        self.in_pool(queries.len(), || search::search(&*self.view, &self.model, queries, &request))
+        let shared = queries.len() > 1 || mode != ParallelMode::Queries;
+        self.in_pool(shared, || search::search(&*self.view, &self.model, queries, &request))
     }
 
-    /// Runs a batch on the caller's pool, a single query where it is.
-    fn in_pool<R: Send>(&self, queries: usize, run: impl FnOnce() -> R + Send) -> R {
+    /// Runs what several threads share on the store's pool, and else where the caller is.
+    pub(crate) fn in_pool<R: Send>(&self, shared: bool, run: impl FnOnce() -> R + Send) -> R {
         match &self.pool {
-            Some(pool) if queries > 1 => pool.install(run),
+            Some(pool) if shared => pool.install(run),
             _ => run(),
         }
     }
 
-    fn neighbors(&self, found: Vec<Vec<Hit>>) -> Vec<Vec<Neighbor>> {
+    pub(crate) fn neighbors(&self, found: Vec<Vec<Hit>>) -> Vec<Vec<Neighbor>> {
         let metric = self.metric();
         let neighbor = |hit: Hit| Neighbor { id: hit.id, distance: metric.flip(hit.score) };
         found.into_iter().map(|hits| hits.into_iter().map(neighbor).collect()).collect()
@@ -398,7 +454,7 @@ impl TopK {
         &self.neighbors
     }
 
-    fn worst(&self) -> Option<&Neighbor> {
+    pub(super) fn worst(&self) -> Option<&Neighbor> {
         self.neighbors.get(self.k.checked_sub(1)?)
     }
 
@@ -407,5 +463,21 @@ impl TopK {
         let score = |neighbor: &Neighbor| metric.flip(neighbor.distance);
         self.neighbors.sort_by(|a, b| score(a).total_cmp(&score(b)).then(a.id.cmp(&b.id)));
         self.neighbors.truncate(self.k);
+    }
+
+    /// The same of neighbours that may be here already: the better of the two stays. Returns how many entered.
+    pub(super) fn merge_new(&mut self, metric: Metric, mut found: Vec<Neighbor>) -> usize {
+        let score = |neighbor: &Neighbor| metric.flip(neighbor.distance);
+        found.retain(|new| match self.neighbors.iter().position(|old| old.id == new.id) {
+            Some(at) if score(new) < score(&self.neighbors[at]) => {
+                self.neighbors.remove(at);
+                true
+            }
+            Some(_) => false,
+            None => true,
+        });
+        let new: std::collections::HashSet<u64> = found.iter().map(|neighbor| neighbor.id).collect();
+        self.merge(metric, &found);
+        self.neighbors.iter().filter(|neighbor| new.contains(&neighbor.id)).count()
     }
 }

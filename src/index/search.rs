@@ -10,24 +10,30 @@
 //! A batch is inverted: each list is read once for all queries that probe it, and the kernel scores
 //! several queries in one pass over a block. One query alone takes its lists nearest first, so that its
 //! threshold tightens early. Which of the two, in what chunks, on how many threads: the answer is the
-//! same, because a score depends on nothing but the query and the entry, and ties are settled by id.
+//! same, because a score depends on nothing but the query and the entry, and ties are settled by id. A
+//! [`ParallelMode`] cuts the work by lists instead (`apart`), each part with collectors of its own: what is among the
+//! best of all is among the best of its part.
 //!
 //! Where vectors stand in two lists an answer is the best rows by (the best score of the row's entries in the probed
 //! lists, id): collectors drop repeats. `max_codes` counts entries.
 
+mod apart;
+
 use super::filter::Filter;
 use super::model::Model;
+use super::preassigned::Preassigned;
 use super::rerank::{self, Best};
 use super::view::{View, ViewIds};
 use crate::coarse::Probes;
 use crate::codec::{Codes, KeptForm, Probe, Scanner, Visit};
 use crate::kernel::Found;
-use crate::math::topk::{Collector, Hit, Radius, TopK};
+use crate::math::topk::{Collector, Entry, Hit, Radius, TopK};
 use crate::profile::{Clock, SearchStats, Stage};
 use crate::storage::block::Run;
-use crate::{Result, Rows};
+use crate::{ParallelMode, Result, Rows};
 use rayon::prelude::*;
 use std::cell::RefCell;
+use std::ops::Range;
 use zerocopy::little_endian::U32;
 
 /// What to look for.
@@ -42,12 +48,28 @@ pub(crate) enum Goal {
     Radius { radius: f32, kept: Option<KeptForm> },
 }
 
+/// What ends a query before it has seen its lists.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Limits {
+    /// Entries to score; 0 is no limit.
+    pub(crate) max_codes: usize,
+    /// Lists with entries to look into; 0 is no limit.
+    pub(crate) max_lists: usize,
+    /// Not before so many entries were scored, and never within a list; 0 where nobody asked for that.
+    pub(crate) at_least: usize,
+    /// Lists one after the other that may add nothing to a range search; 0 is no limit.
+    pub(crate) max_empty_lists: usize,
+}
+
 /// A checked request; parameters are resolved.
+#[derive(Clone, Copy)]
 pub(crate) struct Request<'a> {
     pub(crate) goal: Goal,
     pub(crate) nprobe: usize,
-    /// Entries to score per query; 0 is no limit.
-    pub(crate) max_codes: usize,
+    /// The caller's lists, for all queries of the search, instead of the nearest.
+    pub(crate) chosen: Option<&'a Preassigned>,
+    pub(crate) limits: Limits,
+    pub(crate) mode: ParallelMode,
     pub(crate) filter: &'a Filter,
     /// Bits in which an entry's code may differ from the query's, less one; 0 for any number.
     pub(crate) hamming: u32,
@@ -55,14 +77,35 @@ pub(crate) struct Request<'a> {
 }
 
 impl Request<'_> {
-    /// With a selector, max_codes counts what the selector lets through: known only while scanning.
+    /// With a selector, limits count what the selector lets through: known only while scanning.
     fn counts_while_scanning(&self) -> bool {
-        self.max_codes > 0 && !self.filter.is_all()
+        let Limits { max_codes, max_lists, at_least, .. } = self.limits;
+        (max_codes > 0 || max_lists > 0 && at_least > 0) && !self.filter.is_all()
     }
 
-    /// The limit that can be laid down before scanning.
-    fn max_codes(&self) -> usize {
-        if self.counts_while_scanning() { 0 } else { self.max_codes }
+    /// True if a query's list decides whether the next one is entered.
+    fn ends_early(&self) -> bool {
+        self.limits.max_empty_lists > 0 && matches!(self.goal, Goal::Radius { .. })
+    }
+
+    /// True if queries go list after list, by themselves.
+    fn one_by_one(&self) -> bool {
+        self.counts_while_scanning() || self.ends_early()
+    }
+
+    /// The limits that can be laid down before scanning.
+    fn laid_down(&self) -> Limits {
+        match self.counts_while_scanning() {
+            false => self.limits,
+            true if self.limits.at_least > 0 => Limits::default(),
+            true => Limits { max_codes: 0, ..self.limits },
+        }
+    }
+
+    /// True if each query of a batch visits its nearest list before all others. Where one pass over a list is so cheap
+    /// that what follows counts, 1.05 times as fast; flat lists, which are read twice then, lose as much.
+    fn nearest_first(&self) -> bool {
+        matches!(self.goal, Goal::Rerank { .. }) && self.nprobe > 1
     }
 
     /// Queries whose collectors fit into memory together: what they keep where each row stands in `places` lists, and
@@ -92,13 +135,18 @@ pub(crate) fn search(
     request: &Request<'_>,
 ) -> Result<Vec<Vec<Hit>>> {
     let n = queries.len();
-    let chunk = match request.counts_while_scanning() {
+    let most = request.chunk(model.geometry.run_entries(), model.places()).min(model.codec.batch());
+    let one_by_one = request.one_by_one();
+    match request.mode {
+        ParallelMode::Lists if !one_by_one => return apart::search(view, model, queries, request, 1),
+        ParallelMode::Pairs if !one_by_one => return apart::search(view, model, queries, request, most),
+        _ => {}
+    }
+    let chunk = match one_by_one {
         true => 1,
-        false => n
-            .div_ceil(rayon::current_num_threads())
-            .clamp(1, request.chunk(model.geometry.run_entries(), model.places()).min(model.codec.batch())),
+        false => n.div_ceil(rayon::current_num_threads()).clamp(1, most),
     };
-    let one = |first: usize| search_chunk(view, model, queries.slice(first..n.min(first + chunk)), request);
+    let one = |first: usize| search_chunk(view, model, queries, first..n.min(first + chunk), request);
     if n <= chunk {
         return one(0);
     }
@@ -107,37 +155,41 @@ pub(crate) fn search(
     Ok(found?.into_iter().flatten().collect())
 }
 
+/// The queries of `range`.
 fn search_chunk(
     view: &dyn View,
     model: &Model,
     queries: Rows<'_>,
+    range: Range<usize>,
     request: &Request<'_>,
 ) -> Result<Vec<Vec<Hit>>> {
     let ids = ViewIds(view);
+    let first = range.start;
+    let queries = queries.slice(range);
     let mut collectors: Vec<_> =
         queries.iter().map(|_| Collect::new(request.goal, &ids, model.spills())).collect();
     let mut clock = Clock::start(request.stats);
     let projected = model.project(queries)?;
     let projected = Rows::of(&projected, model.inner_dim());
-    let probes = model.probe(projected, request.nprobe);
+    let probes = probes(model, projected, first, request);
     let mut route = ROUTE.take();
-    let stops = route.lay(view, model.nlist(), &probes, request, queries)?;
-    clock.looked_at(queries.len(), stops.len(), || stops.iter().map(|stop| u64::from(stop.entries)).sum());
+    route.lay(view, &probes, request)?;
+    let stops = match queries.len() {
+        1 => &route.stops[..],
+        _ => route.by_list(model.nlist(), request.nearest_first()),
+    };
+    look_at(&clock, queries.len(), stops);
     clock.lap(Stage::Coarse);
     let mut scan = Scan {
         view,
         model,
         request,
         scanner: scanner(model, projected, request),
-        budget: request.max_codes,
+        progress: Progress::new(request.limits),
         buffers: BUFFERS.take(),
     };
     clock.lap(Stage::Tables);
-    let mut groups = stops.chunk_by(|a, b| a.list == b.list).peekable();
-    while let Some(group) = groups.next() {
-        let ahead = groups.peek().and_then(|next| view.peek(next[0].list));
-        scan.list(group, ahead.unwrap_or_default(), &mut collectors)?;
-    }
+    scan.all(stops, &mut collectors)?;
     BUFFERS.set(scan.buffers);
     if route.stops.capacity() <= STOPS_KEPT {
         ROUTE.set(route);
@@ -148,6 +200,48 @@ fn search_chunk(
     let hits = collectors.into_iter().zip(queries.iter()).map(finish).collect();
     clock.lap(Stage::Rank);
     hits
+}
+
+fn look_at(clock: &Clock<'_>, queries: usize, stops: &[Stop]) {
+    let filled = stops.iter().filter(|stop| stop.entries > 0).count();
+    clock.looked_at(queries, filled, || stops.iter().map(|stop| u64::from(stop.entries)).sum());
+}
+
+/// The lists that each query looks into: the nearest, or those that the caller chose for the queries from `first` on.
+enum Lists<'a> {
+    Nearest(Probes),
+    Chosen { chosen: &'a Preassigned, first: usize, most: usize, scores: Vec<Vec<f32>> },
+}
+
+fn probes<'a>(model: &Model, projected: Rows<'_>, first: usize, request: &Request<'a>) -> Lists<'a> {
+    let Some(chosen) = request.chosen else { return Lists::Nearest(model.probe(projected, request.nprobe)) };
+    let scores =
+        projected.iter().enumerate().map(|(q, query)| chosen.scores(model, query, first + q)).collect();
+    Lists::Chosen { chosen, first, most: request.nprobe, scores }
+}
+
+impl Lists<'_> {
+    /// Query by query: lists and coarse scores.
+    fn of(&self, query: usize) -> (&[u32], &[f32]) {
+        match self {
+            Lists::Nearest(Probes { nprobe, lists, scores }) => {
+                let range = query * nprobe..(query + 1) * nprobe;
+                (&lists[range.clone()], &scores[range])
+            }
+            Lists::Chosen { chosen, first, most, scores } => {
+                let lists = chosen.lists(first + query);
+                (&lists[..lists.len().min(*most)], &scores[query])
+            }
+        }
+    }
+
+    /// Queries.
+    fn len(&self) -> usize {
+        match self {
+            Lists::Nearest(probes) => probes.lists.len() / probes.nprobe.max(1),
+            Lists::Chosen { scores, .. } => scores.len(),
+        }
+    }
 }
 
 fn scanner<'a>(model: &'a Model, queries: Rows<'a>, request: &Request<'_>) -> Box<dyn Scanner + 'a> {
@@ -188,40 +282,28 @@ struct Route {
 }
 
 impl Route {
-    /// The stops of all queries: in probe order for one query, by list for several.
-    fn lay(
-        &mut self,
-        view: &dyn View,
-        nlist: usize,
-        probes: &Probes,
-        request: &Request<'_>,
-        queries: Rows<'_>,
-    ) -> Result<&[Stop]> {
+    /// The stops of all queries, query after query in the order of their probes.
+    fn lay(&mut self, view: &dyn View, lists: &Lists<'_>, request: &Request<'_>) -> Result<()> {
         self.stops.clear();
-        let per_query =
-            probes.lists.chunks_exact(probes.nprobe).zip(probes.scores.chunks_exact(probes.nprobe));
-        for (query, (lists, scores)) in per_query.enumerate() {
-            let mut left = if request.max_codes() == 0 { usize::MAX } else { request.max_codes() };
+        let limits = request.laid_down();
+        for query in 0..lists.len() {
+            let (lists, scores) = lists.of(query);
+            let mut progress = Progress::new(limits);
             for (&list, &coarse) in lists.iter().zip(scores) {
-                if left == 0 {
+                if progress.is_over() {
                     break;
                 }
                 let of = view.list(list)?.n;
-                let entries = (of as usize).min(left);
-                left -= entries;
-                if entries > 0 {
+                let entries = (of as usize).min(progress.left());
+                progress.enter(of > 0);
+                progress.seen += entries;
+                if entries > 0 || request.ends_early() {
                     let visit = Visit { query: query as u32, coarse };
                     self.stops.push(Stop { list, visit, entries: entries as u32, of });
                 }
             }
         }
-        if queries.len() == 1 {
-            return Ok(&self.stops);
-        }
-        // Where one pass over a list is so cheap that what follows counts, 1.05 times as fast; flat lists, which are read
-        // twice then, lose as much.
-        let nearest_first = matches!(request.goal, Goal::Rerank { .. }) && request.nprobe > 1;
-        Ok(self.by_list(nlist, nearest_first))
+        Ok(())
     }
 
     /// A stable counting sort by list. With `nearest_first` each query's first stop comes before all others: what its
@@ -272,10 +354,33 @@ impl<'a> Collect<'a> {
         }
     }
 
+    fn offer(&mut self, Entry { row, score }: Entry) {
+        match self {
+            Collect::TopK(topk) => topk.offer(row, score),
+            Collect::Radius(radius) => radius.offer(row, score),
+        }
+    }
+
+    /// What it found, in no order.
+    fn into_entries(self) -> Result<Vec<Entry>> {
+        match self {
+            Collect::TopK(topk) => topk.finish_entries(),
+            Collect::Radius(radius) => Ok(radius.finish_entries()),
+        }
+    }
+
     fn threshold(&self) -> f32 {
         match self {
             Collect::TopK(topk) => topk.threshold(),
             Collect::Radius(radius) => radius.threshold(),
+        }
+    }
+
+    /// Entries that a range search has found so far.
+    fn within(&self) -> usize {
+        match self {
+            Collect::TopK(_) => 0,
+            Collect::Radius(radius) => radius.len(),
         }
     }
 
@@ -301,7 +406,7 @@ impl<'a> Collect<'a> {
 }
 
 /// Turns what was found from entries into rows; a filter that goes by ids has its say.
-fn rows_of(view: &dyn View, filter: &Filter, block: Run<'_>, found: &mut Found) -> Result<()> {
+pub(super) fn rows_of(view: &dyn View, filter: &Filter, block: Run<'_>, found: &mut Found) -> Result<()> {
     for entry in &mut found.entries {
         *entry = block.rows[*entry as usize].get();
     }
@@ -326,9 +431,47 @@ struct Scan<'a> {
     model: &'a Model,
     request: &'a Request<'a>,
     scanner: Box<dyn Scanner + 'a>,
-    /// Entries the one query of a counted search may still score.
-    budget: usize,
+    /// Of the one query of a search whose lists decide how far it goes.
+    progress: Progress,
     buffers: Buffers,
+}
+
+/// How far a query has come.
+struct Progress {
+    limits: Limits,
+    /// Entries scored.
+    seen: usize,
+    /// Lists entered that had any.
+    lists: usize,
+    /// Lists since the last one that added something.
+    empty: usize,
+}
+
+impl Progress {
+    fn new(limits: Limits) -> Self {
+        Progress { limits, seen: 0, lists: 0, empty: 0 }
+    }
+
+    /// True if no further list is entered.
+    fn is_over(&self) -> bool {
+        let Limits { max_codes, max_lists, at_least, max_empty_lists } = self.limits;
+        let over = |n: usize, most: usize| most > 0 && n >= most;
+        let spent = over(self.seen, max_codes) || over(self.lists, max_lists);
+        spent && self.seen >= at_least || over(self.empty, max_empty_lists)
+    }
+
+    /// Entries that may be scored in the next list.
+    fn left(&self) -> usize {
+        match self.limits {
+            Limits { max_codes: 0, .. } => usize::MAX,
+            Limits { at_least, .. } if at_least > 0 => usize::MAX,
+            Limits { max_codes, .. } => max_codes.saturating_sub(self.seen),
+        }
+    }
+
+    fn enter(&mut self, has_entries: bool) {
+        self.lists += usize::from(has_entries);
+    }
 }
 
 thread_local! {
@@ -346,12 +489,29 @@ struct Buffers {
 }
 
 impl Scan<'_> {
+    /// Scans all lists; stops at the same list follow each other.
+    fn all(&mut self, stops: &[Stop], collectors: &mut [Collect<'_>]) -> Result<()> {
+        let mut groups = stops.chunk_by(|a, b| a.list == b.list).peekable();
+        while let Some(group) = groups.next() {
+            let ahead = groups.peek().and_then(|next| self.view.peek(next[0].list)).unwrap_or_default();
+            if !self.request.one_by_one() {
+                self.list(group, ahead, collectors)?;
+                continue;
+            }
+            if self.progress.is_over() {
+                break;
+            }
+            let before = collectors[0].within();
+            self.progress.enter(group[0].of > 0);
+            self.list(group, ahead, collectors)?;
+            self.progress.empty = if collectors[0].within() > before { 0 } else { self.progress.empty + 1 };
+        }
+        Ok(())
+    }
+
     /// Scans one list for all its stops; `ahead` is what will be read next.
     fn list(&mut self, stops: &[Stop], mut ahead: &[u8], collectors: &mut [Collect<'_>]) -> Result<()> {
-        if self.request.counts_while_scanning() && self.budget == 0 {
-            return Ok(());
-        }
-        let Scan { view, model, request, scanner, budget, buffers } = self;
+        let Scan { view, model, request, scanner, progress, buffers } = self;
         let list = stops[0].list;
         buffers.visits.clear();
         buffers.visits.extend(stops.iter().map(|stop| stop.visit));
@@ -363,8 +523,11 @@ impl Scan<'_> {
         let (mut seen, all) = (0, stops[0].of as usize);
         view.visit(list, &mut |block| {
             let n = block.rows.len();
-            let counted = request.counts_while_scanning().then_some(&mut *budget);
+            let before = progress.left();
+            let mut budget = before;
+            let counted = request.counts_while_scanning().then_some(&mut budget);
             live_entries(*view, request.filter, block, counted, &mut buffers.live)?;
+            progress.seen += before - budget;
             // Each run of entries fetches its share.
             let share = if seen + n < all { ahead.len() * n / all } else { ahead.len() };
             let codes = Codes { bytes: block.codes, n, ahead: ahead.split_off(..share).unwrap_or_default() };
@@ -393,7 +556,7 @@ impl Scan<'_> {
 
 /// The entries of a block that may be found, a bit each: those that the rows of the filter name, and of them no more
 /// than `budget`. What needs an id is asked later, of the entries that are near enough, unless each one counts.
-fn live_entries(
+pub(super) fn live_entries(
     view: &dyn View,
     filter: &Filter,
     block: Run<'_>,

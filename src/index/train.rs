@@ -11,7 +11,7 @@ use super::writer::{IndexWriter, random};
 use super::{rerank, tree};
 use crate::codec::{self, Assigned, Codec, Training};
 use crate::kernel::Similarity;
-use crate::math::kmeans::{ClusteringParams, IterationStats, cluster};
+use crate::math::kmeans::{Clustering, ClusteringParams, IterationStats, cluster};
 use crate::math::random::Random;
 use crate::math::seeding::Init;
 use crate::math::transform::Chain;
@@ -76,52 +76,226 @@ impl IndexWriter<'_> {
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<TrainReport> {
-        let spec = self.model.spec.clone();
-        let Some(nlist) = spec.nlist else {
-            return Err(Error::Spec { text: spec.to_string(), what: "has no lists to train".into() });
-        };
-        self.check_decodes()?;
+        let (spec, nlist) = self.spec_of_lists()?;
         let prepared = self.prepare_sample(rows, params)?;
-        let rows = Rows::of(&prepared, spec.dim);
+        let sample = sample(Rows::of(&prepared, spec.dim), params);
+        let sample = Rows::of(&sample, spec.dim);
+        let seed = params.clustering.seed;
+        let chain = Self::in_pool(&self.pool, || train_chain(&spec, sample, seed, observer))?;
+        let sample = project(chain.as_ref(), sample);
+        let sample = Rows::of(&sample, spec.inner_dim());
+        let (done, clustering) =
+            self.cluster_lists(&spec, nlist, sample, chain.as_ref(), params, observer)?;
+        let trained = Self::in_pool(&self.pool, || -> Result<_> {
+            let tree = Model::grow_tree(&spec, &done.centroids, observer)?;
+            let codec = train_codec(&spec, sample, &done.centroids, seed, observer)?;
+            Ok((tree, codec))
+        });
+        let (tree, codec) = trained?;
+        let params = TrainParams { clustering, sample_rows: params.sample_rows, initial: None };
+        let report = self.report(&done);
+        let trained = Trained { centroids: done.centroids, tree, chain, codec };
+        Ok(TrainReport { redistributed: self.install_trained(trained, &params, observer)?, ..report })
+    }
+
+    /// Makes new lists and nothing else: transforms, and what training made for codes, stay as they are. FAISS's
+    /// `train_q1` by itself. What is stored is decoded and encoded anew, relative to its new centroid.
+    ///
+    /// # Errors
+    /// As [`train`](Self::train); [`Error::Untrained`] for an index without transforms or tables to go on with;
+    /// [`Error::Spec`] for spectral hashes whose thresholds belong to lists.
+    pub fn train_lists(
+        &mut self,
+        rows: Rows<'_>,
+        params: &TrainParams,
+        observer: &mut Observer<'_>,
+    ) -> Result<TrainReport> {
+        let (spec, nlist) = self.spec_of_lists()?;
+        let made = spec.encoding.is_learned() || !spec.transforms.is_empty();
+        if made && !self.header.trained {
+            return Err(Error::Untrained { index: spec.to_string() });
+        }
+        if self.model.codec.lists().is_some() {
+            let what = "the thresholds of its codes belong to lists: `train` makes both".into();
+            return Err(Error::Spec { text: spec.to_string(), what });
+        }
+        let prepared = self.prepare_sample(rows, params)?;
+        let sample = sample(Rows::of(&prepared, spec.dim), params);
+        let chain = self.model.chain.clone();
+        let sample = project(chain.as_ref(), Rows::of(&sample, spec.dim));
+        let sample = Rows::of(&sample, spec.inner_dim());
+        let (done, clustering) =
+            self.cluster_lists(&spec, nlist, sample, chain.as_ref(), params, observer)?;
+        let tree = Model::grow_tree(&spec, &done.centroids, observer)?;
+        let codec = self.same_codec(&spec)?;
+        let params = TrainParams { clustering, sample_rows: params.sample_rows, initial: None };
+        let report = self.report(&done);
+        let trained = Trained { centroids: done.centroids, tree, chain, codec };
+        Ok(TrainReport { redistributed: self.install_trained(trained, &params, observer)?, ..report })
+    }
+
+    /// Trains the codes anew over the lists as they are: FAISS's `train_encoder` by itself. Of `params` the sample and the
+    /// seed have a say. What is stored is taken from kept rows, or else decoded, and encoded anew, in its nearest list.
+    /// Returns how many vectors. Nothing happens to codes that nothing is learned for.
+    ///
+    /// # Errors
+    /// As [`train`](Self::train); [`Error::Untrained`] for an index without lists yet.
+    pub fn train_codec(
+        &mut self,
+        rows: Rows<'_>,
+        params: &TrainParams,
+        observer: &mut Observer<'_>,
+    ) -> Result<u64> {
+        let (spec, _) = self.spec_of_lists()?;
+        let centroids = match self.model.centroids() {
+            Some(centroids) => centroids.as_slice().to_vec(),
+            None => return Err(Error::Untrained { index: spec.to_string() }),
+        };
+        if !spec.encoding.is_learned() {
+            return Ok(0);
+        }
+        let prepared = self.prepare_sample(rows, params)?;
+        let sample = sample(Rows::of(&prepared, spec.dim), params);
+        self.train_over(
+            &spec,
+            centroids,
+            self.model.chain.clone(),
+            Rows::of(&sample, spec.dim),
+            params,
+            observer,
+        )
+    }
+
+    /// Takes lists that somebody else made: `centroids` has a row for each, by whatever clustering. Transforms and
+    /// codes are trained on `rows` (which may be none where the specification has nothing to learn but lists), k-means is
+    /// not run. FAISS's quantizer that is trained already. Centroids are transformed as rows are, and not scaled but under cosine.
+    /// Returns how many stored vectors moved to their new lists.
+    ///
+    /// ```no_run
+    /// # use vellum::*;
+    /// # fn with(mut index: IndexWriter<'_>, rows: Rows<'_>, mine: &[f32]) -> Result<()> {
+    /// let centroids = Rows::new(mine, index.spec().dim())?;
+    /// index.train_with_centroids(centroids, rows, &TrainParams::default(), &mut Observer::none())?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// As [`train`](Self::train); [`Error::Length`] for another number of centroids than of lists.
+    pub fn train_with_centroids(
+        &mut self,
+        centroids: Rows<'_>,
+        rows: Rows<'_>,
+        params: &TrainParams,
+        observer: &mut Observer<'_>,
+    ) -> Result<u64> {
+        let (spec, nlist) = self.spec_of_lists()?;
+        if centroids.len() != nlist {
+            return Err(Error::Length { what: "centroids", expected: nlist, got: centroids.len() });
+        }
+        if rows.is_empty() && (spec.encoding.is_learned() || !spec.transforms.is_empty()) {
+            return Err(Error::TooFewRows { rows: 0, needed: 1 });
+        }
+        let centroids = self.model.prepare(centroids)?;
+        let prepared = self.prepare_sample(rows, params)?;
+        let sample = sample(Rows::of(&prepared, spec.dim), params);
+        let (sample, seed) = (Rows::of(&sample, spec.dim), params.clustering.seed);
+        let chain = Self::in_pool(&self.pool, || train_chain(&spec, sample, seed, observer))?;
+        let centroids = project(chain.as_ref(), Rows::of(&centroids, spec.dim)).into_owned();
+        metric::check_centroids(spec.metric, Rows::of(&centroids, spec.inner_dim()))?;
+        self.train_over(&spec, centroids, chain, sample, params, observer)
+    }
+
+    /// Trains the codes over these centroids, and installs all that.
+    fn train_over(
+        &mut self,
+        spec: &IndexSpec,
+        centroids: Vec<f32>,
+        chain: Option<Chain>,
+        sample: Rows<'_>,
+        params: &TrainParams,
+        observer: &mut Observer<'_>,
+    ) -> Result<u64> {
+        let (projected, seed) = (project(chain.as_ref(), sample), params.clustering.seed);
+        let sample = Rows::of(&projected, spec.inner_dim());
+        let trained = Self::in_pool(&self.pool, || -> Result<_> {
+            let tree = Model::grow_tree(spec, &centroids, observer)?;
+            let codec = train_codec(spec, sample, &centroids, seed, observer)?;
+            Ok((tree, codec))
+        });
+        let (tree, codec) = trained?;
+        let params = TrainParams { initial: None, ..params.clone() };
+        self.install_trained(Trained { centroids, tree, chain, codec }, &params, observer)
+    }
+
+    fn spec_of_lists(&self) -> Result<(IndexSpec, usize)> {
+        let spec = self.model.spec.clone();
+        match spec.nlist {
+            Some(nlist) => self.check_decodes().map(|()| (spec, nlist)),
+            None => Err(Error::Spec { text: spec.to_string(), what: "has no lists to train".into() }),
+        }
+    }
+
+    /// k-means over a (projected) sample, and the parameters it ran with.
+    fn cluster_lists(
+        &self,
+        spec: &IndexSpec,
+        nlist: usize,
+        sample: Rows<'_>,
+        chain: Option<&Chain>,
+        params: &TrainParams,
+        observer: &mut Observer<'_>,
+    ) -> Result<(Clustering, ClusteringParams)> {
         let initial = match &params.initial {
             None => None,
             Some(initial) => Some(self.prepare_sample(Rows::new(initial, spec.dim)?, params)?),
         };
-        let sample = sample(rows, params);
-        let sample = Rows::of(&sample, spec.dim);
-        let seed = params.clustering.seed;
-        let chain = Self::in_pool(&self.pool, || train_chain(&spec, sample, seed, observer))?;
-        let (sample, dim) = (project(chain.as_ref(), sample), spec.inner_dim());
-        let sample = Rows::of(&sample, dim);
-        let initial = initial.as_deref().map(|initial| project(chain.as_ref(), Rows::of(initial, spec.dim)));
-        let initial = initial.as_deref().map(|initial| Rows::of(initial, dim));
+        let initial = initial.as_deref().map(|initial| project(chain, Rows::of(initial, spec.dim)));
+        let initial = initial.as_deref().map(|initial| Rows::of(initial, sample.dim()));
         let mut clustering = params.clustering.clone();
         clustering.spherical |= spec.metric.similarity() == Similarity::Dot;
         let checked = ClusteringParams { check_finite: false, ..clustering.clone() };
         let run = || cluster(sample, nlist, spec.metric.nearness(), &checked, initial, observer);
         let done = Self::in_pool(&self.pool, run)?;
-        if metric::check_centroids(spec.metric, Rows::of(&done.centroids, dim)).is_err() {
+        if metric::check_centroids(spec.metric, Rows::of(&done.centroids, sample.dim())).is_err() {
             let what = "false, and rows that are not finite or too long gave centroids that are";
             return Err(Error::Parameter { name: "check_finite", what: what.into() });
         }
-        let trained = Self::in_pool(&self.pool, || -> Result<_> {
-            let tree = Model::grow_tree(&spec, &done.centroids, observer)?;
-            let codec = train_codec(&spec, sample, &done.centroids, seed, observer)?;
-            Ok(Trained { centroids: done.centroids, tree, chain, codec })
-        });
-        // Drawn, not counted: a training that was aborted must not share its number with a later one.
-        let model = Model::trained(&spec, trained?, random())?;
-        let mut report = TrainReport {
+        Ok((done, clustering))
+    }
+
+    fn report(&self, done: &Clustering) -> TrainReport {
+        TrainReport {
             rows: done.sampled_rows,
             objective: done.objective,
-            iterations: done.iterations,
+            iterations: done.iterations.clone(),
             few_rows: done.few_points,
-            redistributed: self.header.ntotal,
-        };
-        let params = TrainParams { clustering, sample_rows: params.sample_rows, initial: None };
-        self.change(|writer| writer.install(model, &params, observer))?;
-        report.redistributed = self.header.ntotal;
-        Ok(report)
+            redistributed: 0,
+        }
+    }
+
+    /// The codec as it is, for another model.
+    fn same_codec(&self, spec: &IndexSpec) -> Result<Box<dyn Codec>> {
+        match untrained_codec(spec, spec.encoding, spec.inner_dim()) {
+            Some(codec) => Ok(codec),
+            None => {
+                let (similarity, tables) = (spec.metric.similarity(), self.model.codec.tables());
+                codec::load(spec.encoding, spec.inner_dim(), similarity, &tables)
+                    .map_err(|what| Error::corrupt(&self.tables.names.model, 0, what))
+            }
+        }
+    }
+
+    /// Puts what was trained in place; how many vectors moved.
+    pub(crate) fn install_trained(
+        &mut self,
+        trained: Trained,
+        params: &TrainParams,
+        observer: &mut Observer<'_>,
+    ) -> Result<u64> {
+        // Drawn, not counted: a training that was aborted must not share its number with a later one.
+        let model = Model::trained(&self.model.spec, trained, random())?;
+        self.change(|writer| writer.install(model, params, observer))?;
+        Ok(self.header.ntotal)
     }
 
     /// Trains on the vectors that are stored.
@@ -141,7 +315,7 @@ impl IndexWriter<'_> {
     }
 
     /// Refuses to train where stored vectors could not be encoded anew.
-    fn check_decodes(&self) -> Result<()> {
+    pub(crate) fn check_decodes(&self) -> Result<()> {
         let model = &self.model;
         if model.codec.decodes() || model.judge().is_some() || self.header.ntotal == 0 {
             return Ok(());
@@ -365,7 +539,7 @@ fn pick(rows: Rows<'_>, most: usize, seed: u64) -> Cow<'_, [f32]> {
 }
 
 /// `name value` lines: readable by any later version, whatever it adds.
-fn encode_params(params: &TrainParams) -> Vec<u8> {
+pub(crate) fn encode_params(params: &TrainParams) -> Vec<u8> {
     let c = &params.clustering;
     let init = match c.init {
         Init::Random => "random",

@@ -17,7 +17,7 @@ use super::view::WriterView;
 use crate::guard::{Quiet, guarded};
 use crate::spec::{IndexSpec, SearchParams};
 use crate::storage::changes::{Change, Changes, Touched};
-use crate::storage::format::{Header, State};
+use crate::storage::format::{Header, State, StoredLimits};
 use crate::storage::{self, CATALOG, WriteTables};
 use crate::{Error, Rerank, Result};
 use redb::{MultimapTableHandle, ReadableTable, ReadableTableMetadata, TableHandle, WriteTransaction};
@@ -190,9 +190,16 @@ impl<'t> IndexWriter<'t> {
             field("rerank", Some(rows))?;
         }
         let max_codes = params.max_codes.unwrap_or(0) as u64;
+        let limit = |name, value: Option<usize>| field(name, value.filter(|value| *value > 0));
+        let limits = StoredLimits {
+            max_lists: limit("max_lists", params.max_lists)?,
+            max_empty_lists: limit("max_empty_lists", params.max_empty_lists)?,
+            ensure_topk_full: params.ensure_topk_full.unwrap_or(false),
+            mode: params.parallel_mode.unwrap_or_default(),
+        };
         self.change(|writer| {
             (writer.header.nprobe, writer.header.rerank) = (nprobe, rerank);
-            writer.header.max_codes = max_codes;
+            (writer.header.max_codes, writer.header.limits) = (max_codes, limits);
             Ok(())
         })
     }
@@ -340,6 +347,7 @@ pub(crate) fn create_index(txn: &WriteTransaction, name: &str, spec: &IndexSpec)
         nprobe: 0,
         rerank: None,
         max_codes: 0,
+        limits: StoredLimits::default(),
         spec: spec.to_string(),
     };
     let mut tables = storage::open_write(txn, name)?;

@@ -247,6 +247,11 @@ impl<'a> Radius<'a> {
         Radius { repeats: true, ..Radius::new(radius, ids) }
     }
 
+    /// Entries so far.
+    pub(crate) fn len(&self) -> usize {
+        self.found.len()
+    }
+
     /// The hits, sorted by (score, id).
     pub(crate) fn finish(self) -> Result<Vec<Hit>> {
         let ids = self.ids;

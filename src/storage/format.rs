@@ -14,7 +14,7 @@
 //! frame is believed only after [`Frame::open`] compared all of this. Everything is little-endian.
 #![warn(clippy::indexing_slicing)]
 
-use crate::{Error, Metric, Rerank, Result};
+use crate::{Error, Metric, ParallelMode, Rerank, Result};
 use std::fmt;
 use std::ops::Deref;
 use zerocopy::little_endian::{F64, U16, U32, U64};
@@ -226,8 +226,18 @@ pub(crate) struct Header {
     pub(crate) nprobe: u32,
     pub(crate) rerank: Option<Rerank>,
     pub(crate) max_codes: u64,
+    pub(crate) limits: StoredLimits,
     /// The specification's spelling.
     pub(crate) spec: String,
+}
+
+/// More search defaults; zero is unset.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct StoredLimits {
+    pub(crate) max_lists: u32,
+    pub(crate) max_empty_lists: u32,
+    pub(crate) ensure_topk_full: bool,
+    pub(crate) mode: ParallelMode,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -262,7 +272,11 @@ struct RawHeader {
     rerank_form: u8,
     /// The bits of Lp's p; 0 for the metrics without an argument.
     metric_argument: U32,
-    reserved2: [u8; 19],
+    max_lists: U32,
+    max_empty_lists: U32,
+    ensure_topk_full: u8,
+    parallel_mode: u8,
+    reserved2: [u8; 9],
 }
 
 const HEADER_MAGIC: [u8; 8] = *b"vellum.i";
@@ -303,7 +317,11 @@ impl Header {
             rerank: rerank.into(),
             rerank_form,
             metric_argument: metric_argument.into(),
-            reserved2: [0; 19],
+            max_lists: self.limits.max_lists.into(),
+            max_empty_lists: self.limits.max_empty_lists.into(),
+            ensure_topk_full: self.limits.ensure_topk_full.into(),
+            parallel_mode: self.limits.mode.to_stored(),
+            reserved2: [0; 9],
         };
         let mut bytes = raw.as_bytes().to_vec();
         bytes.extend_from_slice(self.spec.as_bytes());
@@ -327,7 +345,7 @@ impl Header {
             return Err(bad("header checksum"));
         }
         let spec = rest.get(..raw.spec_bytes.get() as usize).ok_or_else(|| bad("specification cut off"))?;
-        if raw.reserved != [0; 2] || raw.reserved2 != [0; 19] || rest.len() != spec.len() {
+        if raw.reserved != [0; 2] || raw.reserved2 != [0; 9] || rest.len() != spec.len() {
             return Err(bad("reserved bytes in use"));
         }
         let flag = |byte: u8| match byte {
@@ -337,6 +355,13 @@ impl Header {
         let metric = Metric::from_stored(raw.metric, raw.metric_argument.get());
         let rerank = Rerank::from_stored(raw.rerank_form, raw.rerank.get());
         let rerank = rerank.ok_or_else(|| bad("unknown form of reranking"))?;
+        let mode = ParallelMode::from_stored(raw.parallel_mode);
+        let limits = StoredLimits {
+            max_lists: raw.max_lists.get(),
+            max_empty_lists: raw.max_empty_lists.get(),
+            ensure_topk_full: flag(raw.ensure_topk_full)?,
+            mode: mode.ok_or_else(|| bad("unknown way to share out a search"))?,
+        };
         Ok(Header {
             uuid: raw.uuid,
             state: match raw.state {
@@ -362,6 +387,7 @@ impl Header {
             nprobe: raw.nprobe.get(),
             rerank: Some(rerank).filter(|rerank| *rerank != Rerank::Rows(0)),
             max_codes: raw.max_codes.get(),
+            limits,
             spec: String::from_utf8(spec.to_vec()).map_err(|_| bad("specification is no text"))?,
         })
     }
@@ -546,6 +572,7 @@ mod tests {
             nprobe: 11,
             rerank: Some(Rerank::Rows(12)),
             max_codes: 13,
+            limits: StoredLimits::default(),
             spec: "IVF64,Flat".into(),
         }
     }

@@ -462,7 +462,7 @@ impl Given {
         let logical: Vec<u8> = codes.flat_map(|(code, _)| code).copied().collect();
         let n = logical.len() / packer.code_bytes();
         assert_eq!(packer.unpack(&blocks, n).unwrap(), logical, "{kind}");
-        assert_eq!(packer.pack(&logical), blocks, "{kind}");
+        assert_eq!(packer.pack(&logical).unwrap(), blocks, "{kind}");
     }
 
     /// The ten that FAISS found and their distances: ours are the same up to the steps of both tables.
