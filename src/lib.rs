@@ -50,6 +50,7 @@ mod metric;
 mod profile;
 mod progress;
 mod rerank;
+mod retrieval;
 mod rows;
 mod spec;
 mod storage;
@@ -75,6 +76,9 @@ pub use metric::{LpOrder, Metric, NORM_MAX};
 pub use profile::SearchStats;
 pub use progress::{Observer, Tick};
 pub use rerank::Rerank;
+pub use retrieval::{
+    Batch, Hash, Identifier, Identifiers, Quantize, Retrieved, Retriever, RetrieverBuilder, ScoreAh, Tree,
+};
 pub use rows::Rows;
 pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX, SearchParams};
 pub use store::{

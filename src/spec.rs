@@ -361,6 +361,12 @@ impl IndexSpec {
         if let Some(what) = codec::misfit(self.encoding, self.inner_dim()) {
             return bad(what);
         }
+        // Not before the metric is known, as it is not while the string is read.
+        if let Encoding::FastScan(params) = self.encoding
+            && let Some(what) = params.misfit(self.metric)
+        {
+            return bad(what);
+        }
         if let Some(nlist) = self.nlist.filter(|nlist| *nlist == 0 || *nlist > NLIST_MAX) {
             return bad(format!("{nlist} lists, allowed are 1 to {NLIST_MAX}"));
         }

@@ -10,6 +10,7 @@ mod filter;
 mod kept;
 mod merge;
 pub(crate) mod model;
+mod note;
 pub(crate) mod reader;
 mod remove;
 pub(crate) mod renumber;
