@@ -33,7 +33,7 @@
 //! # Where to begin
 //! [`Store`] opens a file; [`WriteTxn::index`] gives an [`IndexWriter`], [`ReadTxn::index`] an [`IndexReader`]. An index
 //! can also live in the application's own redb database: [`IndexWriter::create`], [`Builder::attach`]. Large inputs go through
-//! [`Store::bulk_load`]. `ARCHITECTURE.md` in the repository draws the floors.
+//! [`Store::bulk_load`]. [`Retriever`] is all that in one thing: vectors and identifiers in, identifiers and scores out. `ARCHITECTURE.md` in the repository draws the floors.
 
 mod coarse;
 mod codec;

@@ -14,7 +14,6 @@
 //! The points themselves are trained without weights. Scores of points come from one kernel, sums are f64 and in one order: a
 //! vector's code is the same in any batch.
 
-use super::super::Assigned;
 use crate::Rows;
 use crate::kernel::{POINTS, Similarity};
 use crate::math::product::{ProductBook, pack};
@@ -25,25 +24,23 @@ const ROUNDS: usize = 10;
 /// Rows that one task encodes.
 const TASK_ROWS: usize = 256;
 
-/// Appends the packed codes of `rows`.
+/// Appends the packed codes of `targets`, which are `rows` or what is left of them without their lists' centroids.
 pub(super) fn encode(
     book: &ProductBook,
     threshold: f32,
-    rows: Assigned<'_>,
-    residual: bool,
+    rows: Rows<'_>,
+    targets: Rows<'_>,
     codes: &mut Vec<u8>,
 ) {
-    let residuals = if residual { Some(rows.residuals()) } else { None };
-    let targets = residuals.as_deref().unwrap_or(rows.rows.as_slice());
-    let (dim, m) = (book.dim(), book.m());
-    let mut indices = vec![0u16; rows.rows.len() * m];
-    book.indices(Rows::of(targets, dim), &mut indices);
+    let m = book.m();
+    let mut indices = vec![0u16; rows.len() * m];
+    book.indices(targets, &mut indices);
     let tasks = indices.par_chunks_mut(TASK_ROWS * m).enumerate();
     tasks.for_each(|(task, indices)| {
         let mut search = Search::new(book, threshold);
         for (i, indices) in indices.chunks_exact_mut(m).enumerate() {
             let row = task * TASK_ROWS + i;
-            search.improve(rows.rows.row(row), &targets[row * dim..(row + 1) * dim], indices);
+            search.improve(rows.row(row), targets.row(row), indices);
         }
     });
     indices.chunks_exact(m).for_each(|indices| pack(indices, book.bits(), codes));
@@ -139,7 +136,7 @@ fn dot(a: &[f32], b: &[f32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{Codec, Training};
+    use super::super::super::{Assigned, Codec, Training};
     use super::super::ProductFastScan;
     use super::*;
     use crate::Observer;

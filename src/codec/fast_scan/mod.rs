@@ -32,6 +32,7 @@ use crate::kernel::{FastTables, Kernels, POINTS, Similarity};
 use crate::layout::{Factors, Layout};
 use crate::math::product::ProductBook;
 use crate::{NORM_MAX, Observer, Result, Rows};
+use std::borrow::Cow;
 
 /// Bits of an index.
 const BITS: usize = 4;
@@ -186,18 +187,18 @@ impl Codec for ProductFastScan {
     }
 
     fn encode(&self, rows: Assigned<'_>, codes: &mut Vec<u8>) {
-        if let Some(threshold) = self.anisotropic {
-            return anisotropic::encode(&self.book, threshold, rows, self.residual, codes);
-        }
-        if !self.residual {
-            return self.book.encode(rows.rows, codes);
-        }
-        let (residuals, dim) = (rows.residuals(), self.book.dim());
+        let dim = self.book.dim();
+        let targets = if self.residual { rows.residuals() } else { Cow::Borrowed(rows.rows.as_slice()) };
+        let targets = Rows::of(&targets, dim);
+        let choose = |codes: &mut Vec<u8>| match self.anisotropic {
+            Some(threshold) => anisotropic::encode(&self.book, threshold, rows.rows, targets, codes),
+            None => self.book.encode(targets, codes),
+        };
         if !self.has_bias() {
-            return self.book.encode(Rows::of(&residuals, dim), codes);
+            return choose(codes);
         }
         let (mut nibbles, mut decoded) = (Vec::new(), vec![0.0; dim]);
-        self.book.encode(Rows::of(&residuals, dim), &mut nibbles);
+        choose(&mut nibbles);
         codes.reserve(rows.rows.len() * self.layout().code_bytes());
         for (code, list) in nibbles.chunks_exact(self.book.code_bytes()).zip(rows.lists) {
             self.book.decode(code, &mut decoded);
