@@ -547,6 +547,7 @@ mod tests {
             "IVF4,Flat,RBF16",
             "OPQ16_64,IVF4,Nibble2,RFlat",
             "OPQ32_64,IVF4096,PQ32x4fs,RFlat",
+            "Trunc64,IVF4096,PQ32x4fsr_aq0.2,RFlat",
             "IVF1024,SQ6",
             "IVF256,RQ6x8_Nqint8",
             "ITQ64,IVF512,SH1.2",

@@ -337,6 +337,7 @@ mod tests {
                 rotate
             }),
             dim.clone().prop_map(|dim_out| TransformKind::Pad { dim_out }),
+            dim.clone().prop_map(|dim_out| TransformKind::Truncate { dim_out }),
             dim.prop_map(|dim_out| TransformKind::Remap { dim_out }),
             Just(TransformKind::Hadamard),
             Just(TransformKind::Normalize),

@@ -5,19 +5,18 @@ use std::error::Error;
 use vellum::files::VectorReader;
 
 /// Rows, one after the other.
-pub struct Sample {
-    pub data: Vec<f32>,
-    pub dim: usize,
+pub(crate) struct Sample {
+    pub(crate) data: Vec<f32>,
+    pub(crate) dim: usize,
 }
 
 /// The passages.
-#[allow(dead_code, reason = "not every example asks for both")]
-pub fn passages() -> Result<Sample, Box<dyn Error>> {
+pub(crate) fn passages() -> Result<Sample, Box<dyn Error>> {
     read("text-2k.base.npy")
 }
 
 /// The questions.
-pub fn questions() -> Result<Sample, Box<dyn Error>> {
+pub(crate) fn questions() -> Result<Sample, Box<dyn Error>> {
     read("text-2k.query.npy")
 }
 
