@@ -542,8 +542,9 @@ fn anisotropic_codes_estimate_large_products_better() {
         let answers = retriever.retrieve(&queries, None).unwrap();
         answers.iter().map(|hits| f64::from(hits[0].score - 1.0).powi(2)).sum::<f64>()
     };
-    let (plain, weighted) = (error(None), error(Some(0.2)));
-    assert!(weighted < 0.5 * plain, "{weighted}, {plain}");
+    // Of length 1 and 32 components: errors along weigh 10 times as much.
+    let (plain, weighted) = (error(None), error(Some(0.5)));
+    assert!(weighted < 0.7 * plain, "{weighted}, {plain}");
 }
 
 #[test]
