@@ -81,7 +81,7 @@ fn covariance(rows: &[f32], dim: usize) -> Vec<f64> {
 }
 
 /// All kinds that take 24 components.
-const ALL: [&str; 22] = [
+const ALL: [&str; 23] = [
     "RR",
     "RR9",
     "RR40",
