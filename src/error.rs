@@ -160,6 +160,11 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// A retriever that was given nothing to search yet: [`Retriever::index`](crate::Retriever::index) comes first.
+    NotIndexed {
+        /// Its name.
+        name: String,
+    },
     /// An index of that name exists already.
     IndexExists {
         /// The name.
@@ -299,6 +304,7 @@ impl fmt::Display for Error {
             Incompatible { what } => write!(f, "the indexes do not go together: {what}"),
             TooFewRows { rows, needed } => write!(f, "{rows} training rows, {needed} needed"),
             UnknownIndex { name } => write!(f, "no index `{name}` in this store"),
+            NotIndexed { name } => write!(f, "retriever `{name}` has nothing to search: index() comes first"),
             IndexExists { name } => write!(f, "index `{name}` exists already"),
             IndexName { name } => {
                 write!(f, "index name `{name}`: 1 to 128 bytes, no slash, no control characters")

@@ -33,7 +33,7 @@
 //! # Where to begin
 //! [`Store`] opens a file; [`WriteTxn::index`] gives an [`IndexWriter`], [`ReadTxn::index`] an [`IndexReader`]. An index
 //! can also live in the application's own redb database: [`IndexWriter::create`], [`Builder::attach`]. Large inputs go through
-//! [`Store::bulk_load`]. `ARCHITECTURE.md` in the repository draws the floors.
+//! [`Store::bulk_load`]. [`Retriever`] is all that in one thing: vectors and identifiers in, identifiers and scores out. `ARCHITECTURE.md` in the repository draws the floors.
 
 mod coarse;
 mod codec;
@@ -52,6 +52,7 @@ mod metric;
 mod profile;
 mod progress;
 mod rerank;
+mod retrieval;
 mod rows;
 mod spec;
 mod storage;
@@ -79,6 +80,9 @@ pub use metric::{LpOrder, Metric, NORM_MAX};
 pub use profile::SearchStats;
 pub use progress::{Observer, Tick};
 pub use rerank::Rerank;
+pub use retrieval::{
+    Batch, Hash, Identifier, Identifiers, Quantize, Retrieved, Retriever, RetrieverBuilder, ScoreAh, Tree,
+};
 pub use rows::Rows;
 pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX, ParallelMode, SearchParams};
 pub use store::{

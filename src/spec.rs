@@ -372,6 +372,12 @@ impl IndexSpec {
         if let Some(what) = codec::misfit(self.encoding, self.inner_dim()) {
             return bad(what);
         }
+        // Not before the metric is known, as it is not while the string is read.
+        if let Encoding::FastScan(params) = self.encoding
+            && let Some(what) = params.misfit(self.metric)
+        {
+            return bad(what);
+        }
         if let Some(nlist) = self.nlist.filter(|nlist| *nlist == 0 || *nlist > NLIST_MAX) {
             return bad(format!("{nlist} lists, allowed are 1 to {NLIST_MAX}"));
         }
@@ -614,6 +620,7 @@ mod tests {
             "IVF4,Flat,RBF16",
             "OPQ16_64,IVF4,Nibble2,RFlat",
             "OPQ32_64,IVF4096,PQ32x4fs,RFlat",
+            "Trunc64,IVF4096,PQ32x4fsr_aq0.2,RFlat",
             "IVF1024,SQ6",
             "IVF256,RQ6x8_Nqint8",
             "ITQ64,IVF512,SH1.2",

@@ -70,6 +70,11 @@ pub enum TransformKind {
         /// Components afterwards.
         dim_out: usize,
     },
+    /// The first components (`Trunc64`), as suits embeddings that were trained for it; no word of FAISS's.
+    Truncate {
+        /// Components afterwards, at most as many as before.
+        dim_out: usize,
+    },
     /// Zeros evenly between the components, or an even choice of them (`Remap128`).
     Remap {
         /// Components afterwards.
@@ -120,7 +125,9 @@ impl TransformKind {
             TransformKind::Hadamard => dim_in.checked_next_power_of_two().unwrap_or(usize::MAX),
             TransformKind::Normalize | TransformKind::Center => dim_in,
             TransformKind::Pad { dim_out } => dim_out.max(dim_in),
-            TransformKind::Pca { dim_out, .. } | TransformKind::Remap { dim_out } => dim_out,
+            TransformKind::Pca { dim_out, .. }
+            | TransformKind::Truncate { dim_out }
+            | TransformKind::Remap { dim_out } => dim_out,
             TransformKind::Opq { subspaces, dim_out } => {
                 let dim = dim_out.unwrap_or(dim_in);
                 if subspaces == 0 || !dim.is_multiple_of(subspaces) {
@@ -137,6 +144,9 @@ impl TransformKind {
         let most = if self.has_matrix() { MATRIX_DIM_MAX } else { PADDED_DIM_MAX };
         if dim_in == 0 || dim == 0 {
             return Err(format!("{self} makes {dim} components of {dim_in}, there must be at least 1"));
+        }
+        if matches!(self, TransformKind::Truncate { .. }) && dim > dim_in {
+            return Err(format!("{self} takes the first of {dim_in} components"));
         }
         if chooses && dim > dim_in {
             return Err(format!("{self} chooses among the directions, of which there are {dim_in}"));
@@ -158,6 +168,7 @@ impl TransformKind {
             | TransformKind::Hadamard
             | TransformKind::Normalize
             | TransformKind::Pad { .. }
+            | TransformKind::Truncate { .. }
             | TransformKind::Remap { .. } => false,
         }
     }
@@ -176,6 +187,7 @@ impl TransformKind {
             | TransformKind::Hadamard
             | TransformKind::Normalize
             | TransformKind::Pad { .. }
+            | TransformKind::Truncate { .. }
             | TransformKind::Remap { .. } => Some(0),
         }
     }
@@ -201,6 +213,7 @@ impl TransformKind {
             | TransformKind::Normalize
             | TransformKind::Center
             | TransformKind::Pad { .. }
+            | TransformKind::Truncate { .. }
             | TransformKind::Remap { .. } => false,
         }
     }
@@ -219,6 +232,7 @@ impl fmt::Display for TransformKind {
             TransformKind::Normalize => f.write_str("L2norm"),
             TransformKind::Center => f.write_str("Center"),
             TransformKind::Pad { dim_out } => write!(f, "Pad{dim_out}"),
+            TransformKind::Truncate { dim_out } => write!(f, "Trunc{dim_out}"),
             TransformKind::Remap { dim_out } => write!(f, "Remap{dim_out}"),
             TransformKind::Opq { subspaces, dim_out } => {
                 write!(f, "OPQ{subspaces}")?;
@@ -243,7 +257,7 @@ impl FromStr for TransformKind {
         parse(text).ok_or_else(|| {
             format!(
                 "`{text}` is no transform: RR, HR, PCA64, PCAR64, PCAW64, PCAWR64, OPQ16, OPQ16_64, ITQ, ITQ64, \
-                 L2norm, Center, Pad128 or Remap128"
+                 L2norm, Center, Pad128, Trunc64 or Remap128"
             )
         })
     }
@@ -264,6 +278,9 @@ fn parse(text: &str) -> Option<TransformKind> {
     }
     if let Some(rest) = text.strip_prefix("Pad") {
         return Some(TransformKind::Pad { dim_out: number(rest)? });
+    }
+    if let Some(rest) = text.strip_prefix("Trunc") {
+        return Some(TransformKind::Truncate { dim_out: number(rest)? });
     }
     if let Some(rest) = text.strip_prefix("Remap") {
         return Some(TransformKind::Remap { dim_out: number(rest)? });
@@ -320,6 +337,7 @@ mod tests {
                 rotate
             }),
             dim.clone().prop_map(|dim_out| TransformKind::Pad { dim_out }),
+            dim.clone().prop_map(|dim_out| TransformKind::Truncate { dim_out }),
             dim.prop_map(|dim_out| TransformKind::Remap { dim_out }),
             Just(TransformKind::Hadamard),
             Just(TransformKind::Normalize),

@@ -1,5 +1,8 @@
 //! 4-bit product codes for fast scan.
 
+use super::Real;
+use crate::Metric;
+use crate::kernel::Similarity;
 use std::fmt;
 use std::str::FromStr;
 
@@ -15,11 +18,37 @@ pub struct FastScan {
     /// True if the code is of what is left of a vector without its list's centroid (`PQ32x4fsr`). For squared L2 that
     /// takes 4 bytes more a vector, and one table a query serves all lists.
     pub residual: bool,
+    /// Codes are chosen so that errors along the vector weigh more than errors across it, as they do in products of this
+    /// size or more (`PQ32x4fsr_aq0.2`; no word of FAISS's). With T the threshold, d components and a vector of length
+    /// ‖x‖, the weight is (d − 1)·t / (1 − t), t = (T / ‖x‖)², and at least 1: anisotropic quantization, Guo et al. 2020.
+    /// Takes inner product or cosine. `None` chooses the nearest points.
+    pub anisotropic: Option<Real>,
+}
+
+/// How the threshold of anisotropic codes is spelled.
+const ANISOTROPIC: &str = "_aq";
+
+impl FastScan {
+    /// `subspaces` of the vectors themselves, by the nearest points.
+    pub fn new(subspaces: u16) -> Self {
+        FastScan { subspaces, residual: false, anisotropic: None }
+    }
+
+    /// Why there cannot be such a code, if there cannot.
+    pub(crate) fn misfit(&self, metric: Metric) -> Option<String> {
+        let threshold = self.anisotropic?.get();
+        if threshold <= 0.0 {
+            return Some(format!("{self} has a threshold of {threshold}, allowed is more than 0"));
+        }
+        (metric.similarity() != Similarity::Dot)
+            .then(|| format!("{self} weighs errors by products, which {metric} is not: take ip or cosine"))
+    }
 }
 
 impl fmt::Display for FastScan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PQ{}x4fs{}", self.subspaces, if self.residual { "r" } else { "" })
+        write!(f, "PQ{}x4fs{}", self.subspaces, if self.residual { "r" } else { "" })?;
+        self.anisotropic.map_or(Ok(()), |threshold| write!(f, "{ANISOTROPIC}{threshold}"))
     }
 }
 
@@ -28,10 +57,18 @@ impl FromStr for FastScan {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let unknown = || format!("`{text}` is no fast scan: PQ32x4fs, or PQ32x4fsr for residuals");
-        let (text_without, block) = match text.split_once('_') {
-            Some((text, block)) => (text, Some(block)),
+        let unknown =
+            || format!("`{text}` is no fast scan: PQ32x4fs, PQ32x4fsr for residuals, PQ32x4fs_aq0.2");
+        let (text_without, anisotropic) = match text.split_once(ANISOTROPIC) {
+            Some((text, threshold)) => {
+                let threshold = Real::parse(threshold).filter(|threshold| threshold.get() > 0.0);
+                (text, Some(threshold.ok_or_else(unknown)?))
+            }
             None => (text, None),
+        };
+        let (text_without, block) = match text_without.split_once('_') {
+            Some((text, block)) => (text, Some(block)),
+            None => (text_without, None),
         };
         let rest = text_without.strip_prefix("PQ").ok_or_else(unknown)?;
         let (subspaces, kind) = rest.split_once("x4fs").ok_or_else(unknown)?;
@@ -45,7 +82,7 @@ impl FromStr for FastScan {
         }
         let plain = subspaces.bytes().all(|digit| digit.is_ascii_digit()) && !subspaces.starts_with('0');
         let subspaces = if plain { subspaces.parse().ok() } else { None };
-        Ok(FastScan { subspaces: subspaces.ok_or_else(unknown)?, residual })
+        Ok(FastScan { subspaces: subspaces.ok_or_else(unknown)?, residual, anisotropic })
     }
 }
 
@@ -65,6 +102,23 @@ mod tests {
             assert_eq!((parsed.subspaces, parsed.residual), (subspaces, residual));
             assert_eq!(parsed.to_string(), text);
             assert_eq!(format!("{text}_32").parse::<FastScan>().unwrap(), parsed);
+        }
+    }
+
+    #[test]
+    fn thresholds_are_spelled() {
+        for (text, threshold) in [("PQ32x4fs_aq0.2", 0.2), ("PQ8x4fsr_aq1", 1.0), ("PQ8x4fsr_aq0.0001", 1e-4)]
+        {
+            let parsed: FastScan = text.parse().unwrap();
+            assert_eq!(parsed.anisotropic.map(Real::get), Some(threshold));
+            assert_eq!(parsed.to_string(), text);
+            assert!(parsed.misfit(Metric::InnerProduct).is_none() && parsed.misfit(Metric::Cosine).is_none());
+            assert!(parsed.misfit(Metric::L2).unwrap().contains(text));
+        }
+        for text in
+            ["PQ8x4fs_aq", "PQ8x4fs_aq0", "PQ8x4fs_aq-1", "PQ8x4fs_aqinf", "PQ8x4fs_aq0.2_32", "PQ8x4_aq0.2"]
+        {
+            assert!(text.parse::<FastScan>().unwrap_err().contains(text));
         }
     }
 

@@ -12,6 +12,7 @@ mod filter;
 mod kept;
 mod merge;
 pub(crate) mod model;
+mod note;
 mod preassigned;
 pub(crate) mod reader;
 mod remove;

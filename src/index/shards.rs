@@ -245,4 +245,9 @@ impl View for Shards<'_> {
     fn training(&self) -> Result<Option<Vec<u8>>> {
         self.shards.first().map_or(Ok(None), |shard| shard.reader.view.training())
     }
+
+    /// Each shard has its own.
+    fn note(&self) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
 }

@@ -246,6 +246,9 @@ impl Check<'_> {
                 report.note(name, (section as u64) << 32, e.to_string());
             }
         }
+        if let Some(bytes) = tables.read_section(Section::Note)? {
+            expected += chunks(bytes.len()) as u64;
+        }
         let found = tables.model.len()?;
         if found != expected {
             report.note(name, 0, format!("{found} values, the sections need {expected}"));

@@ -48,6 +48,8 @@ pub(crate) trait View: Send + Sync {
     fn parts(&self) -> Result<Vec<PartStats>>;
     /// The training parameters stored with the model, encoded.
     fn training(&self) -> Result<Option<Vec<u8>>>;
+    /// What the application keeps with the index.
+    fn note(&self) -> Result<Option<Vec<u8>>>;
 }
 
 /// A view as the source of ids that collectors ask.
@@ -99,6 +101,9 @@ macro_rules! by_tables {
         }
         fn training(&self) -> Result<Option<Vec<u8>>> {
             self.tables.read_section(Section::Training)
+        }
+        fn note(&self) -> Result<Option<Vec<u8>>> {
+            self.tables.read_section(Section::Note)
         }
     };
 }

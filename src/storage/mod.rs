@@ -3,7 +3,7 @@
 //! ```text
 //! vellum/indexes            name → uuid; the empty name → store header
 //! {index}/meta              0 → index header, rewritten by every change
-//! {index}/model             kind≪32 | chunk → ≤ 65,520 B of centroids, parameters, tree, codec tables
+//! {index}/model             kind≪32 | chunk → ≤ 65,520 B of centroids, parameters, tree, codec tables, note
 //! {index}/lists             column: list → n, change number, statistics
 //! {index}/blocks            list≪32 | block → block, where it is longer than 4,080 B
 //! {index}/tails             list≪32 | block → the last, partial block of a list, where it is short

@@ -23,6 +23,8 @@ pub(crate) enum Section {
     Codec = 4,
     /// What is done to vectors first, as `math/transform` draws it; only where the specification says so.
     Transforms = 5,
+    /// What the application keeps with the index; only where it has put something there.
+    Note = 6,
 }
 
 const ORDER: u8 = 4;

@@ -308,7 +308,8 @@ fn learned(number: usize, dim: usize, metric: Metric) -> Encoding {
         5 => format!("PQ{m}x3np_raw"),
         6 => format!("PQ{m}x2+{m}x4"),
         7 => format!("PQ{m}x4fs"),
-        8 => format!("PQ{m}x4fsr"),
+        8 if metric == Metric::L2 => format!("PQ{m}x4fsr"),
+        8 => format!("PQ{m}x4fsr_aq0.3"),
         9 => "RQ2x3".into(),
         10 => "RQ3x2_Nqint8".into(),
         11 => format!("PRQ{m}x2x2_Nfloat"),
@@ -330,6 +331,7 @@ fn transforms(number: usize, dim: usize) -> Vec<TransformKind> {
         3 => format!("Center,PCAR{few}"),
         4 => "HR".into(),
         5 => format!("Pad{},RR{few}", dim + 3),
+        6 => format!("Trunc{few}"),
         _ => return Vec::new(),
     };
     text.split(',').filter_map(|kind| kind.parse().ok()).collect()

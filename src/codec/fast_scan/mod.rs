@@ -15,8 +15,11 @@
 //! packed code   ⌈m/2⌉ bytes, the even sub-space in the low half | b for residuals by L2
 //! tables        points m × 16 × (dim/m), f32 | µ for residuals by L2, dim × f32                little-endian
 //! ```
+//! With a threshold the code is not that of the nearest points: see [`anisotropic`].
+//!
 //! An odd m is filled up with a sub-space of zeros. A block's layout is drawn in `kernel/fast_scan`.
 
+mod anisotropic;
 mod scanner;
 #[cfg(test)]
 mod tests;
@@ -24,11 +27,12 @@ mod tests;
 pub(crate) use scanner::FastScanner;
 
 use super::{Assigned, Codec, KeptForm, Scanner, Training};
-use crate::encoding::FastScan;
+use crate::encoding::{FastScan, Real};
 use crate::kernel::{FastTables, Kernels, POINTS, Similarity};
 use crate::layout::{Factors, Layout};
 use crate::math::product::ProductBook;
 use crate::{NORM_MAX, Observer, Result, Rows};
+use std::borrow::Cow;
 
 /// Bits of an index.
 const BITS: usize = 4;
@@ -37,6 +41,8 @@ const BITS: usize = 4;
 pub(crate) struct ProductFastScan {
     similarity: Similarity,
     residual: bool,
+    /// Codes are chosen by weighted errors.
+    anisotropic: Option<f32>,
     book: ProductBook,
     /// µ; empty but for residuals by L2.
     mean: Vec<f32>,
@@ -99,7 +105,15 @@ impl ProductFastScan {
     }
 
     fn new(params: FastScan, similarity: Similarity, book: ProductBook, mean: Vec<f32>) -> Self {
-        ProductFastScan { similarity, residual: params.residual, book, mean, kernels: Kernels::get() }
+        let anisotropic = params.anisotropic.map(Real::get);
+        ProductFastScan {
+            similarity,
+            residual: params.residual,
+            anisotropic,
+            book,
+            mean,
+            kernels: Kernels::get(),
+        }
     }
 
     /// Sub-spaces with the one of zeros.
@@ -173,15 +187,18 @@ impl Codec for ProductFastScan {
     }
 
     fn encode(&self, rows: Assigned<'_>, codes: &mut Vec<u8>) {
-        if !self.residual {
-            return self.book.encode(rows.rows, codes);
-        }
-        let (residuals, dim) = (rows.residuals(), self.book.dim());
+        let dim = self.book.dim();
+        let targets = if self.residual { rows.residuals() } else { Cow::Borrowed(rows.rows.as_slice()) };
+        let targets = Rows::of(&targets, dim);
+        let choose = |codes: &mut Vec<u8>| match self.anisotropic {
+            Some(threshold) => anisotropic::encode(&self.book, threshold, rows.rows, targets, codes),
+            None => self.book.encode(targets, codes),
+        };
         if !self.has_bias() {
-            return self.book.encode(Rows::of(&residuals, dim), codes);
+            return choose(codes);
         }
         let (mut nibbles, mut decoded) = (Vec::new(), vec![0.0; dim]);
-        self.book.encode(Rows::of(&residuals, dim), &mut nibbles);
+        choose(&mut nibbles);
         codes.reserve(rows.rows.len() * self.layout().code_bytes());
         for (code, list) in nibbles.chunks_exact(self.book.code_bytes()).zip(rows.lists) {
             self.book.decode(code, &mut decoded);

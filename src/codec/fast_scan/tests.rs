@@ -141,7 +141,7 @@ fn scores_are_those_of_decoded_vectors_up_to_the_steps() {
         for (dim, subspaces, n, shift) in
             [(1, 1, 50, 0.0), (6, 3, 100, 0.0), (16, 8, 333, 5.0), (36, 18, 200, -40.0), (64, 16, 65, 0.0)]
         {
-            let params = FastScan { subspaces, residual };
+            let params = FastScan { subspaces, residual, anisotropic: None };
             let case = Case::random(params, similarity, dim, n, shift);
             let queries = floats(&mut Random::new(3), 5 * dim, 1.5, shift);
             for (query, scores) in queries.chunks(dim).zip(case.scores(&queries, true)) {
@@ -163,7 +163,7 @@ fn scores_are_those_of_decoded_vectors_up_to_the_steps() {
 /// Where data are far from the origin, the table's steps are no wider than for the same data about it.
 #[test]
 fn shifted_data_have_tables_as_fine() {
-    let params = FastScan { subspaces: 8, residual: true };
+    let params = FastScan { subspaces: 8, residual: true, anisotropic: None };
     let near = Case::random(params, Similarity::L2, 16, 200, 0.0);
     let far = Case::random(params, Similarity::L2, 16, 200, 1000.0);
     let query = |shift: f64| floats(&mut Random::new(9), 16, 1.0, shift);
@@ -174,7 +174,8 @@ fn shifted_data_have_tables_as_fine() {
 #[test]
 fn a_score_does_not_depend_on_company() {
     for (residual, similarity) in kinds() {
-        let case = Case::random(FastScan { subspaces: 5, residual }, similarity, 10, 150, 1.0);
+        let case =
+            Case::random(FastScan { subspaces: 5, residual, anisotropic: None }, similarity, 10, 150, 1.0);
         let queries = floats(&mut Random::new(4), 7 * 10, 1.0, 0.0);
         assert_eq!(case.scores(&queries, true), case.scores(&queries, false));
     }
@@ -184,7 +185,8 @@ fn a_score_does_not_depend_on_company() {
 #[test]
 fn what_is_found_is_live_and_near_enough() {
     for (residual, similarity) in kinds() {
-        let case = Case::random(FastScan { subspaces: 4, residual }, similarity, 8, 100, 0.0);
+        let case =
+            Case::random(FastScan { subspaces: 4, residual, anisotropic: None }, similarity, 8, 100, 0.0);
         let queries = floats(&mut Random::new(5), 6 * 8, 1.0, 0.0);
         let all = case.scores(&queries, true);
         let (entries, region) = case.block(0);
@@ -221,7 +223,7 @@ fn rows_without_lists_are_scored_from_the_origin() {
         let (dim, mut random) = (8, Random::new(6));
         let rows = floats(&mut random, 40 * dim, 1.0, 0.5);
         let sample = Assigned { rows: Rows::of(&rows, dim), lists: &[0; 40], centroids: None };
-        let params = FastScan { subspaces: 8, residual };
+        let params = FastScan { subspaces: 8, residual, anisotropic: None };
         let training = Training { sample, similarity, seed: 1 };
         let codec = ProductFastScan::train(params, &training, &mut Observer::none()).unwrap();
         let (mut codes, mut region) = (Vec::new(), Vec::new());
@@ -247,7 +249,7 @@ fn rows_without_lists_are_scored_from_the_origin() {
 #[test]
 fn tables_come_back_and_hostile_ones_are_refused() {
     for (residual, similarity) in kinds() {
-        let params = FastScan { subspaces: 3, residual };
+        let params = FastScan { subspaces: 3, residual, anisotropic: None };
         let case = Case::random(params, similarity, 6, 80, 2.0);
         let tables = case.codec.tables();
         let load = |tables: &[u8]| ProductFastScan::from_tables(params, 6, similarity, tables);
@@ -260,7 +262,7 @@ fn tables_come_back_and_hostile_ones_are_refused() {
         for dim in [0, 3, 5, 12, usize::MAX, usize::MAX / 64 + 1] {
             assert!(ProductFastScan::from_tables(params, dim, similarity, &tables).is_err(), "{dim}");
         }
-        let none = FastScan { subspaces: 0, residual };
+        let none = FastScan { subspaces: 0, residual, anisotropic: None };
         assert!(ProductFastScan::from_tables(none, 6, similarity, &tables).is_err());
         for value in [f32::NAN, f32::INFINITY, -3e19] {
             for at in (0..tables.len()).step_by(4) {
@@ -276,7 +278,7 @@ fn tables_come_back_and_hostile_ones_are_refused() {
 fn training_is_the_same_on_any_number_of_threads() {
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        let params = FastScan { subspaces: 4, residual: true };
+        let params = FastScan { subspaces: 4, residual: true, anisotropic: None };
         pool.install(|| Case::random(params, Similarity::L2, 8, 500, 0.0).codec.tables())
     };
     assert_eq!(on(1), on(3));
@@ -288,7 +290,7 @@ fn few_and_equal_rows_have_codes() {
     for (residual, similarity) in kinds() {
         for (n, dim) in [(1, 1), (1, 4), (2, 4), (40, 4)] {
             let rows: Vec<f32> = [0.5, -1.0, 3.0, 0.25][..dim].repeat(n);
-            let params = FastScan { subspaces: dim as u16, residual };
+            let params = FastScan { subspaces: dim as u16, residual, anisotropic: None };
             let case = Case::new(params, similarity, rows.clone(), vec![0.125; 2 * dim], dim);
             for (i, row) in rows.chunks(dim).enumerate() {
                 assert!(exact(Similarity::L2, &case.decoded(i), row) < 1e-4, "{params} {n} {dim}");
@@ -319,7 +321,7 @@ fn the_longest_rows_have_scores() {
             let centroids: Vec<f32> = rows[..3 * dim].iter().map(|v| -v).collect();
             queries.extend_from_slice(&rows[..dim]);
             queries.extend_from_slice(&centroids[..dim]);
-            let params = FastScan { subspaces: dim.min(3) as u16, residual };
+            let params = FastScan { subspaces: dim.min(3) as u16, residual, anisotropic: None };
             let params = if dim == 64 { FastScan { subspaces: 64, ..params } } else { params };
             let case = Case::new(params, similarity, rows, centroids, dim);
             let back = ProductFastScan::from_tables(params, dim, similarity, &case.codec.tables());
@@ -337,7 +339,7 @@ fn more_sub_spaces_err_less() {
     let centroids = lists(&rows, 128);
     for residual in [false, true] {
         let errors = [4, 16, 64].map(|subspaces| -> f64 {
-            let params = FastScan { subspaces, residual };
+            let params = FastScan { subspaces, residual, anisotropic: None };
             let case = Case::new(params, Similarity::L2, rows.clone(), centroids.clone(), 128);
             let far = |(i, row): (usize, &[f32])| exact(Similarity::L2, row, &case.decoded(i));
             rows.chunks(128).enumerate().map(far).sum()
@@ -388,7 +390,7 @@ fn bytes_cost_little_recall() {
             .collect();
         let centroids = lists(&rows, dim);
         for (subspaces, residual) in [(32, false), (32, true), (64, true)] {
-            let params = FastScan { subspaces, residual };
+            let params = FastScan { subspaces, residual, anisotropic: None };
             let case = Case::new(params, similarity, rows.clone(), centroids.clone(), dim);
             let decoded: Vec<Vec<f32>> = (0..case.lists.len()).map(|i| case.decoded(i)).collect();
             let (mut fast, mut slow) = (0, 0);
@@ -493,7 +495,7 @@ impl Given {
 fn faiss_agrees() {
     let given = Given::read(32);
     for residual in [false, true] {
-        let params = FastScan { subspaces: 16, residual };
+        let params = FastScan { subspaces: 16, residual, anisotropic: None };
         let kind = params.to_string();
         let found = fixtures::floats(&format!("{kind}.both.found"));
         for (similarity, metric, found) in
@@ -513,7 +515,7 @@ fn faiss_agrees() {
 #[test]
 fn faiss_agrees_on_odd_numbers_of_sub_spaces() {
     let given = Given::read(27);
-    let params = FastScan { subspaces: 9, residual: false };
+    let params = FastScan { subspaces: 9, residual: false, anisotropic: None };
     let case = given.encoded("odd_PQ9x4fs", params, Similarity::L2);
     given.check_found("odd_PQ9x4fs", "l2", &case, &fixtures::floats("odd_PQ9x4fs.l2.found"));
     given.check_blocks("odd_PQ9x4fs", 9);

@@ -9,7 +9,7 @@
 //! HR               H S₃ H S₂ H S₁ [x 0]                    the same backwards, cut      the seed, 8 bytes
 //! L2norm           x / ‖x‖                                 y                            nothing
 //! Center           x − mean                                y + mean                     mean
-//! Pad, Remap       components moved, zeros between         those that were moved        nothing
+//! Pad, Trunc, Remap components moved, zeros between         those that were moved        nothing
 //! ```
 //! A is d_out × d_in, row after row, of orthonormal rows (of orthonormal columns where there are fewer of them; scaled PCA has
 //! neither). So `reverse` undoes `apply` wherever d_out ≥ d_in and nothing is normalised; else it gives the nearest vector that
@@ -123,7 +123,9 @@ impl Trained {
             }
             TransformKind::Normalize => Map::Normalise,
             TransformKind::Center => Map::Centre(matrix::rounded(&train::mean(rows))),
-            TransformKind::Pad { .. } => Map::Remap(in_front(dim_in, dim_out)),
+            TransformKind::Pad { .. } | TransformKind::Truncate { .. } => {
+                Map::Remap(in_front(dim_in, dim_out))
+            }
             TransformKind::Remap { .. } => Map::Remap(evenly(dim_in, dim_out)),
         };
         Ok(Trained { dim_in, dim_out, map })
@@ -269,7 +271,9 @@ impl Trained {
             }
             TransformKind::Normalize => Map::Normalise,
             TransformKind::Center => Map::Centre(floats(mean)?),
-            TransformKind::Pad { .. } => Map::Remap(in_front(dim_in, dim_out)),
+            TransformKind::Pad { .. } | TransformKind::Truncate { .. } => {
+                Map::Remap(in_front(dim_in, dim_out))
+            }
             TransformKind::Remap { .. } => Map::Remap(evenly(dim_in, dim_out)),
         };
         Ok(Trained { dim_in, dim_out, map })
@@ -372,6 +376,7 @@ fn stored_bytes(kind: TransformKind, dim_in: usize) -> Result<usize, String> {
         TransformKind::Normalize
         | TransformKind::Center
         | TransformKind::Pad { .. }
+        | TransformKind::Truncate { .. }
         | TransformKind::Remap { .. } => 0,
     };
     Ok(4 * (matrices * dim_in * dim_out + if has_mean(kind) { dim_in } else { 0 }))

@@ -81,7 +81,7 @@ fn covariance(rows: &[f32], dim: usize) -> Vec<f64> {
 }
 
 /// All kinds that take 24 components.
-const ALL: [&str; 22] = [
+const ALL: [&str; 23] = [
     "RR",
     "RR9",
     "RR40",
@@ -102,6 +102,7 @@ const ALL: [&str; 22] = [
     "L2norm",
     "Center",
     "Pad30",
+    "Trunc9",
     "Remap50",
     "Remap7",
 ];
@@ -352,6 +353,9 @@ fn simple_transforms_do_what_they_say() {
     assert_eq!(apply(&train("Center", &rows, 2), &rows), [4.0, 0.0, 1.0, -4.0, -5.0, 4.0]);
     assert_eq!(apply(&train("Pad3", &rows, 2), &rows[..4]), [3.0, 4.0, 0.0, 0.0, 0.0, 0.0]);
     assert_eq!(apply(&train("Pad1", &rows, 2), &rows), rows);
+    assert_eq!(apply(&train("Trunc2", &rows, 3), &rows), [3.0, 4.0, 0.0, -6.0]);
+    assert_eq!(reverse(&train("Trunc2", &rows, 3), &[3.0, 4.0]), [3.0, 4.0, 0.0]);
+    assert!(kind("Trunc4").dim_out(3).is_err() && kind("Trunc0").dim_out(3).is_err());
     assert_eq!(apply(&train("Remap5", &rows, 2), &[1.0, 2.0]), [1.0, 0.0, 2.0, 0.0, 0.0]);
     assert_eq!(apply(&train("Remap2", &rows, 6), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), [1.0, 4.0]);
     assert_eq!(reverse(&train("Remap2", &rows, 6), &[1.0, 4.0]), [1.0, 0.0, 0.0, 4.0, 0.0, 0.0]);
