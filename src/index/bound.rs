@@ -360,8 +360,15 @@ mod tests {
             // The candidates with their estimates are what a search finds that scores nothing again.
             let most = spec.encoding().bounded_rows(k);
             let goal = Goal::TopK { k: most, limit: f32::INFINITY };
-            let request =
-                Request { goal, nprobe: 20, max_codes: 0, filter: &Filter::All, hamming: 0, stats: None };
+            let request = Request {
+                goal,
+                nprobe: 20,
+                max_codes: 0,
+                filter: &Filter::All,
+                hamming: 0,
+                shared: false,
+                stats: None,
+            };
             let candidates = search::search(view, model, queries, &request).unwrap();
             let rows = |z: f32| {
                 let mut rows = 0;

@@ -19,6 +19,7 @@ mod search;
 mod stats;
 mod train;
 mod tree;
+mod twins;
 pub(crate) mod verify;
 pub(crate) mod view;
 pub(crate) mod writer;

@@ -297,7 +297,8 @@ impl<'a> IndexReader<'a> {
         let filter = Filter::new(&*self.view, params.selector.as_ref(), scanned)?;
         let Resolved { nprobe, max_codes, .. } = *resolved;
         let (hamming, stats) = (params.polysemous_ht.unwrap_or(0), params.stats.as_deref());
-        let request = Request { goal, nprobe, max_codes, filter: &filter, hamming, stats };
+        let shared = self.header().twins > 0;
+        let request = Request { goal, nprobe, max_codes, filter: &filter, hamming, shared, stats };
         clock.lap(Stage::Prepare);
         self.in_pool(queries.len(), || search::search(&*self.view, &self.model, queries, &request))
     }
@@ -355,7 +356,8 @@ impl<'a> IndexReader<'a> {
         Ok(rows)
     }
 
-    /// Entries of each list. Where vectors stand in two lists, each is an entry of both.
+    /// Entries of each list. Where vectors stand in two lists, each is an entry of both; equal vectors that share an entry
+    /// are one.
     pub fn list_sizes(&self) -> Result<Vec<usize>> {
         (0..self.nlist() as u32).map(|list| Ok(self.view.list(list)?.n as usize)).collect()
     }

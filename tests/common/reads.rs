@@ -113,8 +113,9 @@ pub(crate) fn read(world: &World, reader: &IndexReader<'_>, model: &IndexModel, 
         }
         Read::Stats => {
             let Some(stats) = world.settle("stats", &[], reader.stats())? else { return Ok(()) };
-            let entries = (model.places() * model.rows.len()) as u64;
-            if stats.entries != entries {
+            let entries = model.entries() as u64;
+            let twins = (model.places() * model.rows.len()) as u64 - entries;
+            if (stats.entries, stats.twins) != (entries, twins) {
                 return mismatch(format!("{} entries, expected {entries}", stats.entries));
             }
             let said = (stats.rows, stats.lists, stats.trained, stats.spec);
@@ -239,7 +240,7 @@ pub(crate) fn inspect(world: &World, reader: &IndexReader<'_>, model: &IndexMode
         return mismatch(format!("{said:?}, expected {expected:?}"));
     }
     let sizes = world.settle("list_sizes", &[], reader.list_sizes())?.unwrap_or_default();
-    if sizes.len() != model.nlist() || sizes.iter().sum::<usize>() != model.places() * model.rows.len() {
+    if sizes.len() != model.nlist() || sizes.iter().sum::<usize>() != model.entries() {
         return mismatch(format!("lists of {sizes:?} for {} rows", model.rows.len()));
     }
     let ids: Vec<u64> = model.rows.keys().copied().collect();
