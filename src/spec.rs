@@ -476,7 +476,7 @@ impl SearchParams {
     }
 
     /// Entries to score per query at most, counted after the selector, in the order of the probes; 0 is
-    /// no limit. A vector that stands in two lists counts in each of them.
+    /// no limit. A vector that stands in two lists counts in each of them; equal vectors that share an entry count each.
     pub fn max_codes(self, max_codes: usize) -> Self {
         SearchParams { max_codes: Some(max_codes), ..self }
     }
