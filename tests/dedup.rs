@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
 
 #[path = "common/redb_index.rs"]
+#[allow(dead_code, reason = "not all tables are looked at")]
 mod redb_index;
 mod support;
 
@@ -288,7 +289,7 @@ fn renumbering_keeps_chains() {
     });
     assert_alike(&store, rows(&data[..6 * DIM], DIM), "renumbered");
     assert_eq!(reader(&store, "dedup").stats().unwrap().free_rows, 0);
-    do_to_both(&store, |writer| drop(writer.remove_ids(&IdSelector::range(0..300)).unwrap()));
+    do_to_both(&store, |writer| assert!(writer.remove_ids(&IdSelector::range(0..300)).unwrap() > 0));
     store.compact().unwrap();
     assert_alike(&store, rows(&data[..6 * DIM], DIM), "compacted");
 }

@@ -165,6 +165,9 @@ fn answer(
 ) -> Done {
     let selector = params.selector.as_ref().filter(|_| world.plant != Plant::IgnoreSelector);
     let mut expected = model.ranked(query, selector);
+    // One without a distance is scored, and counted, all the same.
+    let selected = model.rows.keys().filter(|id| selector.is_none_or(|s| s.holds(**id))).count();
+    let all_measured = expected.len() == selected;
     if world.plant == Plant::TiesByLargerId {
         expected.reverse();
         expected.sort_by(|a, b| match model.spec.metric().is_similarity() {
@@ -201,7 +204,7 @@ fn answer(
     }
     world.count("answer", "compared as a part");
     part(model, found, &expected)?;
-    let complete = every_list && matches!(goal, Goal::Nearest(_));
+    let complete = every_list && all_measured && matches!(goal, Goal::Nearest(_));
     // max_codes counts entries: where vectors stand in two lists, so many of them may be half as many vectors.
     let fewest = if complete { count.min(max_codes.div_ceil(model.places())) } else { 0 };
     match !(fewest..=count).contains(&found.len()) {
