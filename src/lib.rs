@@ -41,6 +41,8 @@ mod encoding;
 mod error;
 #[cfg(feature = "files")]
 pub mod files;
+#[cfg(test)]
+mod fixtures;
 mod guard;
 mod index;
 mod kernel;

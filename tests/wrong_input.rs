@@ -458,11 +458,18 @@ fn specifications_that_do_not_fit() {
         (IndexSpec::ivf(8, Metric::L2, usize::MAX), "lists"),
         (IndexSpec::flat(8, Metric::L2).with_block_order(7), "block order 7"),
         (IndexSpec::flat(8, Metric::L2).with_block_order(255), "block order 255"),
+        ("IVF16,PQ3".parse::<IndexSpec>().unwrap().with_dim(8), "8"),
+        ("IVF16,PQ3x4fs".parse::<IndexSpec>().unwrap().with_dim(8), "3 equal parts"),
+        ("IVF16,PRQ3x2x8".parse::<IndexSpec>().unwrap().with_dim(8), "3 parts"),
+        ("PQ4".parse::<IndexSpec>().unwrap().with_dim(8), "takes lists"),
+        ("PCA4,IVF16,PQ8".parse::<IndexSpec>().unwrap().with_dim(8), "4"),
+        ("IVF16,SH".parse::<IndexSpec>().unwrap().with_dim(8).with_metric(Metric::Cosine), "take l2"),
+        ("IVF16,SQ8_direct".parse::<IndexSpec>().unwrap().with_dim(8).with_metric(Metric::Cosine), "cosine"),
     ] {
         refused!(txn.create_index("i", &bad), Error::Spec { what, .. } if what.contains(says));
     }
     for text in
-        ["", "flat", "IVF,Flat", "IVF0,Flat", "IVF-1,Flat", "IVF16", "IVF16,PQ8", "IVF16,Flat,RFlat,Flat"]
+        ["", "flat", "IVF,Flat", "IVF0,Flat", "IVF-1,Flat", "IVF16", "IVF16,PQ", "IVF16,Flat,RFlat,Flat"]
     {
         refused!(text.parse::<IndexSpec>(), Error::Spec { text: t, .. } if t == text);
     }

@@ -71,7 +71,10 @@ class Codec:
         first, dash, rest = name.partition("-")
         # ITQ belongs to the hash that follows it; other transforms stand before the lists.
         inside = not dash or first.startswith("ITQ")
-        self.spec = f"IVF{nlist},{name.replace('-', ',')}" if inside else f"{first},IVF{nlist},{rest}"
+        outside = f"{first},IVF{nlist},{rest}"
+        self.spec = f"IVF{nlist},{name.replace('-', ',')}" if inside else outside
+        # Ours has all transforms in front.
+        self.ours = outside if dash else self.spec
 
 
 def names(dim, metric):
@@ -224,7 +227,7 @@ class Vellum:
 
     def build(self):
         store = self.folder / "index.vellum"
-        command = [self.binary, "build", store, "i", "--spec", self.codec.spec, "--metric", self.codec.metric, "--json"]
+        command = [self.binary, "build", store, "i", "--spec", self.codec.ours, "--metric", self.codec.metric, "--json"]
         command += ["--data", f"{self.prefix}.base.npy", "--threads", str(BUILDERS)]
         command += ["--initial-centroids", self.centroids, "--frozen"] * bool(self.centroids)
         stages = {stage["stage"]: stage["seconds"] for stage in json.loads(attempt(command, None, BUILDERS))["stages"]}
@@ -238,7 +241,7 @@ class Vellum:
 
         probes = [nprobe for nprobe in PROBES if nprobe <= lists_of(self.codec.spec)]
         data = Data(self.prefix)
-        bench = compare.Vellum(self.binary, self.codec.spec, data)
+        bench = compare.Vellum(self.binary, self.codec.ours, data)
         bench.folder = self.folder
         return list(bench.bench(probes, (), "batch", core, seconds))
 

@@ -4,6 +4,7 @@
 use super::*;
 use crate::codec::code_packer::CodePacker;
 use crate::codec::{Codes, Probe, Visit};
+use crate::fixtures;
 use crate::kernel::Found;
 use crate::math::kmeans::{ClusteringParams, cluster};
 use crate::math::random::Random;
@@ -403,20 +404,9 @@ fn bytes_cost_little_recall() {
     }
 }
 
-/// A file of FAISS's making (`tests/fixtures/faiss`), without its header.
-fn fixture(name: &str) -> Vec<u8> {
-    let path = format!("{}/tests/fixtures/faiss/{name}.npy", env!("CARGO_MANIFEST_DIR"));
-    let bytes = std::fs::read(path).unwrap();
-    let header = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
-    bytes[10 + header..].to_vec()
-}
-
-fn fixture_floats(name: &str) -> Vec<f32> {
-    fixture(name).as_chunks::<4>().0.iter().map(|v| f32::from_le_bytes(*v)).collect()
-}
-
-fn fixture_numbers(name: &str) -> Vec<usize> {
-    fixture(name).as_chunks::<4>().0.iter().map(|v| i32::from_le_bytes(*v) as usize).collect()
+/// Numbers that are counts.
+fn counts(name: &str) -> Vec<usize> {
+    fixtures::numbers(name).into_iter().map(|number| number as usize).collect()
 }
 
 /// Rows, lists and queries that FAISS was given: components `0..dim` of `shared`, lists of their own for `odd`.
@@ -432,13 +422,13 @@ struct Given {
 impl Given {
     fn read(dim: usize) -> Self {
         let prefix = if dim == 32 { "shared" } else { "odd" };
-        let cut = |name| fixture_floats(name).chunks(32).flat_map(|row| row[..dim].to_vec()).collect();
+        let cut = |name| fixtures::floats(name).chunks(32).flat_map(|row| row[..dim].to_vec()).collect();
         Given {
             dim,
             rows: cut("shared.both.base"),
             queries: cut("shared.both.queries"),
-            centroids: fixture_floats(&format!("{prefix}.both.centroids")),
-            lists: fixture_numbers(&format!("{prefix}.both.lists")).iter().map(|l| *l as u32).collect(),
+            centroids: fixtures::floats(&format!("{prefix}.both.centroids")),
+            lists: counts(&format!("{prefix}.both.lists")).iter().map(|l| *l as u32).collect(),
             prefix,
         }
     }
@@ -447,14 +437,14 @@ impl Given {
     fn encoded(&self, kind: &str, params: FastScan, similarity: Similarity) -> Case {
         let dim = self.dim;
         let centroids = Some(Rows::of(&self.centroids, dim));
-        let mut tables = fixture(&format!("{kind}.both.codebooks"));
+        let mut tables = fixtures::bytes(&format!("{kind}.both.codebooks"));
         if has_bias(params, similarity) {
             tables.extend(mean(centroids, dim).iter().flat_map(|v| v.to_le_bytes()));
         }
         let codec = ProductFastScan::from_tables(params, dim, similarity, &tables).unwrap();
         let mut codes = Vec::new();
         codec.encode(Assigned { rows: Rows::of(&self.rows, dim), lists: &self.lists, centroids }, &mut codes);
-        let (theirs, bytes) = (fixture(&format!("{kind}.both.codes")), codec.book.code_bytes());
+        let (theirs, bytes) = (fixtures::bytes(&format!("{kind}.both.codes")), codec.book.code_bytes());
         let ours = codes.chunks(codec.layout().code_bytes()).map(|code| &code[..bytes]);
         // Two points may be equally near but for rounding.
         let different = ours.zip(theirs.chunks(bytes)).filter(|(ours, theirs)| ours != theirs).count();
@@ -467,7 +457,7 @@ impl Given {
     fn check_blocks(&self, kind: &str, m: usize) {
         let packer = CodePacker::new(m, 32).unwrap();
         let (blocks, codes) =
-            (fixture(&format!("{kind}.both.blocks")), fixture(&format!("{kind}.both.codes")));
+            (fixtures::bytes(&format!("{kind}.both.blocks")), fixtures::bytes(&format!("{kind}.both.codes")));
         let codes = codes.chunks(packer.code_bytes()).zip(&self.lists).filter(|(_, list)| **list == 0);
         let logical: Vec<u8> = codes.flat_map(|(code, _)| code).copied().collect();
         let n = logical.len() / packer.code_bytes();
@@ -477,7 +467,7 @@ impl Given {
 
     /// The ten that FAISS found and their distances: ours are the same up to the steps of both tables.
     fn check_found(&self, kind: &str, metric: &str, case: &Case, found: &[f32]) {
-        let probes = fixture_numbers(&format!("{}.{metric}.probes", self.prefix));
+        let probes = counts(&format!("{}.{metric}.probes", self.prefix));
         let sign = if metric == "l2" { 1.0 } else { -1.0 };
         let mut agreed = 0;
         for (q, scores) in case.scores(&self.queries, true).iter().enumerate() {
@@ -505,12 +495,12 @@ fn faiss_agrees() {
     for residual in [false, true] {
         let params = FastScan { subspaces: 16, residual };
         let kind = params.to_string();
-        let found = fixture_floats(&format!("{kind}.both.found"));
+        let found = fixtures::floats(&format!("{kind}.both.found"));
         for (similarity, metric, found) in
             [(Similarity::L2, "l2", &found[..400]), (Similarity::Dot, "ip", &found[400..])]
         {
             let case = given.encoded(&kind, params, similarity);
-            for (i, row) in fixture_floats(&format!("{kind}.both.decoded")).chunks(32).enumerate() {
+            for (i, row) in fixtures::floats(&format!("{kind}.both.decoded")).chunks(32).enumerate() {
                 assert!(exact(Similarity::L2, &case.decoded(i), row) < 1e-9, "{kind}");
             }
             given.check_found(&kind, metric, &case, found);
@@ -525,6 +515,6 @@ fn faiss_agrees_on_odd_numbers_of_sub_spaces() {
     let given = Given::read(27);
     let params = FastScan { subspaces: 9, residual: false };
     let case = given.encoded("odd_PQ9x4fs", params, Similarity::L2);
-    given.check_found("odd_PQ9x4fs", "l2", &case, &fixture_floats("odd_PQ9x4fs.l2.found"));
+    given.check_found("odd_PQ9x4fs", "l2", &case, &fixtures::floats("odd_PQ9x4fs.l2.found"));
     given.check_blocks("odd_PQ9x4fs", 9);
 }

@@ -2,28 +2,12 @@
 //! distances.
 
 use super::*;
+use crate::fixtures::{bytes, floats, numbers};
 use std::collections::BTreeMap;
-use std::path::Path;
 
 const DIM: usize = 32;
 const PROBES: usize = 4;
 const FOUND: usize = 10;
-
-/// The bytes of an array.
-fn bytes(name: &str) -> Vec<u8> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/faiss");
-    let file = std::fs::read(folder.join(format!("{name}.npy"))).unwrap();
-    let header = usize::from(u16::from_le_bytes([file[8], file[9]]));
-    file[10 + header..].to_vec()
-}
-
-fn floats(name: &str) -> Vec<f32> {
-    bytes(name).as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
-}
-
-fn numbers(name: &str) -> Vec<u32> {
-    bytes(name).as_chunks::<4>().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect()
-}
 
 /// The rows, queries and lists that all kinds share.
 struct Shared {

@@ -3,22 +3,7 @@
 
 use super::tests::{code, encode, exact, search};
 use super::*;
-
-/// A file without its header.
-fn bytes(name: &str) -> Vec<u8> {
-    let path = format!("{}/tests/fixtures/faiss/{name}.npy", env!("CARGO_MANIFEST_DIR"));
-    let bytes = std::fs::read(path).unwrap();
-    let header = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
-    bytes[10 + header..].to_vec()
-}
-
-fn floats(name: &str) -> Vec<f32> {
-    bytes(name).as_chunks::<4>().0.iter().map(|v| f32::from_le_bytes(*v)).collect()
-}
-
-fn numbers(name: &str) -> Vec<u32> {
-    bytes(name).as_chunks::<4>().0.iter().map(|v| u32::from_le_bytes(*v)).collect()
-}
+use crate::fixtures::{bytes, floats, numbers};
 
 /// Rows, queries and lists that FAISS was given.
 struct Given {

@@ -4,6 +4,7 @@
 use super::*;
 use crate::NORM_MAX;
 use crate::encoding::Real;
+use crate::fixtures;
 use crate::math::random::Random;
 use std::ops::ControlFlow;
 
@@ -439,22 +440,6 @@ fn training_reports_and_can_be_cancelled() {
     }
 }
 
-/// A file of FAISS's making (`tests/fixtures/faiss`), without its header.
-pub(in crate::codec) fn faiss(name: &str) -> Vec<u8> {
-    let path = format!("{}/tests/fixtures/faiss/{name}.npy", env!("CARGO_MANIFEST_DIR"));
-    let bytes = std::fs::read(path).unwrap();
-    let header = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
-    bytes[10 + header..].to_vec()
-}
-
-pub(in crate::codec) fn faiss_floats(name: &str) -> Vec<f32> {
-    faiss(name).as_chunks::<4>().0.iter().map(|four| f32::from_le_bytes(*four)).collect()
-}
-
-pub(in crate::codec) fn faiss_lists() -> Vec<u32> {
-    faiss("shared.both.lists").as_chunks::<4>().0.iter().map(|four| u32::from_le_bytes(*four)).collect()
-}
-
 /// FAISS's ranges, all the low ends first, as tables of ours.
 fn tables_of(trained: &[f32]) -> Vec<u8> {
     let (lows, spans) = trained.split_at(trained.len() / 2);
@@ -464,8 +449,9 @@ fn tables_of(trained: &[f32]) -> Vec<u8> {
 /// Training finds FAISS's ranges, its codes are ours byte for byte, and so is what they decode to and score.
 #[test]
 fn ranges_codes_and_distances_are_those_of_faiss() {
-    let (base, queries) = (faiss_floats("shared.both.base"), faiss_floats("shared.both.queries"));
-    let (centroids, lists) = (faiss_floats("shared.both.centroids"), faiss_lists());
+    let (base, queries) = (fixtures::floats("shared.both.base"), fixtures::floats("shared.both.queries"));
+    let (centroids, lists) =
+        (fixtures::floats("shared.both.centroids"), fixtures::numbers("shared.both.lists"));
     let (rows, centroids) = (Rows::of(&base, 32), Rows::of(&centroids, 32));
     let rows = Assigned { rows, lists: &lists, centroids: Some(centroids) };
     for (name, text) in [
@@ -480,9 +466,9 @@ fn ranges_codes_and_distances_are_those_of_faiss() {
         ("SQ8ur", "SQ8_uniform"),
         ("SQ4ur", "SQ4_uniform"),
     ] {
-        let theirs = faiss(&format!("{name}.both.codes"));
-        let trained = faiss_floats(&format!("{name}.both.trained"));
-        let found = faiss_floats(&format!("{name}.both.found"));
+        let theirs = fixtures::bytes(&format!("{name}.both.codes"));
+        let trained = fixtures::floats(&format!("{name}.both.trained"));
+        let found = fixtures::floats(&format!("{name}.both.found"));
         for (similarity, found) in SIMILARITIES.into_iter().zip(found.chunks_exact(400)) {
             let codec = train(text, similarity, rows).unwrap();
             assert_eq!(codec.tables(), tables_of(&trained), "{text}");
@@ -504,7 +490,7 @@ fn ranges_codes_and_distances_are_those_of_faiss() {
         }
         let codec = train(text, Similarity::L2, rows).unwrap();
         if !codec.residual {
-            let decoded = faiss_floats(&format!("{name}.both.decoded"));
+            let decoded = fixtures::floats(&format!("{name}.both.decoded"));
             for (expected, code) in
                 decoded.chunks_exact(32).zip(theirs.chunks_exact(codec.layout().code_bytes()))
             {
@@ -520,13 +506,13 @@ fn ranges_codes_and_distances_are_those_of_faiss() {
 /// first.
 #[test]
 fn other_ranges_give_the_codes_of_faiss() {
-    let base = faiss_floats("shared.both.base");
+    let base = fixtures::floats("shared.both.base");
     let first = Assigned { rows: Rows::of(&base[..3200], 32), lists: &[0; 100], centroids: None };
     let all = Assigned { rows: Rows::of(&base, 32), lists: &[0; 1000], centroids: None };
     let ranges = ["_minmax0.1", "_meanstd2", "_quantiles0.05", "_optim"];
     for (name, bits) in [("SQ8", "SQ8"), ("SQ4", "SQ4"), ("SQ8u", "SQ8_uniform")] {
-        let trained = faiss_floats(&format!("{name}_ranges.both.trained"));
-        let theirs = faiss(&format!("{name}_ranges.both.codes"));
+        let trained = fixtures::floats(&format!("{name}_ranges.both.trained"));
+        let theirs = fixtures::bytes(&format!("{name}_ranges.both.codes"));
         let parts = trained.chunks_exact(trained.len() / 4).zip(theirs.chunks_exact(theirs.len() / 4));
         for (range, (trained, theirs)) in ranges.into_iter().zip(parts) {
             let text = format!("{bits}{range}_raw");

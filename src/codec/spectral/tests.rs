@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::codec::Visit;
+use crate::fixtures;
 use crate::math::random::Random;
 use crate::{Error, NORM_MAX};
 use std::ops::ControlFlow;
@@ -301,8 +302,7 @@ fn training_reports_and_can_be_cancelled() {
 /// Thresholds, codes and distances are FAISS's, but for components on the edge of an interval that are rounded over it.
 #[test]
 fn codes_are_those_of_faiss() {
-    use crate::codec::scalar::tests::{faiss, faiss_floats, faiss_lists};
-    let (mean, matrix) = (faiss_floats("SH24.both.mean"), faiss_floats("SH24.both.matrix"));
+    let (mean, matrix) = (fixtures::floats("SH24.both.mean"), fixtures::floats("SH24.both.matrix"));
     let turned = |name: &str| -> Vec<f32> {
         let turn = |row: &[f32]| {
             let less = row.iter().zip(&mean).map(|(x, m)| f64::from(x - m));
@@ -311,10 +311,10 @@ fn codes_are_those_of_faiss() {
             let out = |a: &[f32]| a.iter().zip(&less).map(|(a, v)| f64::from(*a) * v / length).sum::<f64>();
             matrix.chunks_exact(32).map(|a| out(a) as f32).collect::<Vec<f32>>()
         };
-        faiss_floats(name).chunks_exact(32).flat_map(turn).collect()
+        fixtures::floats(name).chunks_exact(32).flat_map(turn).collect()
     };
     let (base, centroids) = (turned("shared.both.base"), turned("shared.both.centroids"));
-    let (queries, lists) = (turned("shared.both.queries"), faiss_lists());
+    let (queries, lists) = (turned("shared.both.queries"), fixtures::numbers("shared.both.lists"));
     let rows =
         Assigned { rows: Rows::of(&base, 24), lists: &lists, centroids: Some(Rows::of(&centroids, 24)) };
     for (name, text) in
@@ -322,17 +322,17 @@ fn codes_are_those_of_faiss() {
     {
         let codec = train(text, rows).unwrap();
         if name != "global" {
-            let theirs = faiss_floats(&format!("SH24_{name}.l2.thresholds"));
+            let theirs = fixtures::floats(&format!("SH24_{name}.l2.thresholds"));
             assert_eq!(theirs.len(), codec.thresholds.len());
             assert!(theirs.iter().zip(&codec.thresholds).all(|(a, b)| (a - b).abs() < 1e-5), "{text}");
         }
-        let theirs = faiss(&format!("SH24_{name}.l2.codes"));
+        let theirs = fixtures::bytes(&format!("SH24_{name}.l2.codes"));
         let ours = codes(&codec, rows);
         let apart: u32 = theirs.iter().zip(&ours).map(|(a, b)| (a ^ b).count_ones()).sum();
         // Medians of odd counts are values of rows, at the edge of an interval by construction.
         let most = if name == "median" { 250 } else { 12 };
         assert!(apart <= most, "{text}: {apart} of 24,000 bits");
-        let found = faiss_floats(&format!("SH24_{name}.l2.found"));
+        let found = fixtures::floats(&format!("SH24_{name}.l2.found"));
         for (at, (id, distance)) in found[..200].iter().zip(&found[200..]).enumerate() {
             let row = *id as usize;
             let query = Rows::of(&queries[at / 10 * 24..][..24], 24);

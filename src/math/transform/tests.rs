@@ -513,3 +513,36 @@ fn samples_are_as_large_as_the_hungriest_link_wants() {
     assert_eq!(rows(&["Pad4000", "ITQ8"]), Some(40_000));
     assert_eq!(rows(&["PCA8", "Center"]), None);
 }
+
+/// FAISS's matrices give FAISS's images, and main directions found from the same rows are FAISS's but for their signs.
+#[test]
+fn images_are_those_of_faiss() {
+    use crate::fixtures::floats;
+    let (dim, base) = (32, floats("shared.both.base"));
+    let near = |a: &[f32], b: &[f32], what: &str| {
+        assert_eq!(a.len(), b.len(), "{what}");
+        let largest = b.iter().fold(0.0f32, |most, v| most.max(v.abs()));
+        let off = a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(off <= 1e-4 * largest, "{what}: {off} of {largest}");
+    };
+    for (name, text, dim_out) in [("ITQ16", "ITQ16", 16), ("OPQ8_24", "OPQ8_24", 24)] {
+        let mean = if name == "ITQ16" { floats("ITQ16.both.mean") } else { Vec::new() };
+        let values = [mean, floats(&format!("{name}.both.matrix"))].concat();
+        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let transform = Trained::from_bytes(kind(text), dim, &bytes).unwrap();
+        let images = floats(&format!("{name}.both.rows"));
+        near(&apply(&transform, &base[..images.len() / dim_out * dim]), &images, name);
+    }
+    let images = floats("L2norm.both.rows");
+    near(&apply(&train("L2norm", &base, dim), &base[..images.len()]), &images, "L2norm");
+    // FAISS does not divide the covariance by the number of rows: what it whitens is so much shorter.
+    for (name, longer) in [("PCA16", 1.0), ("PCAW16", 1000f32.sqrt())] {
+        let images = floats(&format!("{name}.both.rows"));
+        let ours = apply(&train(name, &base, dim), &base[..images.len() * 2]);
+        let sizes = |values: &[f32]| values.iter().map(|v| v.abs()).collect::<Vec<f32>>();
+        let theirs: Vec<f32> = sizes(&images).iter().map(|size| longer * size).collect();
+        let off = sizes(&ours).iter().zip(&theirs).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let largest = theirs.iter().fold(0.0f32, |most, v| most.max(*v));
+        assert!(off <= 2e-3 * largest, "{name}: {off} of {largest}");
+    }
+}
