@@ -4,7 +4,7 @@
 //! or renamed; a selector or a count that goes by entries instead of rows; a chain that a crash, a snapshot or a damaged page
 //! leaves half. So every verb is done to two indexes, one `Flat` and one `FlatDedup`, whose answers must be the same bit for
 //! bit, and `verify` follows all chains.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a failed helper is a failed test")]
 
 #[path = "common/redb_index.rs"]
 #[allow(dead_code, reason = "not all tables are looked at")]
@@ -101,7 +101,9 @@ fn answers_are_those_of_flat_whatever_happened() {
     for (lists, metric) in ["", "IVF7,"].into_iter().flat_map(|lists| METRICS.map(|metric| (lists, metric))) {
         let store = memory();
         twice(&store, lists, metric);
-        do_to_both(&store, |writer| drop(live_in(writer, rows(&data, DIM))));
+        do_to_both(&store, |writer| {
+            live_in(writer, rows(&data, DIM));
+        });
         assert_alike(&store, queries, &format!("{lists} {metric}"));
         assert_eq!(reader(&store, "dedup").stats().unwrap().entries, 40);
         if lists.is_empty() {
@@ -166,7 +168,9 @@ fn a_twin_costs_no_code_and_touches_no_list() {
     };
     let (entries, codes, logical) = bytes();
     for _ in 0..5 {
-        change(&store, "dedup", |writer| drop(writer.add(rows(&data, DIM)).unwrap()));
+        change(&store, "dedup", |writer| {
+            writer.add(rows(&data, DIM)).unwrap();
+        });
     }
     let (entries_now, codes_now, logical_now) = bytes();
     assert_eq!((entries, codes), (entries_now, codes_now));
@@ -230,7 +234,9 @@ fn an_aborted_transaction_leaves_all_chains() {
     let data = repeating(80, 8, 17);
     let store = memory();
     twice(&store, "IVF3,", Metric::L2);
-    do_to_both(&store, |writer| drop(writer.add(rows(&data, DIM)).unwrap()));
+    do_to_both(&store, |writer| {
+        writer.add(rows(&data, DIM)).unwrap();
+    });
     let before = state(&reader(&store, "dedup"));
     let txn = store.begin_write().unwrap();
     let mut writer = txn.index("dedup").unwrap();
@@ -448,7 +454,9 @@ fn zero_and_minus_zero_are_two_vectors() {
     let store = memory();
     twice(&store, "", Metric::L2);
     let data = [[0.0f32; DIM], [-0.0; DIM], [0.0; DIM]].concat();
-    do_to_both(&store, |writer| drop(writer.add(rows(&data, DIM)).unwrap()));
+    do_to_both(&store, |writer| {
+        writer.add(rows(&data, DIM)).unwrap();
+    });
     assert_eq!(reader(&store, "dedup").stats().unwrap().entries, 2);
     assert_alike(&store, rows(&data[..DIM], DIM), "zeros");
 }

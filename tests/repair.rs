@@ -61,11 +61,9 @@ impl World {
             keyed.put_all(ids, rows(&data[..700 * DIM], DIM));
             train(writer, rows(&data, DIM));
         });
-        create(&store, "shared", &spec("IVF20,FlatDedup", DIM, Metric::L2).with_block_order(0));
+        create(&store, "shared", &spec("IVF4,FlatDedup", DIM, Metric::L2).with_block_order(0));
         let mut shared = Oracle::new(Metric::L2, Stored::F32);
-        // Again lists of more than one block, of vectors that differ.
-        let mut distinct = integers(700, DIM, 90, 4);
-        distinct[300 * DIM..].iter_mut().for_each(|v| *v = 1500.0 + *v % 4.0);
+        let distinct = integers(700, DIM, 90, 4);
         let repeated: Vec<f32> =
             (0..1400).flat_map(|i| distinct[i * 13 % 700 * DIM..][..DIM].to_vec()).collect();
         change(&store, "shared", |writer| {
