@@ -302,14 +302,14 @@ impl IndexSpec {
             return Some(format!("{metric} is of the components as they are: {first} would mix them"));
         }
         match (self.encoding, self.kept, self.coarse) {
-            (Encoding::Flat, None, Coarse::Auto | Coarse::Flat) if !self.spill => None,
-            (Encoding::Flat, None, Coarse::Auto | Coarse::Flat) => {
+            (Encoding::Flat | Encoding::FlatDedup, None, Coarse::Auto | Coarse::Flat) if !self.spill => None,
+            (Encoding::Flat | Encoding::FlatDedup, None, Coarse::Auto | Coarse::Flat) => {
                 Some(format!("{metric} and spilling, whose second lists are chosen by Euclidean residuals"))
             }
-            (Encoding::Flat, None, Coarse::Tree(_)) => {
+            (Encoding::Flat | Encoding::FlatDedup, None, Coarse::Tree(_)) => {
                 Some(format!("{metric} and a tree, which goes by L2 or products alone"))
             }
-            (Encoding::Flat, Some(kept), _) => {
+            (Encoding::Flat | Encoding::FlatDedup, Some(kept), _) => {
                 let kept = kept.name();
                 Some(format!("{metric} goes with f32 codes, and these are exact: {kept} would add nothing"))
             }
@@ -346,7 +346,14 @@ impl IndexSpec {
         {
             return Some(format!("{} keeps whole numbers, and {first} makes others of them", self.encoding));
         }
+        if self.encoding.is_shared() && self.spill {
+            return Some(format!("{} and spilling: equal vectors share one entry, not two", self.encoding));
+        }
         match self.kept {
+            Some(kept) if self.encoding.is_shared() => {
+                let kept = kept.name();
+                Some(format!("{} codes are exact and stored once: {kept} would keep each", self.encoding))
+            }
             Some(kept) if kept.is_scalar() && self.encoding.is_exact() && self.transforms.is_empty() => {
                 Some(format!("{} codes are more exact than the 8 bits of {}", self.encoding, kept.name()))
             }
@@ -524,7 +531,7 @@ impl SearchParams {
     }
 
     /// Entries to score per query at most, counted after the selector, in the order of the probes; 0 is
-    /// no limit. A vector that stands in two lists counts in each of them.
+    /// no limit. A vector that stands in two lists counts in each of them; equal vectors that share an entry count each.
     pub fn max_codes(self, max_codes: usize) -> Self {
         SearchParams { max_codes: Some(max_codes), ..self }
     }
@@ -612,6 +619,9 @@ mod tests {
     fn specifications_round_trip() {
         for text in [
             "Flat",
+            "FlatDedup",
+            "IVF1024,FlatDedup",
+            "PCA8,IVF4,FlatDedup",
             "SQfp16",
             "IVF1,Flat",
             "IVF2048,SQbf16",
@@ -681,6 +691,9 @@ mod tests {
             "IVF4_SOAR_SOAR,Flat",
             "Flat_SOAR",
             "IVF4,Flat,R8",
+            "IVF4,FlatDedup,RFlat",
+            "FlatDedup,RU8",
+            "IVF4_SOAR,FlatDedup",
             "IVF4,Flat,RSQ8",
             "PCA8,Flat",
             "IVF4,PCA8,Flat",

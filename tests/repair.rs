@@ -20,9 +20,9 @@ use support::*;
 use vellum::*;
 
 const DIM: usize = 8;
-const INDEXES: [&str; 2] = ["numbers", "keyed"];
+const INDEXES: [&str; 3] = ["numbers", "keyed", "shared"];
 
-/// A database with two indexes, and what they hold.
+/// A database with three indexes, and what they hold.
 struct World {
     db: Arc<Database>,
     oracles: BTreeMap<&'static str, Oracle>,
@@ -33,7 +33,7 @@ struct World {
 }
 
 /// What can be lost without losing a vector, and what cannot.
-const INDIRECT: [&str; 7] = ["lists", "slots", "ids", "map", "free", "keymap", "keys"];
+const INDIRECT: [&str; 8] = ["lists", "slots", "ids", "map", "free", "keymap", "keys", "twins"];
 const VECTORS: [&str; 2] = ["blocks", "tails"];
 
 impl World {
@@ -61,6 +61,15 @@ impl World {
             keyed.put_all(ids, rows(&data[..700 * DIM], DIM));
             train(writer, rows(&data, DIM));
         });
+        create(&store, "shared", &spec("IVF4,FlatDedup", DIM, Metric::L2).with_block_order(0));
+        let mut shared = Oracle::new(Metric::L2, Stored::F32);
+        let distinct = integers(700, DIM, 90, 4);
+        let repeated: Vec<f32> =
+            (0..1400).flat_map(|i| distinct[i * 13 % 700 * DIM..][..DIM].to_vec()).collect();
+        change(&store, "shared", |writer| {
+            shared.put_all(writer.add(rows(&repeated, DIM)).unwrap(), rows(&repeated, DIM));
+            train(writer, rows(&distinct, DIM));
+        });
         let each = INDEXES.into_iter().flat_map(|index| redb_index::TABLES.map(|table| (index, table)));
         let before = each.map(|(index, table)| ((index, table), entries(&db, index, table))).collect();
         let more = integers(300, DIM, 90, 2);
@@ -75,6 +84,13 @@ impl World {
             keyed.vectors.retain(|id, _| *id >= 40);
             keys.retain(|id, _| *id >= 40);
         });
+        change(&store, "shared", |writer| {
+            writer.remove_ids(&IdSelector::callback(|id| id % 5 == 0)).unwrap();
+            shared.vectors.retain(|id, _| id % 5 != 0);
+            let ids = writer.add(rows(&repeated[..200 * DIM], DIM)).unwrap();
+            shared.put_all(ids, rows(&repeated[..200 * DIM], DIM));
+        });
+        oracles.insert("shared", shared);
         oracles.insert("numbers", oracle);
         oracles.insert("keyed", keyed);
         let txn = db.begin_write().unwrap();
@@ -389,7 +405,7 @@ fn two_damages_at_once() {
     let mut random = Random::new(17);
     let tables: Vec<&str> = INDIRECT.into_iter().chain(VECTORS).chain(["rows"]).collect();
     for case in 0..60 {
-        let index = INDEXES[random.below(2)];
+        let index = INDEXES[random.below(3)];
         let damages: Vec<Damage> = (0..2)
             .map(|_| {
                 let how = [How::DeleteAll, How::Delete, How::Zero, How::Flip, How::Earlier][random.below(5)];
@@ -410,7 +426,7 @@ fn two_damages_at_once() {
 #[test]
 fn a_writer_refuses_a_map_that_has_lost_ids() {
     let world = World::new();
-    let tables = ["map", "free", "keys", "keymap"];
+    let tables = ["map", "free", "keys", "keymap", "twins"];
     for (index, table) in INDEXES.into_iter().flat_map(|index| tables.map(|table| (index, table))) {
         if entries(&world.db, index, table).is_empty() {
             continue;

@@ -1,7 +1,7 @@
 //! `verify` notices: a value of any table that is changed, deleted, added, swapped or put back to what it was.
 //!
 //! The worry is a table, or a kind of damage, that no check looks at: `verify` then says that all is well while
-//! answers are wrong, and nobody repairs. So every table of four indexes is damaged through redb itself, one value at
+//! answers are wrong, and nobody repairs. So every table of five indexes is damaged through redb itself, one value at
 //! a time; each time `verify` must report a problem that names the table. What is well-formed and wrong (a header or
 //! a list entry with good checksums) needs the crate's own writers: those cases stand in `src/index/verify.rs`.
 
@@ -19,7 +19,7 @@ use support::*;
 use vellum::*;
 
 const DIM: usize = 16;
-const INDEXES: [&str; 4] = ["numbers", "keyed", "stages", "spilled"];
+const INDEXES: [&str; 5] = ["numbers", "keyed", "stages", "spilled", "shared"];
 
 type Contents = BTreeMap<(&'static str, &'static str), Vec<redb_index::Pair>>;
 
@@ -28,7 +28,7 @@ fn contents(db: &Database) -> Contents {
     each.map(|(index, table)| ((index, table), entries(db, index, table))).collect()
 }
 
-/// A database with four indexes in which every table has something, and what they held a commit before.
+/// A database with five indexes in which every table has something, and what they held a commit before.
 fn build() -> (Arc<Database>, Contents) {
     let db = Arc::new(Database::builder().create_with_backend(InMemoryBackend::new()).unwrap());
     let store = Store::builder().attach(db.clone()).unwrap();
@@ -51,6 +51,12 @@ fn build() -> (Arc<Database>, Contents) {
         writer.add(rows(&data[..300 * DIM], DIM)).unwrap();
         train(writer, rows(&data[..300 * DIM], DIM));
     });
+    create(&store, "shared", &spec("IVF5,FlatDedup", DIM, Metric::L2).with_block_order(0));
+    change(&store, "shared", |writer| {
+        writer.add(rows(&data[..600 * DIM], DIM)).unwrap();
+        train(writer, rows(&data[..600 * DIM], DIM));
+        writer.add(rows(&data[300 * DIM..900 * DIM], DIM)).unwrap();
+    });
     let keys: Vec<String> = (0..600).map(|i| format!("key {i}")).collect();
     change(&store, "keyed", |writer| {
         writer.add_with_keys(&keys, rows(&data[..600 * DIM], DIM)).unwrap();
@@ -65,6 +71,10 @@ fn build() -> (Arc<Database>, Contents) {
     change(&store, "spilled", |writer| {
         writer.remove_ids(&IdSelector::callback(|id| id % 5 == 0)).unwrap();
         writer.update_vectors(&[1, 2, 3], rows(&more[..3 * DIM], DIM)).unwrap();
+    });
+    change(&store, "shared", |writer| {
+        writer.remove_ids(&IdSelector::callback(|id| id % 5 == 0)).unwrap();
+        writer.update_vectors(&[1, 2, 3, 1001], rows(&data[400 * DIM..404 * DIM], DIM)).unwrap();
     });
     change(&store, "keyed", |writer| {
         writer.remove_keys(&keys[..50]).unwrap();
@@ -167,7 +177,8 @@ fn every_kind_of_damage_to_every_table_is_noticed_and_named() {
     let mut cases = 0;
     for ((index, table), entries) in &now {
         let unused = match *table {
-            "rows" => ["numbers", "spilled"].contains(index),
+            "rows" => ["numbers", "spilled", "shared"].contains(index),
+            "twins" => *index != "shared",
             "exact" => *index != "stages",
             "keys" | "keymap" => *index != "keyed",
             _ => false,

@@ -28,6 +28,10 @@ use std::str::FromStr;
 pub enum Encoding {
     /// The components as they are, 4·dim bytes (`Flat`).
     Flat,
+    /// The same, where equal vectors of a list share one code (`FlatDedup`): each of the others costs its id and its place,
+    /// and is found, changed and removed like any. Equal are vectors of the same bytes: 0 and −0 differ. Adding looks for each
+    /// code in its list, which reads the list. No rows are kept beside such codes, and none stand in two lists.
+    FlatDedup,
     /// The components as IEEE half precision, 2·dim bytes (`SQfp16`).
     F16,
     /// The components as bfloat16, 2·dim bytes (`SQbf16`).
@@ -57,8 +61,15 @@ pub enum Encoding {
 }
 
 /// The encodings of one word.
-const FIXED: [Encoding; 6] =
-    [Encoding::Flat, Encoding::F16, Encoding::BF16, Encoding::Nibble2, Encoding::Nibble1, Encoding::Nibble];
+const FIXED: [Encoding; 7] = [
+    Encoding::Flat,
+    Encoding::FlatDedup,
+    Encoding::F16,
+    Encoding::BF16,
+    Encoding::Nibble2,
+    Encoding::Nibble1,
+    Encoding::Nibble,
+];
 
 /// The most bits of a product code whose points are put in order.
 const POLYSEMOUS_BITS: usize = 8;
@@ -70,7 +81,7 @@ impl Encoding {
     /// How a component is stored, where the code is the components.
     pub(crate) fn element(self) -> Option<Element> {
         match self {
-            Encoding::Flat => Some(Element::F32),
+            Encoding::Flat | Encoding::FlatDedup => Some(Element::F32),
             Encoding::F16 => Some(Element::F16),
             Encoding::BF16 => Some(Element::BF16),
             _ => None,
@@ -88,7 +99,7 @@ impl Encoding {
     /// everything finds with 2 bits, twelve times as many all but .01 with 1.
     pub(crate) fn rerank_factor(self) -> usize {
         match self {
-            Encoding::Flat | Encoding::F16 | Encoding::BF16 | Encoding::Scalar(_) => 4,
+            Encoding::Flat | Encoding::FlatDedup | Encoding::F16 | Encoding::BF16 | Encoding::Scalar(_) => 4,
             Encoding::Nibble2 => 5,
             Encoding::RaBitQ(code) if code.bits() > 2 => 5,
             _ => 12,
@@ -114,6 +125,11 @@ impl Encoding {
             Encoding::Nibble => Encoding::Nibble1,
             encoding => encoding,
         }
+    }
+
+    /// True if rows of equal codes share an entry of their list.
+    pub(crate) fn is_shared(self) -> bool {
+        self == Encoding::FlatDedup
     }
 
     /// True if training makes tables that codes mean nothing without: such codes take lists, and until these are trained
@@ -160,6 +176,7 @@ impl fmt::Display for Encoding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Encoding::Flat => f.write_str("Flat"),
+            Encoding::FlatDedup => f.write_str("FlatDedup"),
             Encoding::F16 => f.write_str("SQfp16"),
             Encoding::BF16 => f.write_str("SQbf16"),
             Encoding::Nibble2 => f.write_str("Nibble2"),
@@ -201,7 +218,7 @@ impl FromStr for Encoding {
             text.parse().map(Encoding::RaBitQ)
         } else {
             Err(format!(
-                "`{text}` is no encoding: Flat, SQfp16, SQbf16, SQ8, PQ16, PQ32x4fs, RQ8x8, RaBitQ, SH, Nibble and others"
+                "`{text}` is no encoding: Flat, FlatDedup, SQfp16, SQbf16, SQ8, PQ16, PQ32x4fs, RQ8x8, RaBitQ, SH, Nibble and others"
             ))
         }
     }

@@ -6,8 +6,10 @@
 //!
 //! With spilling a row has two entries, each with a list and a code of its own. The verbs below count *entries*: those of
 //! the nearest lists come first, row by row, then those of the second lists, so that without spilling entries are rows.
+//! Where rows of equal codes share an entry, what stands in lists is changed in `twins`.
 
 use super::model::{KeptColumn, Model};
+use super::twins::Chains;
 use super::writer::IndexWriter;
 use crate::codec::Assigned;
 use crate::storage::format::ListEntry;
@@ -337,6 +339,11 @@ impl IndexWriter<'_> {
     /// Gives rows that are there new vectors: in place where an entry's list stays the same. An entry of the old vector
     /// whose list is the new vector's other one stays too, and the two change roles.
     fn replace(&mut self, encoded: &Encoded<'_>, numbers: &[u32]) -> Result<()> {
+        if self.model.shares() {
+            self.leave(numbers, &mut Observer::none())?;
+            self.join(encoded, &Chains::of_single(numbers))?;
+            return self.keep_rows(&encoded.rows, numbers);
+        }
         let (n, code_bytes) = (numbers.len(), self.model.codec.layout().code_bytes());
         let (first_list, places) = (self.header.first_list, self.model.places());
         let mut changes = Vec::with_capacity(places * n);
@@ -453,6 +460,9 @@ impl IndexWriter<'_> {
 
     /// Appends all entries of rows that stand nowhere yet, and records their slots.
     pub(crate) fn append_new(&mut self, encoded: &Encoded<'_>, numbers: &[u32]) -> Result<()> {
+        if self.model.shares() {
+            return self.join(encoded, &Chains::of_single(numbers));
+        }
         let mut slots = vec![Slots::default(); numbers.len()];
         let all = (0..encoded.lists.len()).collect();
         let mut seconds = Vec::new();

@@ -368,6 +368,7 @@ mod tests {
                 mode: Default::default(),
                 filter: &Filter::All,
                 hamming: 0,
+                shared: false,
                 stats: None,
             };
             let candidates = search::search(view, model, queries, &request).unwrap();

@@ -8,6 +8,7 @@
 use super::add::encode;
 use super::reader::{IndexReader, Neighbor};
 use super::rerank;
+use super::twins::{chain_of, stands_with};
 use crate::math::topk::Hit;
 use crate::spec::SearchParams;
 use crate::storage::ids;
@@ -93,18 +94,23 @@ impl IndexReader<'_> {
         let row = self.view.row_of(id)?.ok_or(Error::UnknownId { id })?;
         let slot = self.view.slot_of(row, &self.model.slots_column, self.model.places())?;
         let (bytes, resident) = self.view.code_at(slot, &self.model.geometry)?.unwrap_or_default();
-        if resident != row || bytes.is_empty() {
+        if bytes.is_empty() || !stands_with(&*self.view, row, resident)? {
             return Err(Error::corrupt("slots", row.into(), format!("{slot:?} does not hold the row")));
         }
         Ok(Code { slot: self.slot_within(row, slot)?, bytes })
     }
 
-    /// The id at a slot.
+    /// The id at a slot; the lowest where equal vectors share it.
     ///
     /// # Errors
     /// [`Error::Parameter`] for a slot that there is not.
     pub fn id_at(&self, slot: Slot) -> Result<u64> {
-        self.entry_at(slot).and_then(|(row, _)| self.view.id(row))
+        let (head, _) = self.entry_at(slot)?;
+        let mut lowest = u64::MAX;
+        for row in chain_of(&*self.view, head)? {
+            lowest = lowest.min(self.view.id(row)?);
+        }
+        Ok(lowest)
     }
 
     /// The vector at a slot, from its code alone: what `reconstruct` gives where no rows are kept.
@@ -134,7 +140,8 @@ impl IndexReader<'_> {
         Err(Error::Parameter { name: "list", what: format!("{list}, there are {nlist}") })
     }
 
-    /// The ids and the codes of a list, entry after entry. A vector that stands in two lists is an entry of both.
+    /// The ids and the codes of a list, entry after entry. A vector that stands in two lists is an entry of both; an entry
+    /// that equal vectors share comes once for each of them.
     ///
     /// # Errors
     /// [`Error::Parameter`] for a list that there is not.
@@ -146,6 +153,7 @@ impl IndexReader<'_> {
             self.model.geometry.layout.unpack(run.codes, run.rows.len(), &mut codes);
             Ok(())
         })?;
+        let (rows, codes) = self.one_each(rows, codes)?;
         let ids = rows.into_iter().map(|row| self.view.id(row)).collect::<Result<_>>()?;
         Ok((ids, codes))
     }
@@ -360,7 +368,7 @@ impl IndexReader<'_> {
         let lost = || Error::corrupt("slots", row.into(), format!("{slot:?} does not hold the row"));
         let (code, resident) = self.view.code_at(slot, &self.model.geometry)?.ok_or_else(lost)?;
         let list = self.slot_within(row, slot)?.list;
-        if resident != row {
+        if !stands_with(&*self.view, row, resident)? {
             return Err(lost());
         }
         self.model.decode_for_users(list, &code)

@@ -7,6 +7,7 @@
 use super::add::Encoded;
 use super::model::Model;
 use super::reader::IndexReader;
+use super::twins;
 use super::writer::IndexWriter;
 use crate::math::transform::Chain;
 use crate::storage::ids::NO_ID;
@@ -92,7 +93,8 @@ impl IndexReader<'_> {
         other.take(self, subset, 0, observer)
     }
 
-    /// The entries of a list that are the nearest of their rows, by offset: row numbers and codes.
+    /// The entries of a list that are the nearest of their rows, by offset: row numbers and codes. An entry that several
+    /// rows share comes once for each.
     fn nearest_entries(&self, list: u32) -> Result<(Vec<u32>, Vec<u8>)> {
         let model = &self.model;
         let (mut rows, mut codes) = (Vec::new(), Vec::new());
@@ -102,7 +104,7 @@ impl IndexReader<'_> {
             Ok(())
         })?;
         if !model.spills() {
-            return Ok((rows, codes));
+            return self.one_each(rows, codes);
         }
         let (mut kept, mut kept_codes) = (Vec::new(), Vec::new());
         for (row, code) in rows.into_iter().zip(codes.chunks_exact(self.code_bytes())) {
@@ -115,10 +117,27 @@ impl IndexReader<'_> {
         Ok((kept, kept_codes))
     }
 
+    /// Entries of a list with a row and a code for each row that shares them.
+    pub(crate) fn one_each(&self, rows: Vec<u32>, codes: Vec<u8>) -> Result<(Vec<u32>, Vec<u8>)> {
+        if self.header().twins == 0 {
+            return Ok((rows, codes));
+        }
+        let (mut all, mut all_codes) = (Vec::new(), Vec::new());
+        for (head, code) in rows.into_iter().zip(codes.chunks_exact(self.code_bytes())) {
+            twins::for_each_twin(&*self.view, head, |row| {
+                all.push(row);
+                all_codes.extend_from_slice(code);
+                Ok(true)
+            })?;
+        }
+        Ok((all, all_codes))
+    }
+
     /// The offsets that `subset` has of each list's nearest entries.
     fn parts(&self, subset: &Subset) -> Result<Vec<Range<u64>>> {
         let size = |list| match self.model.spills() {
             true => Ok(self.nearest_entries(list)?.0.len() as u64),
+            false if self.header().twins > 0 => Ok(self.nearest_entries(list)?.0.len() as u64),
             false => Ok(u64::from(self.view.list(list)?.n)),
         };
         let sizes: Vec<u64> = (0..self.nlist() as u32).map(size).collect::<Result<_>>()?;

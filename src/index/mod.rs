@@ -25,6 +25,7 @@ mod shards;
 mod stats;
 mod train;
 mod tree;
+mod twins;
 pub(crate) mod verify;
 pub(crate) mod view;
 pub(crate) mod writer;

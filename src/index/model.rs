@@ -203,6 +203,11 @@ impl Model {
         self.spec.spill && self.coarse.is_some()
     }
 
+    /// True if rows of equal codes share an entry of their list.
+    pub(crate) fn shares(&self) -> bool {
+        self.encoding.is_shared()
+    }
+
     /// What a snapshot reads of an index with this model.
     pub(crate) fn source(&self, header: Header, tables: Quiet<ReadTables>, born: Instant) -> Source {
         let (kept_columns, places_of_a_row) = (self.kept_columns(), self.places());
@@ -383,6 +388,10 @@ pub(crate) fn spec_of(name: &str, header: &Header) -> Result<IndexSpec> {
         block_order: header.block_order,
         ..spec
     };
+    if header.shared != spec.encoding.is_shared() {
+        let what = format!("shared entries: {}, and codes are {}", header.shared, spec.encoding);
+        return Err(Error::corrupt(name, 0, what));
+    }
     let wanted = if header.trained { spec.nlist.unwrap_or(1) } else { 1 };
     if header.nlist as usize != wanted {
         return Err(Error::corrupt(

@@ -354,7 +354,8 @@ impl<'a> IndexReader<'a> {
         let at_least = if ensure_topk_full { k.saturating_mul(self.model.places()) } else { 0 };
         let limits = Limits { max_codes, max_lists, at_least, max_empty_lists };
         let (hamming, stats) = (params.polysemous_ht.unwrap_or(0), params.stats.as_deref());
-        let request = Request { goal, nprobe, chosen, limits, mode, filter: &filter, hamming, stats };
+        let shared = self.header().twins > 0;
+        let request = Request { goal, nprobe, chosen, limits, mode, filter: &filter, hamming, shared, stats };
         clock.lap(Stage::Prepare);
         let shared = queries.len() > 1 || mode != ParallelMode::Queries;
         self.in_pool(shared, || search::search(&*self.view, &self.model, queries, &request))
@@ -413,7 +414,8 @@ impl<'a> IndexReader<'a> {
         Ok(rows)
     }
 
-    /// Entries of each list. Where vectors stand in two lists, each is an entry of both.
+    /// Entries of each list. Where vectors stand in two lists, each is an entry of both; equal vectors that share an entry
+    /// are one.
     pub fn list_sizes(&self) -> Result<Vec<usize>> {
         (0..self.nlist() as u32).map(|list| Ok(self.view.list(list)?.n as usize)).collect()
     }

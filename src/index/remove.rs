@@ -74,13 +74,12 @@ impl IndexWriter<'_> {
 
     /// Removes the vectors of (id, row) pairs, ascending by id.
     fn remove_rows(&mut self, pairs: &[(u64, u32)], observer: &mut Observer<'_>) -> Result<()> {
-        let mut changes = Vec::with_capacity(pairs.len() * self.model.places());
-        for &(_, row) in pairs {
-            changes.extend(self.slots_of(row)?.iter().map(|slot| SlotChange { slot, row, code: None }));
+        if self.model.shares() {
+            let rows: Vec<u32> = pairs.iter().map(|(_, row)| *row).collect();
+            self.leave(&rows, observer)?;
+        } else {
+            self.remove_entries(pairs, observer)?;
         }
-        let mut moved = Moved::default();
-        self.change_slots(changes, &mut moved, observer)?;
-        self.store_moved(moved)?;
         for (done, (id, _)) in pairs.iter().enumerate() {
             if done.is_multiple_of(TICK_IDS) {
                 observer.tick("forget", done as u64, pairs.len() as u64)?;
@@ -98,6 +97,16 @@ impl IndexWriter<'_> {
         self.free_rows(&rows)?;
         self.header.ntotal = self.header.ntotal.saturating_sub(pairs.len() as u64);
         Ok(())
+    }
+
+    fn remove_entries(&mut self, pairs: &[(u64, u32)], observer: &mut Observer<'_>) -> Result<()> {
+        let mut changes = Vec::with_capacity(pairs.len() * self.model.places());
+        for &(_, row) in pairs {
+            changes.extend(self.slots_of(row)?.iter().map(|slot| SlotChange { slot, row, code: None }));
+        }
+        let mut moved = Moved::default();
+        self.change_slots(changes, &mut moved, observer)?;
+        self.store_moved(moved)
     }
 
     /// Overwrites the kept rows of `rows`, ascending: a vector that was removed is not to be read any more, not even
@@ -148,10 +157,14 @@ impl IndexWriter<'_> {
             ] {
                 table.retain(|_, _| false)?;
             }
+            if let Some(twins) = &mut tables.twins {
+                twins.retain(|_, _| false)?;
+            }
             tables.map.retain(|_, _| false)?;
             tables.free.retain(|_, _| false)?;
             tables.keymap.retain(|_, _| false)?;
             writer.header.ntotal = 0;
+            writer.header.twins = 0;
             writer.header.next_row = 0;
             Ok(())
         })

@@ -18,9 +18,9 @@ use crate::{Error, Observer, Result};
 
 /// One row on its way.
 #[derive(Clone, Copy)]
-struct Move {
-    from: u32,
-    to: u32,
+pub(super) struct Move {
+    pub(super) from: u32,
+    pub(super) to: u32,
     id: u64,
 }
 
@@ -78,10 +78,14 @@ impl IndexWriter<'_> {
 
     fn move_rows(&mut self, moves: &[Move], observer: &mut Observer<'_>) -> Result<()> {
         let seq = self.header.seq;
-        let slots = self.move_entries(moves, observer)?;
-        let came = moves.iter().map(|m| m.to).zip(slots);
-        let went = moves.iter().map(|m| (m.from, Slots::default()));
-        self.tables.set_slots(&self.model.slots_column, seq, came.chain(went))?;
+        if self.model.shares() {
+            self.move_chains(moves, observer)?;
+        } else {
+            let slots = self.move_entries(moves, observer)?;
+            let came = moves.iter().map(|m| m.to).zip(slots);
+            let went = moves.iter().map(|m| (m.from, Slots::default()));
+            self.tables.set_slots(&self.model.slots_column, seq, came.chain(went))?;
+        }
         let (came, went) = (moves.iter().map(|m| (m.to, m.id)), moves.iter().map(|m| (m.from, NO_ID)));
         self.set_ids(came.chain(went))?;
         let mut by_id: Vec<(u64, u32)> = moves.iter().map(|m| (m.id, m.to)).collect();

@@ -8,10 +8,12 @@
 //!
 //! In an index that spills a row ends up in two places, of two lists. It survives as long as one of them does; the other
 //! is then made anew from its kept row or its code.
+//!
+//! Where rows share entries, their chains are made anew of what slots and twins say. A row survives with its entry.
 
 mod claims;
 
-use self::claims::{Agreement, Claim, Claims, Placed, Witnesses, settle_keys};
+use self::claims::{Agreement, Claim, Claims, Member, Placed, Twins, Witnesses, settle_keys};
 use super::add::{Encoded, encode};
 use super::kept::KeptCheck;
 use super::model::{KeptColumn, Model};
@@ -24,6 +26,7 @@ use crate::storage::format::{Frame, Kind, ListEntry, State, TableName};
 use crate::storage::ids::{NO_ID, Slot, Slots, decode_id, ids_column};
 use crate::storage::lists::{ListEdit, block_key, store_entries};
 use crate::storage::sections::Section;
+use crate::storage::twins::{Twin, twins_column};
 use crate::storage::{BytesTable, Stage};
 use crate::{Error, Observer, Result, Rows};
 use redb::ReadableTable;
@@ -83,6 +86,8 @@ struct Repair<'w, 't> {
     nearest: HashMap<u32, u32>,
     /// Where rows of two places stand now.
     placed: BTreeMap<u32, Placed>,
+    /// The rows that share each row's entry.
+    members: HashMap<u32, Vec<Member>>,
     /// The surviving rows and their ids.
     alive: BTreeMap<u32, u64>,
     /// The lists of surviving rows (as numbers within the model) and what their codes come to, if kept rows can be
@@ -102,7 +107,7 @@ impl<'w, 't> Repair<'w, 't> {
             }
         }
         let column = ids_column();
-        read_column(column, &writer.tables.ids, &writer.tables.names.ids, &mut |row, bytes| {
+        read_column(column, &writer.tables.ids, &writer.tables.names.ids, &mut |row, bytes, _| {
             if let Some(id) = decode_id(bytes) {
                 known.insert(id);
                 witnesses.column.insert(row, id);
@@ -119,6 +124,7 @@ impl<'w, 't> Repair<'w, 't> {
             places: HashMap::new(),
             nearest: HashMap::new(),
             placed: BTreeMap::new(),
+            members: HashMap::new(),
             alive: BTreeMap::new(),
             sums: HashMap::new(),
         })
@@ -133,6 +139,10 @@ impl<'w, 't> Repair<'w, 't> {
         let ids = self.witnesses.settle(&rows);
         self.writer.tables.lists.retain(|_, _| false)?;
         self.writer.tables.slots.retain(|_, _| false)?;
+        if let Some(twins) = &mut self.writer.tables.twins {
+            twins.retain(|_, _| false)?;
+        }
+        self.writer.header.twins = 0;
         for list in lists.clone() {
             self.list(list, &ids)?;
             observer.tick("repair", (list - lists.start + 1).into(), (lists.end - lists.start).into())?;
@@ -151,15 +161,26 @@ impl<'w, 't> Repair<'w, 't> {
     fn survey(&mut self, lists: Range<u32>) -> Result<BTreeSet<u32>> {
         let mut slots: HashMap<u32, Slots> = HashMap::new();
         let (model, tables) = (self.writer.model.clone(), &self.writer.tables);
-        read_column(model.slots_column, &tables.slots, &tables.names.slots, &mut |row, bytes| {
-            slots
-                .extend(Some(Slots::decode(bytes)).filter(|slots| slots.len() > 0).map(|slots| (row, slots)));
+        let mut twins = Twins::default();
+        read_column(model.slots_column, &tables.slots, &tables.names.slots, &mut |row, bytes, seq| {
+            let found = Slots::decode(bytes);
+            match found.first {
+                Some(slot) if model.shares() => drop(twins.slots.insert(row, (slot, seq))),
+                None if model.shares() => drop(twins.no_slot.insert(row, seq)),
+                _ => {}
+            }
+            slots.extend(Some(found).filter(|slots| slots.len() > 0).map(|slots| (row, slots)));
         })?;
         let (capacity, code_bytes) = (model.geometry.capacity, model.geometry.layout.code_bytes());
         let same_codes = model.spills() && model.code_element().is_some();
         let mut claims: BTreeMap<u32, Claims> = BTreeMap::new();
+        let mut entries: HashMap<Slot, u32> = HashMap::new();
         for list in lists {
-            for (block, found) in self.read_list(list)?.blocks {
+            let found = self.read_list(list)?;
+            if model.shares() && tables.list_entry(list).is_ok_and(|entry| entry.digest != found.digest()) {
+                twins.doubtful.insert(list);
+            }
+            for (block, found) in found.blocks {
                 for (i, row) in found.buf.rows.iter().enumerate() {
                     let offset = block.saturating_mul(capacity).saturating_add(i as u32);
                     let slot = Slot { list, offset };
@@ -175,11 +196,51 @@ impl<'w, 't> Repair<'w, 't> {
             if claims.rivals {
                 self.places.insert(*row, granted);
             }
+            if model.shares() {
+                entries.extend(granted.iter().map(|slot| (slot, *row)));
+            }
         }
         if model.spills() {
             self.nearest = slots.iter().filter_map(|(row, slots)| Some((*row, slots.first?.list))).collect();
         }
-        Ok(claims.into_keys().collect())
+        let mut rows: BTreeSet<u32> = claims.into_keys().collect();
+        if model.shares() {
+            self.read_twins(&mut twins)?;
+            self.members = twins.settle(&entries);
+            rows.extend(self.members.values().flatten().map(|member| member.row));
+        }
+        Ok(rows)
+    }
+
+    fn read_twins(&self, twins: &mut Twins) -> Result<()> {
+        let tables = &self.writer.tables;
+        let Some(table) = &tables.twins else { return Ok(()) };
+        read_column(twins_column(), table, &tables.names.twins, &mut |row, bytes, seq| match Twin::decode(
+            bytes,
+        ) {
+            Some(twin) => drop(twins.twins.insert(row, (twin, seq))),
+            None => drop(twins.no_twin.insert(row, seq)),
+        })
+    }
+
+    /// The rows that survive of the entry that names `row`, if any does: itself, and those that share it. Where nothing
+    /// says the row's id, only those that all witnesses bring here.
+    fn chain(&mut self, row: u32, ids: &HashMap<u32, u64>) -> Vec<u32> {
+        let named = ids.contains_key(&row);
+        let members = self.members.get(&row).into_iter().flatten();
+        let members = members.filter(|member| named || member.agreed).map(|member| member.row);
+        let all: Vec<u32> = [row].into_iter().chain(members).collect();
+        let mut chain = Vec::with_capacity(all.len());
+        for row in all {
+            match ids.get(&row) {
+                Some(id) => {
+                    self.alive.insert(row, *id);
+                    chain.push(row);
+                }
+                None => self.report.unnamed_entries += 1,
+            }
+        }
+        chain
     }
 
     /// Blocks of lists that the model does not have, and what stands beside the header.
@@ -217,11 +278,31 @@ impl<'w, 't> Repair<'w, 't> {
         let mut survivors = BlockBuf::default();
         let code_bytes = geometry.layout.code_bytes();
         let mut whole = !found.damaged && found.blocks.iter().enumerate().all(placed);
+        // Where entries are shared: all rows of each survivor, and which codes there are already.
+        let (mut chains, mut there): (Vec<Vec<u32>>, HashMap<Vec<u8>, usize>) = Default::default();
+        let shares = self.writer.model.shares();
         for (&block, FoundBlock { buf, .. }) in &found.blocks {
             for (i, &row) in buf.rows.iter().enumerate() {
                 let offset = block.saturating_mul(geometry.capacity).saturating_add(i as u32);
                 let elsewhere =
                     self.places.get(&row).is_some_and(|places| !places.contains(Slot { list, offset }));
+                if shares {
+                    let chain = if elsewhere { Vec::new() } else { self.chain(row, ids) };
+                    let code = buf.code(i, code_bytes);
+                    let other = there.get(code).copied();
+                    whole &= chain.first() == Some(&row) && other.is_none();
+                    match (chain.first(), other) {
+                        (None, _) => {}
+                        (Some(_), Some(other)) => chains[other].extend(chain),
+                        (Some(head), None) => {
+                            there.insert(code.to_vec(), chains.len());
+                            survivors.codes.extend_from_slice(code);
+                            survivors.rows.push(*head);
+                            chains.push(chain);
+                        }
+                    }
+                    continue;
+                }
                 match ids.get(&row) {
                     Some(&id) if !elsewhere => {
                         self.alive.insert(row, id);
@@ -252,7 +333,7 @@ impl<'w, 't> Repair<'w, 't> {
             }
         }
         let (seq, nonce) = (self.writer.header.seq, self.writer.header.nonce);
-        let digest = found.blocks.values().fold(0, |digest, block| digest ^ block.crc);
+        let digest = found.digest();
         let mut entry = ListEntry { n: survivors.rows.len() as u32, digest, seq, nonce, residual };
         if !whole {
             self.report.rebuilt_lists += 1;
@@ -274,6 +355,12 @@ impl<'w, 't> Repair<'w, 't> {
                 self.placed.entry(*row).or_default().enter(slot(offset), residual, nearest);
             }
             return Ok(());
+        }
+        if shares {
+            let rows: usize = chains.iter().map(Vec::len).sum();
+            self.writer.header.twins += (rows - chains.len()) as u32;
+            let placed = chains.iter().enumerate().map(|(offset, chain)| (&chain[..], slot(offset)));
+            return self.writer.place_chains(placed);
         }
         let one = |offset| Slots { first: Some(slot(offset)), second: None };
         let slots = survivors.rows.iter().enumerate().map(|(offset, row)| (*row, one(offset)));
@@ -531,20 +618,24 @@ enum Source<'m> {
 /// Rows decoded at a time.
 const DECODE_ROWS: usize = 4096;
 
-/// Calls `each(row, entry)` for the entries of all pages of a column that can be read.
+/// Calls `each(row, entry, change)` for the entries of all pages of a column that can be read, with the change that wrote
+/// the page.
 fn read_column<T: BytesTable>(
     column: Column,
     table: &T,
     name: &TableName,
-    each: &mut dyn FnMut(u32, &[u8]),
+    each: &mut dyn FnMut(u32, &[u8], u64),
 ) -> Result<()> {
     for entry in table.iter()? {
         let (page, value) = entry?;
         let Ok(page) = u32::try_from(page.value()) else { continue };
         let Ok(entries) = column.open_page(name, page, value.value()) else { continue };
+        let Ok(Frame { seq, .. }) = Frame::open(name, column.kind, page.into(), value.value()) else {
+            continue;
+        };
         let first = page.saturating_mul(column.per_page());
         for row in first..first.saturating_add(column.per_page()) {
-            each(row, column.entry(entries, row));
+            each(row, column.entry(entries, row), seq);
         }
     }
     Ok(())
@@ -556,6 +647,13 @@ struct FoundList {
     /// Blocks that could not be read.
     lost_blocks: u64,
     damaged: bool,
+}
+
+impl FoundList {
+    /// What the directory should say of its blocks.
+    fn digest(&self) -> u32 {
+        self.blocks.values().fold(0, |digest, block| digest ^ block.crc)
+    }
 }
 
 struct FoundBlock {

@@ -12,6 +12,7 @@ use super::filter::Filter;
 use super::model::Model;
 use super::reader::{IndexReader, Neighbor, TopK};
 use super::search::{live_entries, rows_of};
+use super::twins::for_each_twin;
 use super::view::View;
 use super::{bound::Score, rerank::KeptScores};
 use crate::codec::{Codes, Probe, Scanner, Visit};
@@ -299,11 +300,16 @@ fn scan_run(
 ) -> Result<Vec<u32>> {
     room.found.resize(1, Found::default());
     room.found[0].clear();
-    live_entries(view, filter, run, None, &mut room.live)?;
+    let shared = view.header().twins > 0;
+    // Of rows that share an entry the filter may admit some.
+    live_entries(view, if shared { &Filter::All } else { filter }, run, None, &mut room.live)?;
     let codes = Codes { bytes: run.codes, n: run.rows.len(), ahead: &[] };
     scanner.scan(codes, 0, &[worst], &[&room.live], &mut room.found);
     let found = &mut room.found[0];
     let mut offsets = found.entries.clone();
+    if shared {
+        return rows_that_share(view, filter, run, found, &offsets);
+    }
     if matches!(filter, Filter::Ids(_)) {
         let mut kept = Vec::with_capacity(offsets.len());
         for offset in &offsets {
@@ -313,6 +319,28 @@ fn scan_run(
         offsets.retain(|_| kept.next() == Some(true));
     }
     rows_of(view, filter, run, found)?;
+    Ok(offsets)
+}
+
+/// Replaces entries that were found by all their rows that the filter admits; returns where each stands.
+fn rows_that_share(
+    view: &dyn View,
+    filter: &Filter,
+    run: Run<'_>,
+    found: &mut Found,
+    entries: &[u32],
+) -> Result<Vec<u32>> {
+    let (mut all, mut offsets) = (Found::default(), Vec::with_capacity(entries.len()));
+    for (entry, score) in entries.iter().zip(&found.scores) {
+        for_each_twin(view, run.rows[*entry as usize].get(), |row| {
+            if filter.admits(view, row)? {
+                all.push(row, *score);
+                offsets.push(*entry);
+            }
+            Ok(true)
+        })?;
+    }
+    *found = all;
     Ok(offsets)
 }
 

@@ -16,6 +16,9 @@
 //!
 //! Where vectors stand in two lists an answer is the best rows by (the best score of the row's entries in the probed
 //! lists, id): collectors drop repeats. `max_codes` counts entries.
+//!
+//! Where rows share entries, what is found becomes all rows of its entries before anybody else sees it: the filter, the
+//! count of `max_codes` and the collectors then go by rows, and the answer is what it would be if each had an entry.
 
 mod apart;
 
@@ -23,6 +26,7 @@ use super::filter::Filter;
 use super::model::Model;
 use super::preassigned::Preassigned;
 use super::rerank::{self, Best};
+use super::twins::for_each_twin;
 use super::view::{View, ViewIds};
 use crate::coarse::Probes;
 use crate::codec::{Codes, KeptForm, Probe, Scanner, Visit};
@@ -73,14 +77,17 @@ pub(crate) struct Request<'a> {
     pub(crate) filter: &'a Filter,
     /// Bits in which an entry's code may differ from the query's, less one; 0 for any number.
     pub(crate) hamming: u32,
+    /// Some entries are those of several rows.
+    pub(crate) shared: bool,
     pub(crate) stats: Option<&'a SearchStats>,
 }
 
 impl Request<'_> {
-    /// With a selector, limits count what the selector lets through: known only while scanning.
+    /// With a selector, limits count what the selector lets through: known only while scanning, as is how many rows share
+    /// an entry.
     fn counts_while_scanning(&self) -> bool {
         let Limits { max_codes, max_lists, at_least, .. } = self.limits;
-        (max_codes > 0 || max_lists > 0 && at_least > 0) && !self.filter.is_all()
+        (max_codes > 0 || max_lists > 0 && at_least > 0) && (self.shared || !self.filter.is_all())
     }
 
     /// True if a query's list decides whether the next one is entered.
@@ -186,6 +193,7 @@ fn search_chunk(
         request,
         scanner: scanner(model, projected, request),
         progress: Progress::new(request.limits),
+        cut: None,
         buffers: BUFFERS.take(),
     };
     clock.lap(Stage::Tables);
@@ -425,6 +433,38 @@ pub(super) fn rows_of(view: &dyn View, filter: &Filter, block: Run<'_>, found: &
     Ok(())
 }
 
+/// The same where rows share entries: of each the first `most` rows that the filter admits.
+fn all_rows_of(
+    view: &dyn View,
+    filter: &Filter,
+    block: Run<'_>,
+    cut: Option<Cut>,
+    found: &mut Found,
+    all: &mut Found,
+) -> Result<()> {
+    all.clear();
+    for (entry, score) in found.iter() {
+        let head = block.rows[entry as usize].get();
+        let mut left = cut.filter(|cut| cut.head == head).map_or(usize::MAX, |cut| cut.rows);
+        for_each_twin(view, head, |row| {
+            if filter.admits(view, row)? {
+                all.push(row, score);
+                left -= 1;
+            }
+            Ok(left > 0)
+        })?;
+    }
+    std::mem::swap(found, all);
+    Ok(())
+}
+
+/// The entry with which a count came to its end, and how many of its rows it reached.
+#[derive(Clone, Copy)]
+struct Cut {
+    head: u32,
+    rows: usize,
+}
+
 /// The state of scanning one chunk of queries.
 struct Scan<'a> {
     view: &'a dyn View,
@@ -433,6 +473,8 @@ struct Scan<'a> {
     scanner: Box<dyn Scanner + 'a>,
     /// Of the one query of a search whose lists decide how far it goes.
     progress: Progress,
+    /// Where that many entries were fewer than its rows.
+    cut: Option<Cut>,
     buffers: Buffers,
 }
 
@@ -486,6 +528,8 @@ struct Buffers {
     worst: Vec<f32>,
     live: Vec<u32>,
     found: Vec<Found>,
+    /// Rows on their way to a collector.
+    rows: Found,
 }
 
 impl Scan<'_> {
@@ -511,7 +555,7 @@ impl Scan<'_> {
 
     /// Scans one list for all its stops; `ahead` is what will be read next.
     fn list(&mut self, stops: &[Stop], mut ahead: &[u8], collectors: &mut [Collect<'_>]) -> Result<()> {
-        let Scan { view, model, request, scanner, progress, buffers } = self;
+        let Scan { view, model, request, scanner, progress, cut: cut_entry, buffers } = self;
         let list = stops[0].list;
         buffers.visits.clear();
         buffers.visits.extend(stops.iter().map(|stop| stop.visit));
@@ -526,7 +570,12 @@ impl Scan<'_> {
             let before = progress.left();
             let mut budget = before;
             let counted = request.counts_while_scanning().then_some(&mut budget);
-            live_entries(*view, request.filter, block, counted, &mut buffers.live)?;
+            match request.shared {
+                false => live_entries(*view, request.filter, block, counted, &mut buffers.live)?,
+                true => {
+                    *cut_entry = shared_entries(*view, request.filter, block, counted, &mut buffers.live)?
+                }
+            }
             progress.seen += before - budget;
             // Each run of entries fetches its share.
             let share = if seen + n < all { ahead.len() * n / all } else { ahead.len() };
@@ -543,7 +592,13 @@ impl Scan<'_> {
                 let (codes, first) = (Codes { ahead, ..codes }, group * VISITS_AT_ONCE);
                 scanner.scan(codes, first, &buffers.worst, &live[..stops.len()], found);
                 for (stop, found) in stops.iter().zip(found).filter(|(_, found)| found.len() > 0) {
-                    rows_of(*view, request.filter, block, found)?;
+                    match request.shared {
+                        false => rows_of(*view, request.filter, block, found)?,
+                        true => {
+                            let all = &mut buffers.rows;
+                            all_rows_of(*view, request.filter, block, *cut_entry, found, all)?;
+                        }
+                    }
                     collectors[stop.visit.query as usize].take(found);
                     found.clear();
                 }
@@ -587,6 +642,40 @@ pub(super) fn live_entries(
         }
     }
     Ok(())
+}
+
+/// The same where rows share entries. All entries may be found unless rows count: what the filter says of their rows is
+/// asked when they are near enough. Returns the entry with which the budget came to its end.
+fn shared_entries(
+    view: &dyn View,
+    filter: &Filter,
+    block: Run<'_>,
+    budget: Option<&mut usize>,
+    live: &mut Vec<u32>,
+) -> Result<Option<Cut>> {
+    let Some(budget) = budget else {
+        return live_entries(view, &Filter::All, block, None, live).map(|()| None);
+    };
+    live.clear();
+    let mut cut = None;
+    for heads in block.rows.chunks(32) {
+        let mut word = 0;
+        for (e, head) in heads.iter().enumerate() {
+            if *budget == 0 {
+                break;
+            }
+            let (head, mut rows) = (head.get(), 0);
+            for_each_twin(view, head, |row| {
+                rows += usize::from(filter.admits(view, row)?);
+                Ok(rows < *budget)
+            })?;
+            *budget -= rows;
+            word |= u32::from(rows > 0) << e;
+            cut = (*budget == 0).then_some(Cut { head, rows });
+        }
+        live.push(word);
+    }
+    Ok(cut)
 }
 
 /// The stops that may look at only a part of the block of `n` entries from `seen` on, and at which.

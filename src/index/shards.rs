@@ -14,6 +14,7 @@ use crate::storage::block::{Geometry, Run};
 use crate::storage::column::Column;
 use crate::storage::format::{Header, ListEntry};
 use crate::storage::ids::{Slot, Slots};
+use crate::storage::twins::Twin;
 use crate::storage::{EachKept, Stage};
 use crate::{Error, Result};
 use std::sync::Arc;
@@ -47,7 +48,8 @@ impl<'a> IndexReader<'a> {
         let Some(first) = shards.first() else {
             return Err(Error::Parameter { name: "shards", what: "none, expected at least 1".into() });
         };
-        let mut header = Header { first_list: 0, ntotal: 0, next_row: 0, seq: 0, ..first.header().clone() };
+        let mut header =
+            Header { first_list: 0, ntotal: 0, next_row: 0, seq: 0, twins: 0, ..first.header().clone() };
         if header.keys {
             return Err(Error::IdKind { what: "keys: the ids behind them are given by each shard" });
         }
@@ -59,6 +61,7 @@ impl<'a> IndexReader<'a> {
             let rows = header.next_row.checked_add(its.next_row);
             header.next_row = rows.ok_or(Error::IndexFull { what: "row numbers" })?;
             header.ntotal += its.ntotal;
+            header.twins = header.twins.saturating_add(its.twins);
             header.next_id = header.next_id.max(its.next_id);
             header.seq = header.seq.wrapping_add(its.seq);
         }
@@ -192,6 +195,13 @@ impl View for Shards<'_> {
         let Slots { first, second } = shard.reader.view.slots_of(row - shard.first_row, column, places)?;
         let whole = |slot: Option<Slot>| slot.map(|slot| self.whole(shard, slot)).transpose();
         Ok(Slots { first: whole(first)?, second: whole(second)? })
+    }
+
+    fn twin(&self, row: u32) -> Result<Option<Twin>> {
+        let shard = self.of_row(row);
+        let of_whole = |row: u32| row.wrapping_add(shard.first_row);
+        let twin = shard.reader.view.twin(row - shard.first_row)?;
+        Ok(twin.map(|twin| Twin { head: of_whole(twin.head), next: twin.next.map(of_whole) }))
     }
 
     fn code_at(&self, slot: Slot, _geometry: &Geometry) -> Result<Option<(Vec<u8>, u32)>> {

@@ -2,6 +2,7 @@
 
 use super::reader::IndexReader;
 use crate::guard::guarded;
+use crate::storage::twins::TWIN;
 use crate::storage::{BytesTable, Tables};
 use crate::{IndexSpec, Result};
 use redb::{ReadableTable, TableStats};
@@ -13,8 +14,11 @@ pub struct IndexStats {
     pub spec: IndexSpec,
     /// Vectors.
     pub rows: u64,
-    /// Entries of all lists: one a vector, or two where vectors stand in two lists.
+    /// Entries of all lists: one a vector, or two where vectors stand in two lists, or one a distinct vector of a list
+    /// where equal ones share it.
     pub entries: u64,
+    /// Vectors that share the entry of an equal one, and have none of their own.
+    pub twins: u64,
     /// Bytes of one code.
     pub code_bytes: usize,
     /// Bytes of one kept row, in both forms if there are two; 0 if none are kept.
@@ -54,9 +58,10 @@ pub struct PartStats {
 
 impl IndexStats {
     /// What the vectors, ids, map and slots would take without any overhead: per entry, the code and a slot; per row,
-    /// an id in the column, an id and a row number in the map, and the kept row.
+    /// an id in the column, an id and a row number in the map, and the kept row; per twin, a slot and what links it.
     pub fn logical_bytes(&self) -> u64 {
-        self.entries * (self.code_bytes + 8) as u64 + self.rows * (self.row_bytes + 8 + 12) as u64
+        let twins = self.twins * (8 + TWIN) as u64;
+        self.entries * (self.code_bytes + 8) as u64 + self.rows * (self.row_bytes + 8 + 12) as u64 + twins
     }
 
     /// Bytes of all pages of the index.
@@ -79,6 +84,7 @@ impl IndexReader<'_> {
             spec: self.spec().clone(),
             rows: self.len(),
             entries,
+            twins: header.twins.into(),
             code_bytes: self.model.codec.layout().code_bytes(),
             row_bytes: self.model.kept.iter().map(|kept| kept.form.width()).sum(),
             lists: self.nlist(),
@@ -125,6 +131,9 @@ where
         let mut parts = Vec::new();
         for (name, table) in bytes {
             parts.push(part(name, table.len()?, table.stats()?));
+        }
+        if let Some(twins) = &tables.twins {
+            parts.push(part("twins", twins.len()?, twins.stats()?));
         }
         parts.push(part("map", tables.map.len()?, tables.map.stats()?));
         parts.push(part("free", tables.free.len()?, tables.free.stats()?));

@@ -7,6 +7,7 @@
 use super::add::{Encoded, encode};
 use super::model::{Model, Trained, untrained_codec};
 use super::reader::IndexReader;
+use super::twins::{self, Chains};
 use super::writer::{IndexWriter, random};
 use super::{rerank, tree};
 use crate::codec::{self, Assigned, Codec, Training};
@@ -342,6 +343,8 @@ impl IndexWriter<'_> {
         self.model = new.clone();
         self.header.trained = true;
         self.header.model_version = new.version;
+        // Counted again as they join their new entries.
+        self.header.twins = 0;
         self.header.nlist = nlist;
         // Numbers never used before, or the front again once they run out.
         self.header.first_list = match old_lists.end.checked_add(nlist) {
@@ -419,6 +422,14 @@ impl IndexWriter<'_> {
             let codes = encode(&model, projected, &lists);
             Ok(Encoded { lists, codes, rows: Cow::Borrowed(&rows) })
         })?;
+        if model.shares() {
+            let mut chains = Chains::default();
+            for head in &batch.numbers {
+                chains.push(twins::chain_of(&*self.reader().view, *head)?);
+            }
+            self.join(&encoded, &chains)?;
+            return Ok(chains.len() as u64);
+        }
         self.append_new(&encoded, &batch.numbers)?;
         Ok(batch.numbers.len() as u64)
     }

@@ -1,7 +1,8 @@
 //! Verifying: every checksum and every invariant of an index, reporting all that is wrong.
 //!
 //! The invariants: lists hold each live row exactly once, or in an index that spills twice, in two lists and as the same
-//! vector; slots, ids and map say the same of it; free rows are the others, and no kept row is theirs; counts in header, directory and tables agree; no stray value in
+//! vector; where rows share entries, no list has a code twice, and each live row is that of an entry or in the chain of
+//! one; slots, ids and map say the same of it; free rows are the others, and no kept row is theirs; counts in header, directory and tables agree; no stray value in
 //! any table; all vectors finite, and kept rows the same as their codes.
 //!
 //! Out of reach are values that are whole, in their place, and agree with all others: what only a header knows, its
@@ -17,9 +18,12 @@ use crate::storage::format::{Header, ListEntry, State};
 use crate::storage::ids::{KEY_BYTES_MAX, Slot, Slots, decode_id, ids_column};
 use crate::storage::lists::{check_digest, directory};
 use crate::storage::sections::{Section, chunks};
+use crate::storage::twins::{Twin, twins_column};
 use crate::storage::{self, ReadBytes, ReadTables, Stage};
 use crate::{Error, Observer, Result};
 use redb::{ReadableTable, ReadableTableMetadata};
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 
 /// What verification found.
@@ -125,11 +129,16 @@ pub(crate) fn verify(
         second: Vec::new(),
         sums: Vec::new(),
         second_sums: Vec::new(),
-        twins: Vec::new(),
+        same: Vec::new(),
+        entries: 0,
+        codes: HashSet::new(),
+        hasher: RandomState::new(),
     };
     report.step(|report| check.rows_in_use(report))?;
     report.step(|report| check.model(report))?;
     report.step(|report| check.lists(report, observer))?;
+    report.step(|report| check.twin_pages(report))?;
+    report.step(|report| check.chains(report))?;
     report.step(|report| check.slots(report))?;
     report.step(|report| check.ids(report))?;
     report.step(|report| check.map(report))?;
@@ -178,7 +187,12 @@ struct Check<'a> {
     /// And again, where rows stand in two lists.
     second: Vec<Option<Slot>>,
     /// The checksum of each row's first code, where the two are equal.
-    twins: Vec<u32>,
+    same: Vec<u32>,
+    /// Rows that an entry names.
+    entries: u64,
+    /// Where rows of equal codes share an entry, what the codes of the list come to.
+    codes: HashSet<u64>,
+    hasher: RandomState,
     /// What each row's code comes to, if kept rows can be compared with codes; then what the coarser kept row should.
     sums: Vec<u32>,
     /// What the second code of each row comes to.
@@ -214,7 +228,7 @@ impl Check<'_> {
                 self.second_sums.resize(self.next_row as usize, 0);
             }
             if self.model.code_element().is_some() {
-                self.twins.resize(self.next_row as usize, 0);
+                self.same.resize(self.next_row as usize, 0);
             }
         }
         Ok(())
@@ -263,7 +277,7 @@ impl Check<'_> {
         self.directory(report, lists.clone())?;
         let entries = tables.list_entries(lists.clone())?;
         let total: u64 = entries.iter().map(|entry| u64::from(entry.n)).sum();
-        let expected = header.ntotal.saturating_mul(self.model.places() as u64);
+        let expected = header.entries(self.model.places());
         if total != expected {
             let what = format!("the lists hold {total} entries, {} says {expected}", names.meta);
             report.note(&names.lists, 0, what);
@@ -272,6 +286,7 @@ impl Check<'_> {
         for (list, entry) in lists.zip(&entries) {
             let (mut digest, mut read) = (0, 0);
             self.list_entry(report, list, entry);
+            self.codes.clear();
             for block in 0..self.geometry().blocks(entry.n) {
                 // A damaged count may call for blocks without end.
                 if report.problem_count >= PROBLEMS_KEPT as u64 && total > expected {
@@ -358,7 +373,14 @@ impl Check<'_> {
                     report.note(name, row.into(), "a component is not finite");
                 }
                 let sum_of_code = self.kept.as_mut().map(|kept| kept.of_code(code, &row_vector));
-                let twin = self.twins.get_mut(row as usize).map(|twin| (crc32fast::hash(code), twin));
+                if model.shares() && !self.codes.insert(self.hasher.hash_one(code)) {
+                    report.note(
+                        name,
+                        row.into(),
+                        format!("{slot:?} has the code of another entry of its list"),
+                    );
+                }
+                let same = self.same.get_mut(row as usize).map(|same| (crc32fast::hash(code), same));
                 match self.slots.get_mut(row as usize) {
                     None => {
                         let (meta, end) = (&tables.names.meta, self.header.next_row);
@@ -373,8 +395,8 @@ impl Check<'_> {
                         if let (Some(is), Some(sum)) = (sum_of_code, self.second_sums.get_mut(row as usize)) {
                             *sum = is;
                         }
-                        if let Some((sum, twin)) = twin
-                            && sum != *twin
+                        if let Some((sum, same)) = same
+                            && sum != *same
                         {
                             let names = format!("{} or {}", tables.names.blocks, tables.names.tails);
                             let what = format!("in {other:?} and {slot:?} are different vectors, in {names}");
@@ -389,7 +411,8 @@ impl Check<'_> {
                     Some(free) => {
                         *free = Some(slot);
                         report.rows += 1;
-                        twin.into_iter().for_each(|(sum, twin)| *twin = sum);
+                        self.entries += 1;
+                        same.into_iter().for_each(|(sum, same)| *same = sum);
                         if let (Some(is), Some(sum)) = (sum_of_code, self.sums.get_mut(row as usize)) {
                             *sum = is;
                         }
@@ -403,6 +426,83 @@ impl Check<'_> {
     /// The rows of all pages of a column: those past the last that is in use have no entries.
     fn whole_pages(&self, column: Column) -> Range<u32> {
         0..self.next_row.div_ceil(column.per_page()).saturating_mul(column.per_page())
+    }
+
+    fn twin_pages(&self, report: &mut VerifyReport) -> Result<()> {
+        let (Some(table), name) = (&self.tables.twins, &self.tables.names.twins) else { return Ok(()) };
+        pages(report, table, name, 0..self.next_row.div_ceil(twins_column().per_page()))?;
+        let (found, of) = (table.len()?, self.header.twin_pages);
+        if found != u64::from(of) {
+            report.note(name, 0, format!("{found} pages, {} says {of}", self.tables.names.meta));
+        }
+        Ok(())
+    }
+
+    /// Follows the chain of each entry; where its rows are is then known as if each had an entry.
+    fn chains(&mut self, report: &mut VerifyReport) -> Result<()> {
+        let (Some(table), names) = (&self.tables.twins, &self.tables.names) else { return Ok(()) };
+        let (column, mut twins) = (twins_column(), vec![None; self.next_row as usize]);
+        let rows = self.whole_pages(column);
+        // What can be read of it.
+        for page in 0..column.page_of(rows.end) {
+            let first = page.saturating_mul(column.per_page());
+            let rows = first..first.saturating_add(column.per_page());
+            report.step(|report| {
+                column.for_each(table, &names.twins, rows, |row, bytes| {
+                    let says = Twin::decode(bytes);
+                    match twins.get_mut(row as usize) {
+                        Some(twin) => *twin = says,
+                        None if says.is_none() => {}
+                        None => report.note(&names.twins, row.into(), "a twin that was never used"),
+                    }
+                    if Twin::encode(says) != *bytes {
+                        report.note(&names.twins, row.into(), "neither a twin nor none");
+                    }
+                    Ok(())
+                })
+            })?;
+        }
+        let heads: Vec<(u32, Slot)> =
+            (0..).zip(&self.slots).filter_map(|(row, s)| Some((row, (*s)?))).collect();
+        let mut linked: u64 = 0;
+        for (head, slot) in heads {
+            linked += self.chain(report, &twins, head, slot);
+        }
+        let there = twins.iter().flatten().count() as u64;
+        if linked != there {
+            let what = format!("{there} rows have twins, the chains of {} lead to {linked}", names.blocks);
+            report.note(&names.twins, 0, what);
+        }
+        let (is, says) = (self.live() - self.entries, self.header.twins);
+        if is != u64::from(says) {
+            report.note(&names.twins, 0, format!("{is} rows without an entry, {} says {says}", names.meta));
+        }
+        Ok(())
+    }
+
+    /// Follows the chain of the entry of `head` as far as it is one; returns how many rows it has, none if it is alone.
+    fn chain(&mut self, report: &mut VerifyReport, twins: &[Option<Twin>], head: u32, slot: Slot) -> u64 {
+        let name = &self.tables.names.twins;
+        let of = |row: u32| twins.get(row as usize).copied().flatten();
+        let Some(mut twin) = of(head) else { return 0 };
+        if twin.head != head || twin.next.is_none() {
+            report.note(name, head.into(), format!("{twin:?}, but it has an entry of its own at {slot:?}"));
+            return 0;
+        }
+        let mut rows = 1;
+        while let Some(row) = twin.next {
+            let place = self.slots.get_mut(row as usize).filter(|place| place.is_none());
+            let (Some(next), Some(place)) = (of(row).filter(|next| next.head == head), place) else {
+                let what =
+                    format!("the chain of row {head} at {slot:?} leads to row {row}, which is {:?}", of(row));
+                report.note(name, row.into(), what);
+                return rows;
+            };
+            *place = Some(slot);
+            report.rows += 1;
+            (twin, rows) = (next, rows + 1);
+        }
+        rows
     }
 
     fn slots(&self, report: &mut VerifyReport) -> Result<()> {

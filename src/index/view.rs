@@ -13,6 +13,7 @@ use crate::storage::format::{Header, ListEntry};
 use crate::storage::ids::{Slot, Slots};
 use crate::storage::sections::Section;
 use crate::storage::snapshot::Snapshot;
+use crate::storage::twins::Twin;
 use crate::storage::{EachKept, Stage, WriteTables};
 use crate::{Error, Result};
 
@@ -40,6 +41,8 @@ pub(crate) trait View: Send + Sync {
     fn slot_of(&self, row: u32, column: &Column, places: usize) -> Result<Slot>;
     /// All slots of a row.
     fn slots_of(&self, row: u32, column: &Column, places: usize) -> Result<Slots>;
+    /// What links a row to the others of its entry, where rows share entries.
+    fn twin(&self, row: u32) -> Result<Option<Twin>>;
     /// The code at a slot, packed, and the row that stands there.
     fn code_at(&self, slot: Slot, geometry: &Geometry) -> Result<Option<(Vec<u8>, u32)>>;
     fn id_of_key(&self, key: &[u8]) -> Result<Option<u64>>;
@@ -131,6 +134,9 @@ impl View for Snapshot {
     fn id(&self, row: u32) -> Result<u64> {
         Snapshot::id(self, row)
     }
+    fn twin(&self, row: u32) -> Result<Option<Twin>> {
+        Snapshot::twin(self, row)
+    }
     fn approach_rows(&self, stage: Stage, rows: &[u32]) {
         Snapshot::approach_rows(self, stage, rows);
     }
@@ -170,6 +176,9 @@ impl View for WriterView<'_, '_> {
     fn approach_ids(&self, _rows: &[u32]) {}
     fn id(&self, row: u32) -> Result<u64> {
         self.tables.id_of(row)
+    }
+    fn twin(&self, row: u32) -> Result<Option<Twin>> {
+        self.tables.twin(row)
     }
     fn approach_rows(&self, _stage: Stage, _rows: &[u32]) {}
     fn kept_rows(&self, stage: Stage, rows: &[u32], each: &mut EachKept<'_>) -> Result<()> {

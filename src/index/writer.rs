@@ -217,6 +217,7 @@ impl<'t> IndexWriter<'t> {
         let done = guarded(|| {
             self.store_header()?;
             let done = write(self)?;
+            self.header.twin_pages = self.tables.twins.as_ref().map_or(Ok(0), |t| t.len())? as u32;
             self.tables.check_counts(&self.header)?;
             self.header.writer_open = false;
             self.store_header()?;
@@ -334,6 +335,7 @@ pub(crate) fn create_index(txn: &WriteTransaction, name: &str, spec: &IndexSpec)
         metric: spec.metric,
         keys: spec.keys,
         block_order: model.geometry.order,
+        shared: model.shares(),
         dim: spec.dim as u32,
         nlist: 1,
         first_list: 0,
@@ -348,10 +350,15 @@ pub(crate) fn create_index(txn: &WriteTransaction, name: &str, spec: &IndexSpec)
         rerank: None,
         max_codes: 0,
         limits: StoredLimits::default(),
+        twins: 0,
+        twin_pages: 0,
         spec: spec.to_string(),
     };
     let mut tables = storage::open_write(txn, name)?;
     tables.meta.insert(0, header.encode().as_slice())?;
+    if header.shared {
+        storage::create_twins(txn, &tables.names)?;
+    }
     Ok(uuid)
 }
 

@@ -72,6 +72,8 @@ pub(crate) enum Kind {
     Model = 6,
     /// Exact rows, where `Rows` are rounded ones to be scored first.
     Exact = 7,
+    /// Which rows have the same vector, where those share an entry.
+    Twins = 8,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -207,6 +209,8 @@ pub(crate) struct Header {
     /// True if ids are keys.
     pub(crate) keys: bool,
     pub(crate) block_order: u8,
+    /// True if rows of equal codes share an entry.
+    pub(crate) shared: bool,
     pub(crate) dim: u32,
     /// Lists of the current model: numbers `first_list .. first_list + nlist`.
     pub(crate) nlist: u32,
@@ -227,6 +231,10 @@ pub(crate) struct Header {
     pub(crate) rerank: Option<Rerank>,
     pub(crate) max_codes: u64,
     pub(crate) limits: StoredLimits,
+    /// Rows beside the first one of each shared entry: so many entries are fewer than rows.
+    pub(crate) twins: u32,
+    /// Pages of the column that links them: one that is gone would read as one without any.
+    pub(crate) twin_pages: u32,
     /// The specification's spelling.
     pub(crate) spec: String,
 }
@@ -255,7 +263,8 @@ struct RawHeader {
     metric: u8,
     keys: u8,
     block_order: u8,
-    reserved: [u8; 2],
+    shared: u8,
+    reserved: u8,
     dim: U32,
     nlist: U32,
     first_list: U32,
@@ -276,7 +285,10 @@ struct RawHeader {
     max_empty_lists: U32,
     ensure_topk_full: u8,
     parallel_mode: u8,
-    reserved2: [u8; 9],
+    /// 0 where no entry is shared.
+    twins: U32,
+    twin_pages: U32,
+    reserved2: [u8; 1],
 }
 
 const HEADER_MAGIC: [u8; 8] = *b"vellum.i";
@@ -301,7 +313,8 @@ impl Header {
             metric,
             keys: self.keys.into(),
             block_order: self.block_order,
-            reserved: [0; 2],
+            shared: self.shared.into(),
+            reserved: 0,
             dim: self.dim.into(),
             nlist: self.nlist.into(),
             first_list: self.first_list.into(),
@@ -321,7 +334,9 @@ impl Header {
             max_empty_lists: self.limits.max_empty_lists.into(),
             ensure_topk_full: self.limits.ensure_topk_full.into(),
             parallel_mode: self.limits.mode.to_stored(),
-            reserved2: [0; 9],
+            twins: self.twins.into(),
+            twin_pages: self.twin_pages.into(),
+            reserved2: [0; 1],
         };
         let mut bytes = raw.as_bytes().to_vec();
         bytes.extend_from_slice(self.spec.as_bytes());
@@ -345,7 +360,8 @@ impl Header {
             return Err(bad("header checksum"));
         }
         let spec = rest.get(..raw.spec_bytes.get() as usize).ok_or_else(|| bad("specification cut off"))?;
-        if raw.reserved != [0; 2] || raw.reserved2 != [0; 9] || rest.len() != spec.len() {
+        let shared = raw.shared == 1 || raw.twins == 0 && raw.twin_pages == 0;
+        if raw.reserved != 0 || raw.reserved2 != [0; 1] || rest.len() != spec.len() || !shared {
             return Err(bad("reserved bytes in use"));
         }
         let flag = |byte: u8| match byte {
@@ -374,6 +390,7 @@ impl Header {
             metric: metric.ok_or_else(|| bad("unknown metric"))?,
             keys: flag(raw.keys)?,
             block_order: raw.block_order,
+            shared: flag(raw.shared)?,
             dim: raw.dim.get(),
             nlist: raw.nlist.get(),
             first_list: raw.first_list.get(),
@@ -388,8 +405,15 @@ impl Header {
             rerank: Some(rerank).filter(|rerank| *rerank != Rerank::Rows(0)),
             max_codes: raw.max_codes.get(),
             limits,
+            twins: raw.twins.get(),
+            twin_pages: raw.twin_pages.get(),
             spec: String::from_utf8(spec.to_vec()).map_err(|_| bad("specification is no text"))?,
         })
+    }
+
+    /// Entries of all lists, where each row stands in `places` of them.
+    pub(crate) fn entries(&self, places: usize) -> u64 {
+        self.ntotal.saturating_mul(places as u64).saturating_sub(self.twins.into())
     }
 
     /// Names a state of the index: its change number and nonce.
@@ -559,6 +583,7 @@ mod tests {
             metric: Metric::Cosine,
             keys: true,
             block_order: 2,
+            shared: false,
             dim: 128,
             nlist: 64,
             first_list: 3,
@@ -573,6 +598,8 @@ mod tests {
             rerank: Some(Rerank::Rows(12)),
             max_codes: 13,
             limits: StoredLimits::default(),
+            twins: 0,
+            twin_pages: 0,
             spec: "IVF64,Flat".into(),
         }
     }
@@ -613,6 +640,22 @@ mod tests {
                 // such; one that still says "readable" changes nothing.
                 Ok(read) => assert!((8..16).contains(&(bit / 8)) && read == header(), "bit {bit}"),
             }
+        }
+    }
+
+    /// Twins stand in bytes that are zero for an index of other codes, and that such an index may not use.
+    #[test]
+    fn only_an_index_of_shared_entries_counts_twins() {
+        let shared = Header { shared: true, twins: 7, twin_pages: 2, ..header() };
+        let (bytes, before) = (shared.encode(), header().encode());
+        assert_eq!(Header::decode("t", &bytes).unwrap(), shared);
+        let at = std::mem::offset_of!(RawHeader, twins);
+        assert_eq!(before[at..at + 8], [0; 8]);
+        let different: Vec<usize> = (20..bytes.len()).filter(|i| bytes[*i] != before[*i]).collect();
+        assert_eq!(different, [std::mem::offset_of!(RawHeader, shared), at, at + 4]);
+        for twins in [(7, 0), (0, 2)] {
+            let odd = Header { twins: twins.0, twin_pages: twins.1, ..header() };
+            assert!(matches!(Header::decode("t", &odd.encode()), Err(Error::Corrupt { .. })));
         }
     }
 

@@ -38,7 +38,7 @@ pub(crate) fn slots_column(spill: bool) -> Column {
 const SLOT: usize = 8;
 
 /// Where a row's code stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Slot {
     pub(crate) list: u32,
     pub(crate) offset: u32,
@@ -157,6 +157,9 @@ where
         check(&names.free, self.free.len()?, u64::from(header.next_row).saturating_sub(header.ntotal))?;
         let keys = if header.keys { header.ntotal } else { 0 };
         check(&names.keys, self.keys.len()?, keys)?;
+        if let Some(twins) = &self.twins {
+            check(&names.twins, twins.len()?, header.twin_pages.into())?;
+        }
         check(&names.keymap, self.keymap.len()?, keys)
     }
 

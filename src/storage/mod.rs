@@ -13,6 +13,7 @@
 //! {index}/exact             column: row → vector, if it keeps an exact one beside a rounded one
 //! {index}/map               id → row
 //! {index}/free              row numbers that may be used again
+//! {index}/twins             column: row → first row of the same vector, next one; only if equal vectors share an entry
 //! {index}/keys, keymap      id → key, key → id; only if ids are keys
 //! ```
 //! redb rounds a large value up to 4096·2^k bytes, so full values are exactly that less 16, and values
@@ -27,6 +28,7 @@ pub(crate) mod lists;
 pub(crate) mod pins;
 pub(crate) mod sections;
 pub(crate) mod snapshot;
+pub(crate) mod twins;
 
 use crate::guard::guarded;
 use crate::{Error, Result};
@@ -70,6 +72,8 @@ pub(crate) struct Tables<Bytes, Map, Free, Keymap> {
     pub(crate) ids: Bytes,
     pub(crate) rows: Bytes,
     pub(crate) exact: Bytes,
+    /// Only of an index whose [header](Header::shared) says so.
+    pub(crate) twins: Option<Bytes>,
     pub(crate) keys: Bytes,
     pub(crate) map: Map,
     pub(crate) free: Free,
@@ -139,6 +143,7 @@ pub(crate) struct Names {
     pub(crate) ids: TableName,
     pub(crate) rows: TableName,
     pub(crate) exact: TableName,
+    pub(crate) twins: TableName,
     pub(crate) keys: TableName,
     pub(crate) map: TableName,
     pub(crate) free: TableName,
@@ -159,6 +164,7 @@ impl Names {
             ids: name("ids"),
             rows: name("rows"),
             exact: name("exact"),
+            twins: name("twins"),
             keys: name("keys"),
             map: name("map"),
             free: name("free"),
@@ -166,7 +172,7 @@ impl Names {
         }
     }
 
-    /// The tables with `u64` keys and byte values.
+    /// The tables with `u64` keys and byte values that every index has.
     pub(crate) fn bytes_tables(&self) -> [&TableName; 10] {
         [
             &self.meta,
@@ -184,7 +190,7 @@ impl Names {
 
     /// True if `table` is one of them.
     pub(crate) fn contains(&self, table: &str) -> bool {
-        let others = [&self.map, &self.free, &self.keymap];
+        let others = [&self.map, &self.free, &self.keymap, &self.twins];
         self.bytes_tables().into_iter().chain(others).any(|name| **name == *table)
     }
 }
@@ -206,8 +212,15 @@ fn keymap_table(name: &str) -> TableDefinition<'_, &'static [u8], u64> {
 macro_rules! open_tables {
     ($txn:ident, $index:ident) => {{
         let meta = $txn.open_table(bytes_table(&format!("{}/meta", $index)))?;
-        let names = Names::of($index, uuid_of(&meta));
+        // Without a header that can be read no frame opens: but it is the first thing that every verb asks for.
+        let header = load_header(&meta, "meta").ok();
+        let names = Names::of($index, header.as_ref().map_or(Uuid::default(), |header| header.uuid));
+        let twins = match header.is_some_and(|header| header.shared) {
+            true => Some($txn.open_table(bytes_table(&names.twins))?),
+            false => None,
+        };
         Ok(Tables {
+            twins,
             meta,
             model: $txn.open_table(bytes_table(&names.model))?,
             lists: $txn.open_table(bytes_table(&names.lists))?,
@@ -277,10 +290,10 @@ pub(crate) fn load_header<T: BytesTable>(meta: &T, name: &str) -> Result<Header>
     }
 }
 
-/// The index that the tables belong to. Without a header that can be read it has no uuid, and no frame opens:
-/// but the header is the first thing that every verb asks for.
-fn uuid_of<T: BytesTable>(meta: &T) -> Uuid {
-    load_header(meta, "meta").map_or(Uuid::default(), |header| header.uuid)
+/// Makes the table of twins of a new index.
+pub(crate) fn create_twins(txn: &WriteTransaction, names: &Names) -> Result<()> {
+    txn.open_table(bytes_table(&names.twins))?;
+    Ok(())
 }
 
 /// Drops all tables of `index`.
@@ -289,6 +302,7 @@ pub(crate) fn delete_tables(txn: &WriteTransaction, index: &str) -> Result<()> {
     for name in names.bytes_tables() {
         txn.delete_table(bytes_table(name))?;
     }
+    txn.delete_table(bytes_table(&names.twins))?;
     txn.delete_table(map_table(&names.map))?;
     txn.delete_table(free_table(&names.free))?;
     txn.delete_table(keymap_table(&names.keymap))?;
@@ -300,6 +314,11 @@ pub(crate) fn rename_tables(txn: &WriteTransaction, from: &str, to: &str) -> Res
     let (from, to) = (Names::of(from, Uuid::default()), Names::of(to, Uuid::default()));
     for (from, to) in from.bytes_tables().into_iter().zip(to.bytes_tables()) {
         txn.rename_table(bytes_table(from), bytes_table(to))?;
+    }
+    match txn.rename_table(bytes_table(&from.twins), bytes_table(&to.twins)) {
+        // Few indexes have one.
+        Ok(()) | Err(TableError::TableDoesNotExist(_)) => {}
+        Err(e) => return Err(e.into()),
     }
     txn.rename_table(map_table(&from.map), map_table(&to.map))?;
     txn.rename_table(free_table(&from.free), free_table(&to.free))?;

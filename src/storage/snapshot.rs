@@ -13,6 +13,7 @@ use super::format::{Header, ListEntry};
 use super::ids::{decode_id, ids_column};
 use super::lists::{block_key, check_digest};
 use super::pins::{Budget, PinTable, Pinned};
+use super::twins::{Twin, twins_column};
 use super::{EachKept, ROWS_AT_ONCE, ReadBytes, ReadTables, Stage};
 use crate::guard::{Quiet, guarded};
 use crate::kernel::{Arena, Kernels, Piece};
@@ -100,22 +101,24 @@ pub(crate) struct Remains {
 /// Where columns stand in [`Places`].
 const IDS: usize = 0;
 const KEPT: usize = 1;
+const TWINS: usize = 3;
 
 fn kept_at(stage: Stage) -> usize {
     KEPT + stage as usize
 }
 
-/// Which list or page each pin is of, by number: lists first, then the pages of three columns.
+/// Which list or page each pin is of, by number: lists first, then the pages of four columns.
 #[derive(Clone, Copy)]
 struct Places {
-    /// The column of ids and those of kept rows: their first number and their pages.
-    columns: [(u32, u32); 3],
-    kinds: [Option<Column>; 3],
+    /// The column of ids, those of kept rows and that of twins: their first number and their pages.
+    columns: [(u32, u32); 4],
+    kinds: [Option<Column>; 4],
 }
 
 impl Places {
-    fn new(lists: u32, next_row: u32, kept: [Option<Column>; 2]) -> Self {
-        let kinds = [Some(ids_column()), kept[Stage::Rows as usize], kept[Stage::Exact as usize]];
+    fn new(lists: u32, header: &Header, kept: [Option<Column>; 2]) -> Self {
+        let (next_row, twins) = (header.next_row, header.shared.then(twins_column));
+        let kinds = [Some(ids_column()), kept[Stage::Rows as usize], kept[Stage::Exact as usize], twins];
         let mut end = lists;
         let columns = kinds.map(|column| {
             let pages = column.map_or(0, |column| next_row.div_ceil(column.per_page()));
@@ -127,7 +130,7 @@ impl Places {
     }
 
     fn count(&self) -> usize {
-        let (first, pages) = self.columns[2];
+        let (first, pages) = self.columns[TWINS];
         first.saturating_add(pages) as usize
     }
 
@@ -174,7 +177,7 @@ impl Snapshot {
         // A page of the directory that is gone reads as one of empty lists, and one that was put back to an
         // earlier state has good checksums.
         let total: u64 = entries.iter().map(|entry| u64::from(entry.n)).sum();
-        let expected = header.ntotal.saturating_mul(places_of_a_row as u64);
+        let expected = header.entries(places_of_a_row);
         if total != expected {
             let what = format!("the lists hold {total} entries, the header says {expected}");
             return Err(Error::corrupt(&tables.names.lists, 0, what));
@@ -184,7 +187,7 @@ impl Snapshot {
             return Err(Error::corrupt(&tables.names.lists, 0, what));
         }
         guarded(|| tables.check_counts(&header))?;
-        let places = Places::new(entries.len() as u32, header.next_row, kept_columns);
+        let places = Places::new(entries.len() as u32, &header, kept_columns);
         let list_bytes = |entry: &ListEntry| Arena::bytes_for(geometry.list_bytes(entry.n as usize));
         let bytes =
             entries.iter().filter(|entry| entry.n > 0).map(list_bytes).sum::<usize>() + places.bytes();
@@ -318,6 +321,16 @@ impl Snapshot {
         id.ok_or_else(|| Error::corrupt(name, row.into(), "the row has no id"))
     }
 
+    /// The twin of `row`.
+    pub(crate) fn twin(&self, row: u32) -> Result<Option<Twin>> {
+        let column = twins_column();
+        if let Some(page) = self.resident(TWINS, column, row) {
+            return Ok(Twin::decode(column.entry(page, row)));
+        }
+        let page = self.page(TWINS, column, row)?;
+        Ok(page.as_ref().and_then(|page| Twin::decode(page.entry(column, row)?)))
+    }
+
     /// Will soon ask for the kept vectors of `rows`.
     pub(crate) fn approach_rows(&self, stage: Stage, rows: &[u32]) {
         if let Some(column) = self.kept_columns[stage as usize] {
@@ -351,6 +364,10 @@ impl Snapshot {
         let (table, name) = match at {
             IDS => (&self.tables.ids, &self.tables.names.ids),
             KEPT => self.tables.kept(Stage::Rows),
+            TWINS => match &self.tables.twins {
+                Some(table) => (table, &self.tables.names.twins),
+                None => return Ok(None),
+            },
             _ => self.tables.kept(Stage::Exact),
         };
         let page = column.page_of(row);
@@ -414,7 +431,7 @@ impl Older<'_> {
 
 impl Places {
     /// The pages that hold touched rows, ascending, by column.
-    fn pages_of(&self, touched: &Touched) -> Option<[Vec<u32>; 3]> {
+    fn pages_of(&self, touched: &Touched) -> Option<[Vec<u32>; 4]> {
         let Touched::Rows(rows) = touched else { return None };
         Some(self.kinds.map(|column| {
             let mut pages: Vec<u32> = match column {

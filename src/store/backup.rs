@@ -80,6 +80,7 @@ impl Store {
 fn count(from: &ReadTransaction, index: &str) -> Result<u64> {
     let t = storage::open_read(from, index)?;
     let mut values = t.map.len()? + t.free.len()? + t.keymap.len()?;
+    values += t.twins.as_ref().map_or(Ok(0), |twins| twins.len())?;
     let (columns, others) =
         ([&t.lists, &t.slots, &t.ids, &t.rows, &t.exact], [&t.meta, &t.model, &t.blocks, &t.tails, &t.keys]);
     for table in columns.into_iter().chain(others) {
@@ -101,6 +102,9 @@ impl Copy<'_, '_> {
         let names = Names::of(index, Default::default());
         for name in names.bytes_tables() {
             self.table::<u64, &[u8]>(TableDefinition::new(name))?;
+        }
+        if storage::read_header(self.from, index)?.shared {
+            self.table::<u64, &[u8]>(TableDefinition::new(&names.twins))?;
         }
         self.table::<u64, u32>(TableDefinition::new(&names.map))?;
         self.table::<u64, ()>(TableDefinition::new(&names.free))?;

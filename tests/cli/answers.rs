@@ -339,6 +339,19 @@ fn half_precision_text_by_inner_product() {
 }
 
 #[test]
+fn info_tells_how_many_vectors_are_distinct() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_string();
+    let data: Vec<f32> = (0..30).flat_map(|row| [(row % 3) as f32, 1.0]).collect();
+    write_f32(&path("rows.npy"), &data, 2);
+    ok(&["build", &path("s"), "x", "--spec", "FlatDedup", "--metric", "l2", "--data", &path("rows.npy")]);
+    let text = ok(&["info", &path("s"), "x"]);
+    assert!(text.contains("distinct      3 of them"), "{text}");
+    let info = json(&["info", &path("s"), "x"]);
+    assert_eq!((&info["indexes"][0]["rows"], &info["indexes"][0]["twins"]), (&30.into(), &27.into()));
+}
+
+#[test]
 fn every_command_speaks_json() {
     let sift = Sift::build(&[]);
     let (store, base, queries) = (sift.store(), sample("sift-10k.base.npy"), sample("sift-10k.query.npy"));

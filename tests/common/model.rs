@@ -63,6 +63,17 @@ impl IndexModel {
         if self.trained { self.spec.nlist().unwrap_or(1) } else { 1 }
     }
 
+    /// Entries of all lists.
+    pub(crate) fn entries(&self) -> usize {
+        match self.spec.encoding() {
+            Encoding::FlatDedup => {
+                let bits = |row: &Arc<[f32]>| row.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
+                self.rows.values().map(bits).collect::<BTreeSet<_>>().len()
+            }
+            _ => self.places() * self.rows.len(),
+        }
+    }
+
     /// Lists that each vector stands in.
     pub(crate) fn places(&self) -> usize {
         if self.trained && self.spec.spill() { 2 } else { 1 }
@@ -220,6 +231,8 @@ fn stored(spec: &IndexSpec, vector: &[f32]) -> Arc<[f32]> {
 /// Vector number `seed` of an index.
 pub(crate) fn vector(spec: &IndexSpec, seed: u8) -> Vec<f32> {
     let dim = spec.dim();
+    // Where equal vectors share an entry, there are to be some.
+    let seed = if spec.encoding() == Encoding::FlatDedup { seed % 12 } else { seed };
     let mut state = u64::from(seed) + 1;
     let mut next = |below: usize| {
         state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);

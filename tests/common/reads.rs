@@ -113,8 +113,9 @@ pub(crate) fn read(world: &World, reader: &IndexReader<'_>, model: &IndexModel, 
         }
         Read::Stats => {
             let Some(stats) = world.settle("stats", &[], reader.stats())? else { return Ok(()) };
-            let entries = (model.places() * model.rows.len()) as u64;
-            if stats.entries != entries {
+            let entries = model.entries() as u64;
+            let twins = (model.places() * model.rows.len()) as u64 - entries;
+            if (stats.entries, stats.twins) != (entries, twins) {
                 return mismatch(format!("{} entries, expected {entries}", stats.entries));
             }
             let said = (stats.rows, stats.lists, stats.trained, stats.spec);
@@ -164,6 +165,9 @@ fn answer(
 ) -> Done {
     let selector = params.selector.as_ref().filter(|_| world.plant != Plant::IgnoreSelector);
     let mut expected = model.ranked(query, selector);
+    // One without a distance is scored, and counted, all the same.
+    let selected = model.rows.keys().filter(|id| selector.is_none_or(|s| s.holds(**id))).count();
+    let all_measured = expected.len() == selected;
     if world.plant == Plant::TiesByLargerId {
         expected.reverse();
         expected.sort_by(|a, b| match model.spec.metric().is_similarity() {
@@ -200,7 +204,7 @@ fn answer(
     }
     world.count("answer", "compared as a part");
     part(model, found, &expected)?;
-    let complete = every_list && matches!(goal, Goal::Nearest(_));
+    let complete = every_list && all_measured && matches!(goal, Goal::Nearest(_));
     // max_codes counts entries: where vectors stand in two lists, so many of them may be half as many vectors.
     let fewest = if complete { count.min(max_codes.div_ceil(model.places())) } else { 0 };
     match !(fewest..=count).contains(&found.len()) {
@@ -239,7 +243,7 @@ pub(crate) fn inspect(world: &World, reader: &IndexReader<'_>, model: &IndexMode
         return mismatch(format!("{said:?}, expected {expected:?}"));
     }
     let sizes = world.settle("list_sizes", &[], reader.list_sizes())?.unwrap_or_default();
-    if sizes.len() != model.nlist() || sizes.iter().sum::<usize>() != model.places() * model.rows.len() {
+    if sizes.len() != model.nlist() || sizes.iter().sum::<usize>() != model.entries() {
         return mismatch(format!("lists of {sizes:?} for {} rows", model.rows.len()));
     }
     let ids: Vec<u64> = model.rows.keys().copied().collect();

@@ -3,12 +3,12 @@
 use redb::{Database, ReadableTable, TableDefinition, WriteTransaction};
 
 /// The tables of an index that hold bytes under numbers.
-pub(crate) const BYTES: [&str; 10] =
-    ["meta", "model", "lists", "blocks", "tails", "slots", "ids", "rows", "exact", "keys"];
+pub(crate) const BYTES: [&str; 11] =
+    ["meta", "model", "lists", "blocks", "tails", "slots", "ids", "rows", "exact", "twins", "keys"];
 /// All of them.
-pub(crate) const TABLES: [&str; 13] = [
-    "meta", "model", "lists", "blocks", "tails", "slots", "ids", "rows", "exact", "keys", "map", "free",
-    "keymap",
+pub(crate) const TABLES: [&str; 14] = [
+    "meta", "model", "lists", "blocks", "tails", "slots", "ids", "rows", "exact", "twins", "keys", "map",
+    "free", "keymap",
 ];
 
 /// A value of any table, as bytes.

@@ -280,6 +280,7 @@ struct Bytes<'a>(&'a [u8]);
 fn fitting(spec: &IndexSpec, kept: Option<KeptRows>) -> Option<KeptRows> {
     let exact = matches!(spec.encoding(), Encoding::Flat | Encoding::F16 | Encoding::BF16);
     match (kept, spec.metric()) {
+        _ if spec.encoding() == Encoding::FlatDedup => None,
         (None, _) if are_estimates(spec) => Some(KeptRows::F32),
         (Some(KeptRows::U8), Metric::Cosine) => Some(KeptRows::F32),
         (Some(KeptRows::SQ8 | KeptRows::SQ8Flat), _) if exact => {
@@ -292,7 +293,8 @@ fn fitting(spec: &IndexSpec, kept: Option<KeptRows>) -> Option<KeptRows> {
 
 /// The codes do not say what the vectors are.
 pub(crate) fn are_estimates(spec: &IndexSpec) -> bool {
-    let exact = matches!(spec.encoding(), Encoding::Flat | Encoding::F16 | Encoding::BF16);
+    let exact =
+        [Encoding::Flat, Encoding::FlatDedup, Encoding::F16, Encoding::BF16].contains(&spec.encoding());
     !exact || !spec.transforms().is_empty()
 }
 
@@ -433,10 +435,15 @@ impl Bytes<'_> {
             Some(KeptRows::SQ8),
             Some(KeptRows::SQ8Flat),
         ]);
+        // And whether equal vectors share an entry: with nothing kept, spilled or transformed.
+        let flat = if number % 3 == 1 { Encoding::FlatDedup } else { Encoding::Flat };
+        if spec.encoding() == Encoding::Flat && flat != Encoding::Flat {
+            spec = spec.with_encoding(flat).with_spill(false).with_transforms([]);
+        }
         match fitting(&spec, kept) {
             // Under such a metric there is nothing but f32 codes.
             _ if is_measured(metric) => {
-                let plain = spec.with_coarse(Coarse::Auto).with_spill(false).with_encoding(Encoding::Flat);
+                let plain = spec.with_coarse(Coarse::Auto).with_spill(false).with_encoding(flat);
                 spec = plain.with_transforms([]);
             }
             Some(kept) => spec = spec.with_kept_rows(kept),

@@ -4,7 +4,7 @@ use crate::args::{Common, OneOrAll};
 use crate::console::{self, Console, count, rounded};
 use crate::failure::Failure;
 use serde_json::{Value, json};
-use vellum::{Error, IndexStats, ReadTxn, VerifyReport};
+use vellum::{Encoding, Error, IndexStats, ReadTxn, VerifyReport};
 
 pub(crate) fn info(args: &OneOrAll, common: &Common, console: &Console) -> Result<(), Failure> {
     let store = common.builder()?.open(&args.store)?;
@@ -123,7 +123,10 @@ fn details(name: &str, stats: &IndexStats) -> String {
         ("mean residual", format!("{:.4}", stats.mean_residual)),
         ("changes", count(stats.changes)),
     ];
-    let mut text: String = facts.iter().map(|(fact, value)| format!("  {fact:<13} {value}\n")).collect();
+    let distinct = stats.spec.encoding() == Encoding::FlatDedup;
+    let distinct = distinct.then(|| ("distinct", format!("{} of them", count(stats.rows - stats.twins))));
+    let mut text: String =
+        facts.iter().chain(&distinct).map(|(fact, value)| format!("  {fact:<13} {value}\n")).collect();
     let part = |name: &str, values: String, stored: u64, file: u64| {
         [name.to_string(), values, count(stored), count(file)]
     };
@@ -160,6 +163,7 @@ fn describe(name: &str, stats: &Result<IndexStats, Error>) -> Value {
         "dim": stats.spec.dim(),
         "rows": stats.rows,
         "entries": stats.entries,
+        "twins": stats.twins,
         "keys": stats.spec.keys(),
         "trained": stats.trained,
         "lists": stats.lists,

@@ -7,12 +7,14 @@
 //! ids      the column of ids and the map: `Witnesses` gives no id to two rows
 //! keys     two tables of them: `settle_keys` gives no key to two ids
 //! rows     a kept row and its codes: `Agreement`
+//! twins    whose entry a row without one shares: `Twins`
 //! ```
 //! A page that was put back to an earlier state is whole by itself, and only the others show that it is not of this
 //! one. So what several agree on is believed first, then what the better witness says, then what is left; what one has
 //! been given, no other gets.
 
 use crate::storage::ids::{KEY_BYTES_MAX, Slot, Slots};
+use crate::storage::twins::Twin;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -85,6 +87,67 @@ impl Claims {
         let mut slots = Slots::default();
         self.best.iter().flatten().for_each(|claim| slots.enter(claim.slot));
         slots
+    }
+}
+
+/// Rows that share the entry of another, and who says so: the slot and the twin of each, and the change that wrote the page.
+#[derive(Default)]
+pub(super) struct Twins {
+    pub(super) slots: HashMap<u32, (Slot, u64)>,
+    pub(super) twins: HashMap<u32, (Twin, u64)>,
+    /// When the page of a row without either was written.
+    pub(super) no_slot: HashMap<u32, u64>,
+    pub(super) no_twin: HashMap<u32, u64>,
+    /// Lists with a block that is gone or of another commit.
+    pub(super) doubtful: HashSet<u32>,
+}
+
+/// A row that shares an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Member {
+    pub(super) row: u32,
+    /// Its slot and its twin both say so.
+    pub(super) agreed: bool,
+}
+
+impl Twins {
+    /// The members of each entry, by the row that the entry names. What touches one of slot and twin writes both, so where
+    /// they contradict each other the page written first was put back to an earlier state. An entry that only the slot
+    /// leads to, while the twin knows another row that has none, is believed where its list is whole.
+    pub(super) fn settle(&self, entries: &HashMap<Slot, u32>) -> HashMap<u32, Vec<Member>> {
+        let heads: HashMap<u32, Slot> = entries.iter().map(|(slot, head)| (*head, *slot)).collect();
+        let rows: BTreeSet<u32> = self.slots.keys().chain(self.twins.keys()).copied().collect();
+        let mut members: HashMap<u32, Vec<Member>> = HashMap::new();
+        for row in rows.into_iter().filter(|row| !heads.contains_key(row)) {
+            if let Some((head, agreed)) = self.head_of(row, entries, &heads) {
+                members.entry(head).or_default().push(Member { row, agreed });
+            }
+        }
+        members
+    }
+
+    fn head_of(
+        &self,
+        row: u32,
+        entries: &HashMap<Slot, u32>,
+        heads: &HashMap<u32, Slot>,
+    ) -> Option<(u32, bool)> {
+        let (slot, twin) = (self.slots.get(&row), self.twins.get(&row));
+        let by_slot = slot.and_then(|(slot, _)| entries.get(slot)).copied();
+        let by_twin = twin.map(|(twin, _)| twin.head).filter(|head| heads.contains_key(head));
+        let wrote_slot = slot.map(|(_, seq)| seq).or(self.no_slot.get(&row));
+        let wrote_twin = twin.map(|(_, seq)| seq).or(self.no_twin.get(&row));
+        match (by_slot, by_twin) {
+            (Some(a), Some(b)) if a == b => Some((a, true)),
+            (Some(a), Some(b)) => Some((if wrote_slot > wrote_twin { a } else { b }, false)),
+            (Some(head), None) => {
+                let astray =
+                    twin.is_some() && slot.is_some_and(|(slot, _)| self.doubtful.contains(&slot.list));
+                (wrote_slot >= wrote_twin && !astray).then_some((head, false))
+            }
+            (None, Some(head)) => (wrote_twin >= wrote_slot).then_some((head, false)),
+            (None, None) => None,
+        }
     }
 }
 

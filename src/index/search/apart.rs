@@ -117,6 +117,7 @@ fn scan(
         request,
         scanner: scanner(model, queries, request),
         progress: Progress::new(request.limits),
+        cut: None,
         buffers: BUFFERS.take(),
     };
     scan.all(&stops, &mut collectors)?;

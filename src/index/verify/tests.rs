@@ -18,13 +18,18 @@ type Wrong<T> = (&'static str, fn(&mut T));
 
 /// An index of two lists and 40 rows, of which 5 are free again.
 fn lived_in() -> Arc<Database> {
+    lived_in_as("IVF2,Flat")
+}
+
+/// The same, each vector four times where equal ones share entries.
+fn lived_in_as(text: &str) -> Arc<Database> {
     let db = Arc::new(Database::builder().create_with_backend(InMemoryBackend::new()).unwrap());
     let store = Store::builder().attach(db.clone()).unwrap();
     let txn = store.begin_write().unwrap();
-    let spec = "IVF2,Flat".parse::<IndexSpec>().unwrap().with_dim(DIM).with_metric(Metric::L2);
+    let spec = text.parse::<IndexSpec>().unwrap().with_dim(DIM).with_metric(Metric::L2);
     txn.create_index("a", &spec).unwrap();
     let mut writer = txn.index("a").unwrap();
-    let data: Vec<f32> = (0..40 * DIM).map(|i| i as f32).collect();
+    let data: Vec<f32> = (0..40 * DIM).map(|i| if text == "IVF2,Flat" { i } else { i % 20 } as f32).collect();
     writer.add(Rows::new(&data, DIM).unwrap()).unwrap();
     writer.train_stored(&TrainParams::default(), &mut Observer::none()).unwrap();
     writer.remove_ids(&crate::IdSelector::range(3..8)).unwrap();
@@ -40,7 +45,10 @@ fn verified(db: &Arc<Database>) -> VerifyReport {
 
 /// A report after one change of the header.
 fn with_header(change: impl FnOnce(&mut Header)) -> VerifyReport {
-    let db = lived_in();
+    with_header_of(lived_in(), change)
+}
+
+fn with_header_of(db: Arc<Database>, change: impl FnOnce(&mut Header)) -> VerifyReport {
     let txn = db.begin_write().unwrap();
     let mut tables = open_write(&txn, "a").unwrap();
     let mut header = load_header(&tables.meta, "a/meta").unwrap();
@@ -105,6 +113,24 @@ fn every_wrong_field_of_a_header_is_noticed() {
     // A change number that is too low, and a nonce of another change: the lists know better.
     assert!(names(&with_header(|h| h.seq -= 1), "a/meta"));
     assert!(names(&with_header(|h| h.nonce ^= 1), "a/meta"));
+}
+
+#[test]
+fn what_a_header_says_of_shared_entries_is_checked() {
+    let shared = || lived_in_as("IVF2,FlatDedup");
+    assert_eq!(with_header_of(shared(), |_| ()).problems, []);
+    let fields: [Wrong<Header>; 5] = [
+        ("twins, more", |h| h.twins += 1),
+        ("twins, none", |h| h.twins = 0),
+        ("twins of billions", |h| h.twins = u32::MAX),
+        ("pages, more", |h| h.twin_pages += 1),
+        ("not shared", |h| (h.shared, h.twins, h.twin_pages) = (false, 0, 0)),
+    ];
+    for (field, change) in fields {
+        let report = with_header_of(shared(), change);
+        assert!(names(&report, "a/meta"), "{field}: {:?}", report.problems);
+    }
+    assert!(!with_header(|h| h.shared = true).is_ok());
 }
 
 /// What only a header knows: no other table could contradict it.
