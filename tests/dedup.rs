@@ -731,3 +731,69 @@ fn every_wrong_link_is_noticed() {
     txn.commit().unwrap();
     assert_eq!(damaged.problems(), []);
 }
+
+/// Scanners, single distances, threads that share a query's lists, limits, and shards see all rows of an entry.
+#[test]
+fn every_other_way_to_ask_sees_all_rows() {
+    let data = repeating(300, 60, 31);
+    let store = memory();
+    twice(&store, "IVF8,", Metric::L2);
+    do_to_both(&store, |writer| {
+        train(writer, rows(&data, DIM));
+        writer.add(rows(&data, DIM)).unwrap();
+        writer.remove_ids(&IdSelector::batch((0..300).step_by(11))).unwrap();
+    });
+    let [flat, dedup] = BOTH.map(|name| reader(&store, name));
+    let queries = rows(&data[..10 * DIM], DIM);
+    for (selector, mode) in selectors()
+        .into_iter()
+        .flat_map(|selector| [ParallelMode::Lists, ParallelMode::Pairs].map(|mode| (selector.clone(), mode)))
+    {
+        for params in [nprobe(3), everywhere(), everywhere().max_lists(2).ensure_topk_full(true)] {
+            let params = with_selector(&params, &selector).parallel_mode(mode);
+            let found = [&flat, &dedup].map(|r| all_bits(&r.search_batch(queries, 30, &params).unwrap()));
+            assert_eq!(found[0], found[1], "{selector:?} {params:?}");
+        }
+    }
+    for selector in selectors().into_iter().flatten() {
+        let scanned = |reader: &IndexReader<'_>| {
+            let query = reader.prepare_query(queries.row(3)).unwrap();
+            let mut scanner = query.list_scanner();
+            scanner.select(&selector).unwrap();
+            let mut all = Vec::new();
+            for list in 0..reader.nlist() as u32 {
+                scanner.enter(list).unwrap();
+                let calls = scanner
+                    .scan(f32::INFINITY, |entry| {
+                        all.push((entry.id, entry.distance.to_bits()));
+                        std::ops::ControlFlow::Continue(())
+                    })
+                    .unwrap();
+                assert!(calls <= 300);
+            }
+            all.sort_unstable();
+            all
+        };
+        assert_eq!(scanned(&flat), scanned(&dedup), "{selector:?}");
+    }
+    let ids = flat.ids().unwrap();
+    let distances = |reader: &IndexReader<'_>| {
+        let query = reader.prepare_query(queries.row(5)).unwrap();
+        query.distance_computer().distances(&ids).unwrap()
+    };
+    assert_eq!(distances(&flat), distances(&dedup));
+    for (name, part) in [("front", 0..150), ("back", 150..1000)] {
+        create(&store, name, &spec("IVF8,FlatDedup", DIM, Metric::L2));
+        change(&store, name, |writer| {
+            train(writer, rows(&data, DIM));
+            dedup.copy_subset_to(writer, &Subset::Ids(part.clone()), &mut Observer::none()).unwrap();
+        });
+        assert_sound(&store, name);
+    }
+    let shards = IndexReader::of_shards(&[reader(&store, "front"), reader(&store, "back")]).unwrap();
+    for selector in selectors() {
+        let params = with_selector(&everywhere(), &selector);
+        let found = [&flat, &shards].map(|r| all_bits(&r.search_batch(queries, 40, &params).unwrap()));
+        assert_eq!(found[0], found[1], "{selector:?}");
+    }
+}

@@ -12,7 +12,7 @@ use super::filter::Filter;
 use super::model::Model;
 use super::reader::{IndexReader, Neighbor, TopK};
 use super::search::{live_entries, rows_of};
-use super::twins::for_each_twin;
+use super::twins::{for_each_twin, stands_with};
 use super::view::View;
 use super::{bound::Score, rerank::KeptScores};
 use crate::codec::{Codes, Probe, Scanner, Visit};
@@ -403,7 +403,7 @@ impl DistanceComputer<'_> {
 
 fn code_of(view: &dyn View, model: &Model, row: u32, slot: ids::Slot) -> Result<Vec<u8>> {
     match view.code_at(slot, &model.geometry)? {
-        Some((code, resident)) if resident == row => Ok(code),
+        Some((code, resident)) if stands_with(view, row, resident)? => Ok(code),
         _ => Err(Error::corrupt("slots", row.into(), format!("{slot:?} does not hold the row"))),
     }
 }
