@@ -82,7 +82,7 @@ def names(dim, metric):
     # The norms behind additive codes are for L2; fast scan accepts only these two.
     norm, norm_fast = ("_Nqint8", "_Nrq2x4") if metric == "l2" else ("", "")
     eighth, quarter, half = dim // 8, dim // 4, dim // 2
-    plain = ["Flat", "SQ8", "SQ6", "SQ4", "SQfp16", "SQbf16"] + ["SQ8_direct"] * (metric == "l2")
+    plain = ["Flat", "FlatDedup", "SQ8", "SQ6", "SQ4", "SQfp16", "SQbf16"] + ["SQ8_direct"] * (metric == "l2")
     product = [f"PQ{eighth}", f"PQ{quarter}", f"PQ{half}x4fs", f"PQ{half}x4fsr"]
     additive = [f"RQ{dim // 16}x8{norm}", f"LSQ8x8{norm}", f"PRQ{dim // 32}x2x8{norm}", f"RQ{eighth}x4fsr{norm_fast}"]
     turned = [f"RR{dim}-{name}" for name in ("RaBitQ", "RaBitQ4", "RaBitQfs")]
