@@ -49,6 +49,7 @@ mod kernel;
 mod layout;
 mod math;
 mod metric;
+mod params;
 mod profile;
 mod progress;
 mod rerank;
@@ -77,6 +78,7 @@ pub use math::kmeans::{Clustering, ClusteringParams, IterationStats, kmeans};
 pub use math::seeding::Init;
 pub use math::selector::{IdSelector, IdSet};
 pub use metric::{LpOrder, Metric, NORM_MAX};
+pub use params::{ParallelMode, SearchParams};
 pub use profile::SearchStats;
 pub use progress::{Observer, Tick};
 pub use rerank::Rerank;
@@ -84,7 +86,7 @@ pub use retrieval::{
     Batch, Hash, Identifier, Identifiers, Quantize, Retrieved, Retriever, RetrieverBuilder, ScoreAh, Tree,
 };
 pub use rows::Rows;
-pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX, ParallelMode, SearchParams};
+pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX};
 pub use store::{
     BackupReport, Builder, BulkLoad, CompactReport, Durability, ReadTxn, Store, StoreStats, WriteTxn,
 };

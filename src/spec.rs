@@ -1,4 +1,4 @@
-//! What an index is ([`IndexSpec`]) and how it is searched ([`SearchParams`]).
+//! What an index is ([`IndexSpec`]).
 //!
 //! A specification is typed; the factory string is only its spelling (`"IVF2048,Flat"`), parsed and
 //! printed here and nowhere else. Parts that do not fit together are refused when the text is parsed or
@@ -7,13 +7,11 @@
 use crate::codec;
 use crate::encoding::Encoding;
 use crate::math::kmeans::ClusteringParams;
-use crate::math::selector::IdSelector;
 use crate::math::transform::Chain;
 use crate::storage::format::{FRAME, MAX_ORDER, value_bytes};
-use crate::{Error, Metric, Rerank, Result, SearchStats, TransformKind};
+use crate::{Error, Metric, Result, TransformKind};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 
 /// The vectors kept beside the codes, to rerank what the codes found and to reconstruct exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -463,126 +461,6 @@ fn split_coarse(lists: &str) -> Option<(&str, Coarse)> {
 fn number(text: &str) -> Option<usize> {
     let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     text.parse().ok().filter(|_| plain)
-}
-
-/// How a search is shared out among threads: the store's pool, or else rayon's. Answers are equal bit for bit; a search in
-/// which one list decides about the next (`max_empty_lists`, or `max_codes` and `ensure_topk_full` with a selector) is shared out
-/// by queries whatever is chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ParallelMode {
-    /// Each thread takes a part of the queries: the most queries a second. One query is one thread's, and the caller's own.
-    /// FAISS's modes 0 and 3.
-    #[default]
-    Queries,
-    /// One query after the other, its lists shared out: the shortest time for one query over many entries. FAISS's mode
-    /// 1.
-    Lists,
-    /// All (query, list) pairs are shared out: for fewer queries than threads, or very unequal lists. FAISS's mode 2.
-    Pairs,
-}
-
-impl ParallelMode {
-    /// The tag on disk, never reused.
-    pub(crate) fn to_stored(self) -> u8 {
-        match self {
-            ParallelMode::Queries => 0,
-            ParallelMode::Lists => 1,
-            ParallelMode::Pairs => 2,
-        }
-    }
-
-    pub(crate) fn from_stored(tag: u8) -> Option<Self> {
-        [ParallelMode::Queries, ParallelMode::Lists, ParallelMode::Pairs]
-            .into_iter()
-            .find(|mode| mode.to_stored() == tag)
-    }
-}
-
-/// How to search. A field that is not set comes from the defaults stored with the index.
-///
-/// ```
-/// # use vellum::{IdSelector, SearchParams};
-/// let params = SearchParams::new().nprobe(16).selector(IdSelector::Range(0..1000));
-/// ```
-#[derive(Clone, Debug, Default)]
-pub struct SearchParams {
-    pub(crate) nprobe: Option<usize>,
-    pub(crate) max_codes: Option<usize>,
-    pub(crate) max_lists: Option<usize>,
-    pub(crate) ensure_topk_full: Option<bool>,
-    pub(crate) max_empty_lists: Option<usize>,
-    pub(crate) parallel_mode: Option<ParallelMode>,
-    pub(crate) rerank: Option<Rerank>,
-    pub(crate) polysemous_ht: Option<u32>,
-    pub(crate) selector: Option<IdSelector>,
-    pub(crate) stats: Option<Arc<SearchStats>>,
-}
-
-impl SearchParams {
-    /// Nothing set.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Lists to probe, at least 1; more than there are means all of them.
-    pub fn nprobe(self, nprobe: usize) -> Self {
-        SearchParams { nprobe: Some(nprobe), ..self }
-    }
-
-    /// Entries to score per query at most, counted after the selector, in the order of the probes; 0 is
-    /// no limit. A vector that stands in two lists counts in each of them; equal vectors that share an entry count each.
-    pub fn max_codes(self, max_codes: usize) -> Self {
-        SearchParams { max_codes: Some(max_codes), ..self }
-    }
-
-    /// Of the probed lists, look into so many that are not empty at most; 0 is no limit. Together with `max_codes`, what
-    /// comes first ends the query.
-    pub fn max_lists(self, max_lists: usize) -> Self {
-        SearchParams { max_lists: Some(max_lists), ..self }
-    }
-
-    /// `max_codes` and `max_lists` end a top-k search only after a whole list, and not before as many vectors were scored
-    /// as are wanted (k; of those that the selector lets through): the answer has k vectors if the probed lists have
-    /// them. Range searches have no k, and take it for the whole lists alone.
-    pub fn ensure_topk_full(self, ensure: bool) -> Self {
-        SearchParams { ensure_topk_full: Some(ensure), ..self }
-    }
-
-    /// Ends a range search after so many probed lists, one after the other, in which no code was within the radius; 0 is no
-    /// limit. Without effect on top-k searches. Queries then go list after list, each by itself.
-    pub fn max_empty_lists(self, max_empty_lists: usize) -> Self {
-        SearchParams { max_empty_lists: Some(max_empty_lists), ..self }
-    }
-
-    /// How the work is shared out among threads. The answers are equal.
-    pub fn parallel_mode(self, mode: ParallelMode) -> Self {
-        SearchParams { parallel_mode: Some(mode), ..self }
-    }
-
-    /// Rows to score again with the kept rows: so many, at least k (`40`), or as many as it takes
-    /// ([`Rerank::Bound`]). A vector found in two lists is one row. Refused by an index that keeps none; without effect
-    /// on range searches.
-    pub fn rerank(self, rerank: impl Into<Rerank>) -> Self {
-        SearchParams { rerank: Some(rerank.into()), ..self }
-    }
-
-    /// Scores only entries whose code differs from the query's own in fewer bits than this; 0 scores all. Of product codes
-    /// whose training put their points in order for it (`PQ16`, not `PQ16np`; up to 8 bits), near codes are near
-    /// vectors. Refused by other indexes; before training there are no codes to go by, and all are scored.
-    pub fn polysemous_ht(self, bits: u32) -> Self {
-        SearchParams { polysemous_ht: Some(bits), ..self }
-    }
-
-    /// Only vectors whose id the selector holds.
-    pub fn selector(self, selector: IdSelector) -> Self {
-        SearchParams { selector: Some(selector), ..self }
-    }
-
-    /// Adds what the searches did, and how long each stage took, to `stats`: some reads of the clock for each call.
-    pub fn stats(self, stats: &Arc<SearchStats>) -> Self {
-        SearchParams { stats: Some(stats.clone()), ..self }
-    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::reader::{IndexReader, Neighbor};
 use super::rerank;
 use super::twins::{chain_of, stands_with};
 use crate::math::topk::Hit;
-use crate::spec::SearchParams;
+use crate::params::SearchParams;
 use crate::storage::ids;
 use crate::{Error, Result, Rows};
 use std::ops::Range;

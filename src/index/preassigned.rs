@@ -6,7 +6,7 @@
 
 use super::model::Model;
 use super::reader::{IndexReader, Neighbor};
-use crate::spec::SearchParams;
+use crate::params::SearchParams;
 use crate::{Error, Metric, NORM_MAX, Result, Rows};
 use std::collections::HashSet;
 

@@ -10,6 +10,7 @@ use super::reader::IndexReader;
 use super::twins::{self, Chains};
 use super::writer::{IndexWriter, random};
 use super::{rerank, tree};
+use crate::coarse::Tree;
 use crate::codec::{self, Assigned, Codec, Training};
 use crate::kernel::Similarity;
 use crate::math::kmeans::{Clustering, ClusteringParams, IterationStats, cluster};
@@ -85,18 +86,14 @@ impl IndexWriter<'_> {
         let chain = Self::in_pool(&self.pool, || train_chain(&spec, sample, seed, observer))?;
         let sample = project(chain.as_ref(), sample);
         let sample = Rows::of(&sample, spec.inner_dim());
-        let (done, clustering) =
-            self.cluster_lists(&spec, nlist, sample, chain.as_ref(), params, observer)?;
+        let clustered = self.cluster_lists(&spec, nlist, sample, chain.as_ref(), params, observer)?;
         let trained = Self::in_pool(&self.pool, || -> Result<_> {
-            let tree = Model::grow_tree(&spec, &done.centroids, observer)?;
-            let codec = train_codec(&spec, sample, &done.centroids, seed, observer)?;
+            let tree = Model::grow_tree(&spec, &clustered.0.centroids, observer)?;
+            let codec = train_codec(&spec, sample, &clustered.0.centroids, seed, observer)?;
             Ok((tree, codec))
         });
         let (tree, codec) = trained?;
-        let params = TrainParams { clustering, sample_rows: params.sample_rows, initial: None };
-        let report = self.report(&done);
-        let trained = Trained { centroids: done.centroids, tree, chain, codec };
-        Ok(TrainReport { redistributed: self.install_trained(trained, &params, observer)?, ..report })
+        self.install_clustered(clustered, tree, chain, codec, params, observer)
     }
 
     /// Makes new lists and nothing else: transforms, and what training made for codes, stay as they are. FAISS's
@@ -125,14 +122,10 @@ impl IndexWriter<'_> {
         let chain = self.model.chain.clone();
         let sample = project(chain.as_ref(), Rows::of(&sample, spec.dim));
         let sample = Rows::of(&sample, spec.inner_dim());
-        let (done, clustering) =
-            self.cluster_lists(&spec, nlist, sample, chain.as_ref(), params, observer)?;
-        let tree = Model::grow_tree(&spec, &done.centroids, observer)?;
+        let clustered = self.cluster_lists(&spec, nlist, sample, chain.as_ref(), params, observer)?;
+        let tree = Model::grow_tree(&spec, &clustered.0.centroids, observer)?;
         let codec = self.same_codec(&spec)?;
-        let params = TrainParams { clustering, sample_rows: params.sample_rows, initial: None };
-        let report = self.report(&done);
-        let trained = Trained { centroids: done.centroids, tree, chain, codec };
-        Ok(TrainReport { redistributed: self.install_trained(trained, &params, observer)?, ..report })
+        self.install_clustered(clustered, tree, chain, codec, params, observer)
     }
 
     /// Trains the codes anew over the lists as they are: FAISS's `train_encoder` by itself. Of `params` the sample and the
@@ -284,6 +277,22 @@ impl IndexWriter<'_> {
                     .map_err(|what| Error::corrupt(&self.tables.names.model, 0, what))
             }
         }
+    }
+
+    /// Puts new lists in place with what belongs to them, and reports on them.
+    fn install_clustered(
+        &mut self,
+        (done, clustering): (Clustering, ClusteringParams),
+        tree: Option<Tree>,
+        chain: Option<Chain>,
+        codec: Box<dyn Codec>,
+        params: &TrainParams,
+        observer: &mut Observer<'_>,
+    ) -> Result<TrainReport> {
+        let params = TrainParams { clustering, sample_rows: params.sample_rows, initial: None };
+        let report = self.report(&done);
+        let trained = Trained { centroids: done.centroids, tree, chain, codec };
+        Ok(TrainReport { redistributed: self.install_trained(trained, &params, observer)?, ..report })
     }
 
     /// Puts what was trained in place; how many vectors moved.
