@@ -119,7 +119,7 @@ impl SieveTable {
         let least =
             (start + (self.offset + self.step * f32::from(sum)) - self.slack) - start.abs() * ROUNDING;
         // What is not a number passes.
-        !(least > worst)
+        least <= worst || least.is_nan()
     }
 }
 
