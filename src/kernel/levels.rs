@@ -22,6 +22,7 @@ pub(crate) const EXTRA_BITS_MAX: usize = 8;
 /// The largest component of a query, in steps.
 pub(crate) const LEVEL_QUERY_MAX: f32 = 32_767.0;
 /// Components after which running sums are emptied: 2·511·32767 a pair of them, in 8 lanes at least, stay below 2^31.
+#[cfg(target_arch = "x86_64")]
 const STEP: usize = 512;
 
 /// One code: its sign words and its planes.

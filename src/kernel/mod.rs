@@ -254,7 +254,7 @@ impl Kernels {
 
     /// Every table that this processor can run, the best first, `portable` last.
     pub(crate) fn all() -> Vec<&'static Kernels> {
-        let mut tables = Vec::new();
+        let mut tables: Vec<&Kernels> = Vec::with_capacity(4);
         #[cfg(target_arch = "x86_64")]
         if avx512::detected() {
             if nibble::avx512::detected() && hamming::x86::detected() {

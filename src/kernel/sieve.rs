@@ -45,6 +45,7 @@ pub(crate) struct Sieve<'a> {
     /// A bit for each entry that may be found, 32 a word.
     pub(crate) live: &'a [u32],
     /// What will be read afterwards.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // prefetches
     pub(crate) ahead: &'a [u8],
 }
 

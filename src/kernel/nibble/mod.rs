@@ -113,6 +113,7 @@ impl Look for BoundQuery<'_> {
 
 /// Groups of entries, one after the other.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // prefetches
 pub(super) struct Groups<'a> {
     subspaces: usize,
     /// Bytes from one to the next.
@@ -144,6 +145,7 @@ impl<'a> Groups<'a> {
     }
 
     /// What is brought along with group `g`: all of a piece, or of each stride the part that is always read.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // prefetches
     #[inline(always)]
     fn ahead_of(&self, g: usize) -> (&'a [u8], usize, usize) {
         let end = self.ahead.len().min((g + 1) * self.piece);
