@@ -104,35 +104,48 @@ fn bound_body(scores: &[f32], least: usize, most: usize) -> f32 {
 
 #[inline(always)]
 fn extremes(scores: &[f32]) -> (f32, f32) {
-    let (mut low, mut high) = ([f32::INFINITY; 16], [f32::NEG_INFINITY; 16]);
     let (groups, rest) = scores.as_chunks::<16>();
-    for group in groups {
+    let (mut low, mut high) = ([f32::INFINITY; 16], [f32::NEG_INFINITY; 16]);
+    let mut widen = |least: &[f32; 16], greatest: &[f32; 16]| {
         for lane in 0..16 {
-            low[lane] = if group[lane] < low[lane] { group[lane] } else { low[lane] };
-            high[lane] = if group[lane] > high[lane] { group[lane] } else { high[lane] };
+            low[lane] = if least[lane] < low[lane] { least[lane] } else { low[lane] };
+            high[lane] = if greatest[lane] > high[lane] { greatest[lane] } else { high[lane] };
+        }
+    };
+    groups.iter().for_each(|group| widen(group, group));
+    widen(&last(rest, f32::INFINITY), &last(rest, f32::NEG_INFINITY));
+    for half in [8, 4, 2, 1] {
+        for lane in 0..half {
+            low[lane] = if low[lane + half] < low[lane] { low[lane + half] } else { low[lane] };
+            high[lane] = if high[lane + half] > high[lane] { high[lane + half] } else { high[lane] };
         }
     }
-    let all = |values: [f32; 16], first: f32, pick: fn(f32, f32) -> f32| {
-        values.into_iter().chain(rest.iter().copied()).fold(first, pick)
-    };
-    (all(low, f32::INFINITY, f32::min), all(high, f32::NEG_INFINITY, f32::max))
+    (low[0], high[0])
 }
 
+/// The scores behind the last whole group, filled up.
+#[inline(always)]
+fn last(rest: &[f32], filling: f32) -> [f32; 16] {
+    let mut group = [filling; 16];
+    group[..rest.len()].copy_from_slice(rest);
+    group
+}
+
+/// How many scores are at most each bound, none of which is infinite.
 #[inline(always)]
 fn count_at_most(scores: &[f32], bounds: [f32; 3]) -> [usize; 3] {
-    let mut counts = [[0u32; 16]; 3];
     let (groups, rest) = scores.as_chunks::<16>();
-    for group in groups {
+    let mut counts = [[0u32; 16]; 3];
+    let mut add = |group: &[f32; 16]| {
         for (counts, bound) in counts.iter_mut().zip(bounds) {
             for lane in 0..16 {
                 counts[lane] += u32::from(group[lane] <= bound);
             }
         }
-    }
-    let of = |i: usize| {
-        counts[i].iter().sum::<u32>() as usize + rest.iter().filter(|score| **score <= bounds[i]).count()
     };
-    [of(0), of(1), of(2)]
+    groups.iter().for_each(&mut add);
+    add(&last(rest, f32::INFINITY));
+    counts.map(|counts| counts.iter().sum::<u32>() as usize)
 }
 
 /// The body of [`Kernels::keep_at_most`].
