@@ -587,67 +587,17 @@ mod faiss {
 
     const DIM: usize = 32;
 
-    use crate::fixtures::{bytes, floats, numbers};
+    use crate::fixtures::{Given, bytes, floats};
 
-    struct Given {
-        rows: Vec<f32>,
-        lists: Vec<u32>,
-        centroids: Vec<f32>,
-        queries: Vec<f32>,
-    }
-
-    impl Given {
-        fn read() -> Self {
-            Given {
-                rows: floats("shared.both.base"),
-                lists: numbers("shared.both.lists"),
-                centroids: floats("shared.both.centroids"),
-                queries: floats("shared.both.queries"),
-            }
-        }
-
-        fn assigned(&self) -> Assigned<'_> {
-            let centroids = Some(Rows::of(&self.centroids, DIM));
-            Assigned { rows: Rows::of(&self.rows, DIM), lists: &self.lists, centroids }
-        }
-
-        fn error(&self, code: &Additive, codes: &[u8]) -> f64 {
-            let mut row = vec![0.0; DIM];
-            let packed = codes.chunks(code.form.code_bytes()).zip(&self.lists).zip(self.rows.chunks(DIM));
-            packed
-                .map(|((packed, list), x)| {
-                    code.decode(Some(self.centroid(*list)), packed, &mut row);
-                    row.iter().zip(x).map(|(y, x)| f64::from(y - x).powi(2)).sum::<f64>()
-                })
-                .sum()
-        }
-
-        fn centroid(&self, list: u32) -> &[f32] {
-            &self.centroids[list as usize * DIM..][..DIM]
-        }
-
-        /// Scores of all entries of the lists that FAISS probes: (id, score), by query.
-        fn search(&self, code: &Additive, codes: &[u8]) -> Vec<Vec<(u32, f32)>> {
-            let (metric, sign) = if code.similarity == Similarity::L2 { ("l2", 1.0) } else { ("ip", -1.0) };
-            let probes = numbers(&format!("shared.{metric}.probes"));
-            let coarse = floats(&format!("shared.{metric}.coarse"));
-            let mut scanner = code.scanner(Rows::of(&self.queries, DIM));
-            let mut all = vec![Vec::new(); self.queries.len() / DIM];
-            for (at, (list, coarse)) in probes.iter().zip(&coarse).enumerate() {
-                let visits = [Visit { query: (at / 4) as u32, coarse: sign * coarse }];
-                scanner.enter(Probe { list: 0, centroid: Some(self.centroid(*list)), visits: &visits });
-                let ids: Vec<u32> = (0..1000).filter(|id| self.lists[*id as usize] == *list).collect();
-                let width = code.form.code_bytes();
-                let block: Vec<u8> =
-                    ids.iter().flat_map(|id| &codes[*id as usize * width..][..width]).copied().collect();
-                let live = vec![u32::MAX; ids.len().div_ceil(32)];
-                let mut found = vec![Found::default()];
-                let block = Codes { bytes: &block, n: ids.len(), ahead: &[] };
-                scanner.scan(block, 0, &[f32::MAX], &[&live], &mut found);
-                all[at / 4].extend(found[0].iter().map(|(entry, score)| (ids[entry as usize], sign * score)));
-            }
-            all
-        }
+    fn error(given: &Given, code: &Additive, codes: &[u8]) -> f64 {
+        let mut row = vec![0.0; DIM];
+        let packed = codes.chunks(code.form.code_bytes()).zip(&given.lists).zip(given.rows.chunks(DIM));
+        packed
+            .map(|((packed, list), x)| {
+                code.decode(Some(given.centroid(*list)), packed, &mut row);
+                row.iter().zip(x).map(|(y, x)| f64::from(y - x).powi(2)).sum::<f64>()
+            })
+            .sum()
     }
 
     /// The tables of a kind as ours are stored.
@@ -683,7 +633,11 @@ mod faiss {
         };
         let (ids, distances) = found.split_at(200);
         let size = distances.iter().fold(0.0f32, |size, d| size.max(d.abs()));
-        for (q, scores) in given.search(code, codes).iter().enumerate() {
+        let sign = if code.similarity == Similarity::L2 { 1.0 } else { -1.0 };
+        let mut scanner = code.scanner(Rows::of(&given.queries, DIM));
+        for q in 0..20 {
+            let scores = given.scores(&mut *scanner, (code.layout(), codes), code.similarity, q);
+            let scores: Vec<(u32, f32)> = scores.into_iter().map(|(id, score)| (id, sign * score)).collect();
             let better = |a: f32, b: f32| if code.similarity == Similarity::L2 { a < b } else { a > b };
             for place in 0..10 {
                 let (id, distance) = (ids[10 * q + place] as u32, distances[10 * q + place]);
@@ -699,7 +653,7 @@ mod faiss {
 
     #[test]
     fn codes_and_distances_are_those_of_faiss() {
-        let given = Given::read();
+        let given = Given::whole();
         let kinds = ["", "_Nfloat", "_Nqint8", "_Nqint4", "_Ncqint8", "_Nrq2x4", "_Nnone"];
         for suffix in kinds {
             let kind = format!("RQ4x6{suffix}");
@@ -732,7 +686,7 @@ mod faiss {
                     };
                     assert!(near, "{kind} {row}: {a} {b}");
                 }
-                let (mine, faiss) = (given.error(&code, &ours), given.error(&code, &theirs));
+                let (mine, faiss) = (error(&given, &code, &ours), error(&given, &code, &theirs));
                 assert!(mine <= faiss * (1.0 + 1e-6), "{kind}: {mine}, FAISS {faiss}");
             }
         }
@@ -749,7 +703,7 @@ mod faiss {
                     assert!(row.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-5), "{kind} {r}");
                 }
                 let ours = encode(&code, given.assigned());
-                let (mine, faiss) = (given.error(&code, &ours), given.error(&code, &theirs));
+                let (mine, faiss) = (error(&given, &code, &ours), error(&given, &code, &theirs));
                 assert!(mine <= faiss, "{kind}: {mine}, FAISS {faiss}");
             }
         }
@@ -758,7 +712,7 @@ mod faiss {
     /// Fast scans: FAISS's nibbles, norms of whole vectors among them, and its distances, which leave out ‖q‖².
     #[test]
     fn fast_scans_are_those_of_faiss() {
-        let given = Given::read();
+        let given = Given::whole();
         for (kind, metric, similarity) in [
             ("RQ5x4fsr", "l2", Similarity::L2),
             ("RQ5x4fsr", "ip", Similarity::Dot),
@@ -785,38 +739,18 @@ mod faiss {
             let found = floats(&format!("{kind}.{metric}.found"));
             let (ids, distances) = found.split_at(200);
             let size = distances.iter().fold(0.0f32, |size, d| size.max(d.abs()));
-            let probes = numbers(&format!("shared.{metric}.probes"));
-            let coarse = floats(&format!("shared.{metric}.coarse"));
             let sign = if metric == "l2" { 1.0 } else { -1.0 };
             let mut scanner = code.scanner(Rows::of(&given.queries, DIM));
-            for (at, (list, coarse)) in probes.iter().zip(&coarse).enumerate() {
-                let q = at / 4;
-                let visits = [Visit { query: q as u32, coarse: sign * coarse }];
-                scanner.enter(Probe { list: 0, centroid: Some(given.centroid(*list)), visits: &visits });
-                let members: Vec<u32> = (0..1000).filter(|id| given.lists[*id as usize] == *list).collect();
-                let packed: Vec<u8> =
-                    members.iter().flat_map(|id| &theirs[*id as usize * width..][..width]).copied().collect();
-                let mut region = Vec::new();
-                code.layout().pack(&packed, &mut region);
-                let n = members.len();
-                let mut live = vec![u32::MAX; n.div_ceil(32)];
-                if !n.is_multiple_of(32) {
-                    live[n / 32] = (1 << (n % 32)) - 1;
-                }
-                let mut out = vec![Found::default()];
-                scanner.scan(Codes { bytes: &region, n, ahead: &[] }, 0, &[f32::MAX], &[&live], &mut out);
-                let query = &given.queries[q * DIM..][..DIM];
+            for q in 0..20 {
+                let scores = given.scores(&mut *scanner, (code.layout(), &theirs), similarity, q);
+                let query = given.query(q);
                 let left_out = if metric == "l2" { product(query, query) as f32 } else { 0.0 };
-                for (entry, score) in out[0].iter() {
-                    for place in (0..10).filter(|place| ids[10 * q + place] as u32 == members[entry as usize])
-                    {
-                        let distance = distances[10 * q + place];
-                        let ours = sign * (score - left_out);
-                        assert!(
-                            (ours - distance).abs() <= 2e-2 * size,
-                            "{kind} {metric}: {ours}, FAISS {distance}"
-                        );
-                    }
+                for (id, distance) in ids[10 * q..][..10].iter().zip(&distances[10 * q..]) {
+                    let ours = sign * (scores[&(*id as u32)] - left_out);
+                    assert!(
+                        (ours - distance).abs() <= 2e-2 * size,
+                        "{kind} {metric}: {ours}, FAISS {distance}"
+                    );
                 }
             }
         }
@@ -825,7 +759,7 @@ mod faiss {
     /// Trained on the same rows, our books lose no more than FAISS's.
     #[test]
     fn books_are_as_good_as_those_of_faiss() {
-        let given = Given::read();
+        let given = Given::whole();
         let training = Training { sample: given.assigned(), similarity: Similarity::L2, seed: 1234 };
         for (kind, spelling) in [
             ("RQ4x6", "RQ4x6"),
@@ -836,9 +770,9 @@ mod faiss {
             let form = form(spelling);
             let theirs =
                 Additive::from_tables(form, DIM, Similarity::L2, &tables(kind, kind, &form)).unwrap();
-            let faiss = given.error(&theirs, &bytes(&format!("{kind}.both.codes")));
+            let faiss = error(&given, &theirs, &bytes(&format!("{kind}.both.codes")));
             let ours = Additive::train(form, &training, &mut Observer::none()).unwrap();
-            let mine = given.error(&ours, &encode(&ours, given.assigned()));
+            let mine = error(&given, &ours, &encode(&ours, given.assigned()));
             assert!(mine <= faiss * 1.02, "{kind}: {mine}, FAISS {faiss}");
         }
     }

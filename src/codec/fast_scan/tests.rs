@@ -4,7 +4,7 @@
 use super::*;
 use crate::codec::code_packer::CodePacker;
 use crate::codec::{Codes, Probe, Visit};
-use crate::fixtures;
+use crate::fixtures::{self, Given};
 use crate::kernel::Found;
 use crate::math::kmeans::{ClusteringParams, cluster};
 use crate::math::random::Random;
@@ -406,40 +406,10 @@ fn bytes_cost_little_recall() {
     }
 }
 
-/// Numbers that are counts.
-fn counts(name: &str) -> Vec<usize> {
-    fixtures::numbers(name).into_iter().map(|number| number as usize).collect()
-}
-
-/// Rows, lists and queries that FAISS was given: components `0..dim` of `shared`, lists of their own for `odd`.
-struct Given {
-    dim: usize,
-    rows: Vec<f32>,
-    queries: Vec<f32>,
-    centroids: Vec<f32>,
-    lists: Vec<u32>,
-    prefix: &'static str,
-}
-
 impl Given {
-    fn read(dim: usize) -> Self {
-        let prefix = if dim == 32 { "shared" } else { "odd" };
-        let cut = |name| fixtures::floats(name).chunks(32).flat_map(|row| row[..dim].to_vec()).collect();
-        Given {
-            dim,
-            rows: cut("shared.both.base"),
-            queries: cut("shared.both.queries"),
-            centroids: fixtures::floats(&format!("{prefix}.both.centroids")),
-            lists: counts(&format!("{prefix}.both.lists")).iter().map(|l| *l as u32).collect(),
-            prefix,
-        }
-    }
-
     /// Our codes by FAISS's points, which are FAISS's codes and decode to what they decode to there.
     fn encoded(&self, kind: &str, params: FastScan, similarity: Similarity) -> Case {
-        let dim = self.dim;
-        let centroids = Some(Rows::of(&self.centroids, dim));
-        let assigned = Assigned { rows: Rows::of(&self.rows, dim), lists: &self.lists, centroids };
+        let (dim, assigned) = (self.dim, self.assigned());
         let mut tables = fixtures::bytes(&format!("{kind}.both.codebooks"));
         if has_bias(params, similarity) {
             tables.extend(assigned.origin().iter().flat_map(|v| v.to_le_bytes()));
@@ -470,12 +440,12 @@ impl Given {
 
     /// The ten that FAISS found and their distances: ours are the same up to the steps of both tables.
     fn check_found(&self, kind: &str, metric: &str, case: &Case, found: &[f32]) {
-        let probes = counts(&format!("{}.{metric}.probes", self.prefix));
+        let similarity = case.codec.similarity;
         let sign = if metric == "l2" { 1.0 } else { -1.0 };
         let mut agreed = 0;
         for (q, scores) in case.scores(&self.queries, true).iter().enumerate() {
-            let probes = &probes[q * 4..(q + 1) * 4];
-            let probed = |i: usize| probes.contains(&(self.lists[i] as usize));
+            let probes = self.probes(q, similarity);
+            let probed = |i: usize| probes.contains(&self.lists[i]);
             let score = |i: usize| if probed(i) { f64::from(scores[i]) } else { f64::INFINITY };
             let ours = best((0..scores.len()).map(score), 10);
             let ids: Vec<usize> = found[q * 10..][..10].iter().map(|id| *id as usize).collect();
@@ -494,7 +464,7 @@ impl Given {
 /// With FAISS's points we make its codes, its decoded rows and its blocks, and find what it finds.
 #[test]
 fn faiss_agrees() {
-    let given = Given::read(32);
+    let given = Given::whole();
     for residual in [false, true] {
         let params = FastScan { subspaces: 16, residual, anisotropic: None };
         let kind = params.to_string();
@@ -515,7 +485,7 @@ fn faiss_agrees() {
 /// An odd number of sub-spaces, which FAISS fills up as well.
 #[test]
 fn faiss_agrees_on_odd_numbers_of_sub_spaces() {
-    let given = Given::read(27);
+    let given = Given::odd();
     let params = FastScan { subspaces: 9, residual: false, anisotropic: None };
     let case = given.encoded("odd_PQ9x4fs", params, Similarity::L2);
     given.check_found("odd_PQ9x4fs", "l2", &case, &fixtures::floats("odd_PQ9x4fs.l2.found"));

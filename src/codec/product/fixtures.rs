@@ -2,68 +2,23 @@
 //! distances.
 
 use super::*;
-use crate::fixtures::{bytes, floats, numbers};
+use crate::fixtures::{Given, bytes, floats};
 use std::collections::BTreeMap;
 
 const DIM: usize = 32;
-const PROBES: usize = 4;
 const FOUND: usize = 10;
 
-/// The rows, queries and lists that all kinds share.
-struct Shared {
-    rows: Vec<f32>,
-    queries: Vec<f32>,
-    centroids: Vec<f32>,
-    lists: Vec<u32>,
+fn entries(given: &Given, product: &Product) -> Vec<u8> {
+    let mut entries = Vec::new();
+    product.encode(given.assigned(), &mut entries);
+    entries
 }
 
-impl Shared {
-    fn read() -> Self {
-        Shared {
-            rows: floats("shared.both.base"),
-            queries: floats("shared.both.queries"),
-            centroids: floats("shared.both.centroids"),
-            lists: numbers("shared.both.lists"),
-        }
-    }
-
-    fn entries(&self, product: &Product) -> Vec<u8> {
-        let mut entries = Vec::new();
-        let centroids = Some(Rows::of(&self.centroids, DIM));
-        product.encode(
-            Assigned { rows: Rows::of(&self.rows, DIM), lists: &self.lists, centroids },
-            &mut entries,
-        );
-        entries
-    }
-
-    /// The score of each row that a query meets in its lists.
-    fn scores(&self, product: &Product, query: usize, ht: u32) -> BTreeMap<u32, f32> {
-        let metric = if product.similarity == Similarity::L2 { "l2" } else { "ip" };
-        let probes = numbers(&format!("shared.{metric}.probes"));
-        let coarse = floats(&format!("shared.{metric}.coarse"));
-        let entries = self.entries(product);
-        let mut scanner = product.filtered_scanner(Rows::of(&self.queries, DIM), ht);
-        let mut scores = BTreeMap::new();
-        for at in query * PROBES..(query + 1) * PROBES {
-            let list = probes[at] as usize;
-            let coarse = if metric == "l2" { coarse[at] } else { -coarse[at] };
-            let visits = [Visit { query: query as u32, coarse }];
-            let centroid = Some(&self.centroids[list * DIM..(list + 1) * DIM]);
-            scanner.enter(Probe { list: 0, centroid, visits: &visits });
-            let of_list = (0..self.lists.len()).filter(|i| self.lists[*i] as usize == list);
-            let rows: Vec<u32> = of_list.map(|i| i as u32).collect();
-            let size = product.entry_bytes();
-            let block: Vec<u8> =
-                rows.iter().flat_map(|i| &entries[*i as usize * size..][..size]).copied().collect();
-            let mut found = [Found::default()];
-            let codes = Codes { bytes: &block, n: rows.len(), ahead: &[] };
-            let live = vec![u32::MAX; rows.len().div_ceil(32)];
-            scanner.scan(codes, 0, &[f32::MAX], &[&live], &mut found);
-            scores.extend(found[0].iter().map(|(entry, score)| (rows[entry as usize], score)));
-        }
-        scores
-    }
+/// The score of each row that a query meets in its lists.
+fn scores(given: &Given, product: &Product, query: usize, ht: u32) -> BTreeMap<u32, f32> {
+    let entries = entries(given, product);
+    let mut scanner = product.filtered_scanner(Rows::of(&given.queries, DIM), ht);
+    given.scores(&mut *scanner, (product.layout(), &entries), product.similarity, query)
 }
 
 fn product(kind: &str, stages: Stages, similarity: Similarity) -> Product {
@@ -98,14 +53,14 @@ fn refined() -> Stages {
 
 #[test]
 fn code_bytes_are_faiss_s() {
-    let shared = Shared::read();
+    let given = Given::whole();
     for (kind, stages) in kinds() {
         let product = product(kind, stages, Similarity::L2);
         let mut parts = vec![bytes(&format!("{kind}.both.codes"))];
         if stages.refinement.is_some() {
             parts.push(bytes(&format!("{kind}.both.refine_codes")));
         }
-        let entries = shared.entries(&product);
+        let entries = entries(&given, &product);
         for (i, entry) in entries.chunks_exact(product.entry_bytes()).enumerate() {
             let of_row = |part: &Vec<u8>| part[i * part.len() / 1000..(i + 1) * part.len() / 1000].to_vec();
             let wanted: Vec<u8> = parts.iter().flat_map(of_row).collect();
@@ -116,13 +71,13 @@ fn code_bytes_are_faiss_s() {
 
 #[test]
 fn decoded_rows_are_faiss_s() {
-    let shared = Shared::read();
+    let given = Given::whole();
     for kind in ["PQ8x8", "PQ8x4", "PQ4x6", "PQR8x4_4x8"] {
         let stages = kinds().into_iter().find(|(name, _)| *name == kind).unwrap().1;
         let product = product(kind, stages, Similarity::L2);
-        let (entries, decoded) = (shared.entries(&product), floats(&format!("{kind}.both.decoded")));
+        let (entries, decoded) = (entries(&given, &product), floats(&format!("{kind}.both.decoded")));
         for (i, wanted) in decoded.chunks_exact(DIM).enumerate() {
-            let centroid = &shared.centroids[shared.lists[i] as usize * DIM..][..DIM];
+            let centroid = given.centroid(given.lists[i]);
             let mut row = vec![0.0; DIM];
             product.decode(
                 Some(centroid),
@@ -155,7 +110,7 @@ fn compare(what: &str, scores: &BTreeMap<u32, f32>, ids: &[f32], distances: &[f3
 
 #[test]
 fn distances_are_faiss_s() {
-    let shared = Shared::read();
+    let given = Given::whole();
     for (kind, stages) in kinds() {
         for similarity in [Similarity::L2, Similarity::Dot] {
             let (of_both, of_l2) = (2 * 2 * 20 * FOUND, 2 * 20 * FOUND);
@@ -173,7 +128,7 @@ fn distances_are_faiss_s() {
                 let sign = if similarity == Similarity::L2 { 1.0 } else { -1.0 };
                 let distances: Vec<f32> =
                     distances[query * FOUND..(query + 1) * FOUND].iter().map(|d| sign * d).collect();
-                let scores = shared.scores(&product, query, 0);
+                let scores = scores(&given, &product, query, 0);
                 // FAISS scores no more than 40 by both codes, so that better ones may be among the others.
                 compare(&format!("{kind} {query}"), &scores, ids, &distances, stages.refinement.is_none());
             }
@@ -183,14 +138,15 @@ fn distances_are_faiss_s() {
 
 #[test]
 fn a_polysemous_filter_passes_what_faiss_s_does() {
-    let shared = Shared::read();
+    let given = Given::whole();
     let product = product("PQ8x8poly", stages(8, 8, true), Similarity::L2);
     let found = floats("PQ8x8poly_ht24.l2.found");
     let (ids, distances) = found.split_at(20 * FOUND);
     let mut filtered = 0;
     for query in 0..20 {
-        let scores = shared.scores(&product, query, 24);
-        filtered += shared.scores(&product, query, 0).len() - scores.len();
+        let all = scores(&given, &product, query, 0).len();
+        let scores = scores(&given, &product, query, 24);
+        filtered += all - scores.len();
         let range = query * FOUND..(query + 1) * FOUND;
         compare(&format!("ht 24, {query}"), &scores, &ids[range.clone()], &distances[range], true);
     }

@@ -3,31 +3,22 @@
 
 use super::tests::{code, encode, exact, search};
 use super::*;
-use crate::fixtures::{bytes, floats, numbers};
+use crate::fixtures::{self, PROBES, bytes, floats, numbers};
 
-/// Rows, queries and lists that FAISS was given.
+/// What FAISS was given, and what it made of it.
 struct Given {
-    dim: usize,
-    rows: Vec<f32>,
-    queries: Vec<f32>,
-    centroids: Vec<f32>,
-    lists: Vec<u32>,
+    shared: fixtures::Given,
     codec: RaBitQ,
     /// FAISS's codes.
     codes: Vec<u8>,
 }
 
-const PROBES: usize = 4;
 const K: usize = 10;
 
 impl Given {
     fn turned(bits: u8, similarity: Similarity, metric: &str) -> Self {
         Given {
-            dim: 32,
-            rows: floats("RR32.both.base"),
-            queries: floats("RR32.both.queries"),
-            centroids: floats("RR32.both.centroids"),
-            lists: numbers("shared.both.lists"),
+            shared: fixtures::Given::turned(),
             codec: code(bits, 32, similarity),
             codes: bytes(&format!("RaBitQ{bits}.{metric}.codes")),
         }
@@ -35,39 +26,26 @@ impl Given {
 
     /// 27 components, which are filled up here and are not there.
     fn odd(bits: u8) -> Self {
-        let cut = |rows: Vec<f32>| rows.chunks(32).flat_map(|row| row[..27].to_vec()).collect();
         Given {
-            dim: 27,
-            rows: cut(floats("shared.both.base")),
-            queries: cut(floats("shared.both.queries")),
-            centroids: floats("odd.both.centroids"),
-            lists: numbers("odd.both.lists"),
+            shared: fixtures::Given::odd(),
             codec: code(bits, 27, Similarity::L2),
             codes: bytes(&format!("odd_RaBitQ{bits}.l2.codes")),
         }
     }
 
-    fn row(&self, row: usize) -> &[f32] {
-        &self.rows[row * self.dim..][..self.dim]
-    }
-
-    fn centroid(&self, list: u32) -> &[f32] {
-        &self.centroids[list as usize * self.dim..][..self.dim]
-    }
-
     /// Our codes of all rows.
     fn ours(&self) -> Vec<Vec<u8>> {
-        let rows = self.rows.chunks(self.dim).zip(&self.lists);
-        rows.map(|(row, list)| encode(&self.codec, Some(self.centroid(*list)), row)).collect()
+        let rows = self.shared.rows.chunks(self.shared.dim).zip(&self.shared.lists);
+        rows.map(|(row, list)| encode(&self.codec, Some(self.shared.centroid(*list)), row)).collect()
     }
 
     /// FAISS's codes in our form.
     fn theirs(&self) -> Vec<Vec<u8>> {
-        let codes = self.codes.chunks(self.codec.faiss_bytes()).zip(&self.lists);
+        let codes = self.codes.chunks(self.codec.faiss_bytes()).zip(&self.shared.lists);
         codes
             .map(|(code, list)| {
                 let mut packed = Vec::new();
-                self.codec.take_faiss(Some(self.centroid(*list)), code, &mut packed).unwrap();
+                self.codec.take_faiss(Some(self.shared.centroid(*list)), code, &mut packed).unwrap();
                 packed
             })
             .collect()
@@ -77,9 +55,9 @@ impl Given {
     fn answer(&self, query: &[f32], probes: &[u32], codes: &[Vec<u8>]) -> Vec<(f32, usize)> {
         let mut all = Vec::new();
         for list in probes {
-            let rows: Vec<usize> = (0..codes.len()).filter(|row| self.lists[*row] == *list).collect();
+            let rows: Vec<usize> = (0..codes.len()).filter(|row| self.shared.lists[*row] == *list).collect();
             let packed: Vec<u8> = rows.iter().flat_map(|row| codes[*row].clone()).collect();
-            let found = search(&self.codec, Some(self.centroid(*list)), &packed, query, &[f32::MAX]);
+            let found = search(&self.codec, Some(self.shared.centroid(*list)), &packed, query, &[f32::MAX]);
             all.extend(found[0].iter().map(|(entry, score)| (score, rows[entry as usize])));
         }
         all.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
@@ -89,9 +67,9 @@ impl Given {
     /// How many of the K nearest of the probed lists are among K rows.
     fn hits(&self, query: &[f32], probes: &[u32], rows: impl Iterator<Item = usize>) -> usize {
         let similarity = self.codec.similarity;
-        let mut truth: Vec<(f64, usize)> = (0..self.lists.len())
-            .filter(|row| probes.contains(&self.lists[*row]))
-            .map(|row| (exact(similarity, query, self.row(row)), row))
+        let mut truth: Vec<(f64, usize)> = (0..self.shared.lists.len())
+            .filter(|row| probes.contains(&self.shared.lists[*row]))
+            .map(|row| (exact(similarity, query, self.shared.row(row)), row))
             .collect();
         truth.sort_by(|a, b| a.0.total_cmp(&b.0));
         truth.truncate(K);
@@ -104,9 +82,9 @@ const TURNED: [(Similarity, &str); 2] = [(Similarity::L2, "l2"), (Similarity::Do
 /// Signs bit for bit; lengths to 1 in 100 and multipliers to 4 in 1000, as the scale is a bf16; levels of a cosine that is
 /// not below FAISS's.
 fn codes_are_those_of_faiss(given: &Given) {
-    let (codec, dim) = (&given.codec, given.dim);
+    let (codec, dim) = (&given.codec, given.shared.dim);
     for (row, (ours, theirs)) in given.ours().iter().zip(given.theirs()).enumerate() {
-        let (centroid, x) = (given.centroid(given.lists[row]), given.row(row));
+        let (centroid, x) = (given.shared.centroid(given.shared.lists[row]), given.shared.row(row));
         let (mine, other) = (codec.parts(ours), codec.parts(&theirs));
         assert_eq!(mine.signs, other.signs, "row {row}");
         let mut form = Vec::new();
@@ -155,16 +133,17 @@ fn codes_of_faiss_score_as_there() {
             let found = floats(&format!("RaBitQ{bits}.{metric}.found"));
             let (ids, distances) = found[..2 * 20 * K].split_at(20 * K);
             let mut lifted = 0;
-            for (q, query) in given.queries.chunks(given.dim).enumerate() {
+            for (q, query) in given.shared.queries.chunks(given.shared.dim).enumerate() {
                 let answer = given.answer(query, &probes[q * PROBES..][..PROBES], &codes);
                 for (id, distance) in ids[q * K..][..K].iter().zip(&distances[q * K..]) {
                     let row = *id as usize;
                     let told = answer.iter().find(|(_, at)| *at == row).unwrap().0;
                     let norm = |v: &[f32]| dot64(v, v).sqrt();
-                    let centroid = given.centroid(given.lists[row]);
-                    let r = exact(Similarity::L2, given.row(row), centroid).sqrt();
-                    let steps = 0.07 * given.codec.twice() * r * norm(query) / (given.dim as f64).sqrt();
-                    let size = (norm(query) + norm(given.row(row))).powi(2);
+                    let centroid = given.shared.centroid(given.shared.lists[row]);
+                    let r = exact(Similarity::L2, given.shared.row(row), centroid).sqrt();
+                    let steps =
+                        0.07 * given.codec.twice() * r * norm(query) / (given.shared.dim as f64).sqrt();
+                    let size = (norm(query) + norm(given.shared.row(row))).powi(2);
                     let (tolerance, off) = match (bits, similarity) {
                         // FAISS tells no distance below zero.
                         (1, Similarity::L2) => (steps + 4e-3 * size, told.max(0.0) - distance),
@@ -196,7 +175,7 @@ fn as_many_are_found_as_there() {
             let (probes, codes) = (numbers(&format!("shared.{metric}.probes")), given.ours());
             let found = floats(&format!("RaBitQ{bits}.{metric}.found"));
             let (mut here, mut there) = (0, 0);
-            for (q, query) in given.queries.chunks(given.dim).enumerate() {
+            for (q, query) in given.shared.queries.chunks(given.shared.dim).enumerate() {
                 let probes = &probes[q * PROBES..][..PROBES];
                 let answer = given.answer(query, probes, &codes);
                 here += given.hits(query, probes, answer.iter().take(K).map(|(_, row)| *row));
