@@ -171,6 +171,8 @@ impl Model {
         if centroids.iter().any(|component| !component.is_finite()) {
             return Err(Error::corrupt(name, 0, "a centroid is not finite"));
         }
+        metric::check_centroids(spec.metric, Rows::of(&centroids, spec.inner_dim()))
+            .map_err(|e| Error::corrupt(name, 0, format!("centroids: {e}")))?;
         let tree = settle(tree::read(tables, &spec, &bytes), &spec, &centroids)?;
         let codes = tables.read_section(Section::Codec)?.unwrap_or_default();
         let codec = match untrained_codec(&spec, spec.encoding, spec.inner_dim()).filter(|_| codes.is_empty())

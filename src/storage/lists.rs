@@ -126,6 +126,10 @@ impl<B: BytesTable, M, F, K> Tables<B, M, F, K> {
 
 /// Refuses a list with a block of another commit.
 pub(crate) fn check_digest(name: &str, list: u32, entry: &ListEntry, digest: u32) -> Result<()> {
+    #[cfg(feature = "fuzz-internals")]
+    if crate::fuzzing::planted(crate::fuzzing::Plant::Digest) {
+        return Ok(());
+    }
     match digest == entry.digest {
         true => Ok(()),
         false => Err(Error::corrupt(name, block_key(list, 0), "a block of the list is of another commit")),

@@ -1,0 +1,144 @@
+//! The kept seeds of all fuzz targets, fed to them once more, by any compiler and without a fuzzer.
+//!
+//! Worry: an input that once broke something breaks it again, and nobody fuzzes long enough to see. Files named `found-…`
+//! are such inputs. The targets notice: a panic of ours, an answer of one that `verify` found whole and that is not.
+//! And that seeds go stale: a corpus that does not get past the doors any more tests nothing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod campaign;
+mod targets;
+
+use campaign::Random;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::{env, fs};
+
+fn folder(target: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target)
+}
+
+/// Feeds all seeds of a target; a part of them must be believed. All targets in one test: they share a panic hook.
+fn replay(target: &str, one_in: usize, check: impl Fn(&[u8]) -> bool) {
+    let mut files: Vec<PathBuf> = match fs::read_dir(folder(target)) {
+        Ok(folder) => folder.map(|entry| entry.unwrap().path()).collect(),
+        // The published package has no fuzz targets.
+        Err(_) if !Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").exists() => return,
+        Err(e) => panic!("{}: {e}", folder(target).display()),
+    };
+    files.sort();
+    let mut believed = 0;
+    for file in &files {
+        let name = file.file_name().unwrap().to_string_lossy().into_owned();
+        if env::var("VELLUM_REPLAY").is_ok_and(|only| !name.contains(&only)) {
+            continue;
+        }
+        if env::var("VELLUM_REPLAY").is_ok() {
+            println!("{target}/{name}");
+        }
+        believed += usize::from(check(&fs::read(file).unwrap()));
+    }
+    println!("{target}: {} seeds, {believed} believed", files.len());
+    assert!(!files.is_empty() && (believed * one_in >= files.len() || env::var("VELLUM_REPLAY").is_ok()));
+}
+
+#[test]
+fn kept_seeds_do_no_harm() {
+    let _one = ONE_AT_A_TIME.lock().unwrap();
+    replay("spec", 3, |input| std::str::from_utf8(input).is_ok_and(targets::spec::check));
+    replay("import", 3, targets::import::check);
+    replay("block", 4, targets::block::check);
+    replay("model", 4, targets::model::check);
+    replay("open", 2, |input| targets::open::check(input).unwrap_or_else(|what| panic!("{what}")));
+}
+
+/// Cases of each target that are changed seeds: what CI does for the fuzzer, by chance alone.
+#[test]
+fn changed_seeds_do_no_harm() {
+    let cases: [(&'static str, u64, Check); 4] = [
+        ("hostile imports", 4_000, |input| Ok(targets::import::check(input))),
+        ("hostile values", 4_000, |input| Ok(targets::block::check(input))),
+        ("hostile models", 300, |input| Ok(targets::model::check(input))),
+        ("hostile stores", 300, targets::open::check),
+    ];
+    let _one = ONE_AT_A_TIME.lock().unwrap();
+    for (name, count, check) in cases {
+        let seeds = match name {
+            "hostile imports" => kept("import"),
+            "hostile values" => vellum::fuzzing::seeds(),
+            "hostile models" => (0..targets::stores::SPECS.len()).filter_map(targets::model::seed).collect(),
+            _ => targets::open::seeds(),
+        };
+        let believed = AtomicU64::new(0);
+        let case = |_, random: &mut Random| {
+            let input = changed(&seeds, random);
+            believed.fetch_add(u64::from(check(&input)?), Ordering::Relaxed);
+            Ok(())
+        };
+        let outcome = campaign::run(name, count, case);
+        println!("  {} believed", believed.into_inner());
+        outcome.expect_clean();
+    }
+}
+
+type Check = fn(&[u8]) -> Result<bool, String>;
+
+/// The target `open` has a panic hook for the process.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+fn kept(target: &str) -> Vec<Vec<u8>> {
+    let files =
+        fs::read_dir(folder(target)).map(|folder| folder.map(|file| fs::read(file.unwrap().path()).unwrap()));
+    files.map_or(vec![vec![0; 100]], Iterator::collect)
+}
+
+/// A seed with a few bytes changed, put in, taken out, or edits of another behind it.
+fn changed(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
+    let pick = |random: &mut Random| seeds[random.below(seeds.len() as u64) as usize].clone();
+    let mut bytes = pick(random);
+    for _ in 0..=random.below(4) {
+        let at = random.below(bytes.len() as u64 + 1) as usize;
+        match random.below(6) {
+            0 if at < bytes.len() => bytes[at] ^= 1 << random.below(8),
+            1 if at < bytes.len() => bytes[at] = random.next() as u8,
+            2 if at + 4 <= bytes.len() => {
+                let word = [u32::MAX, 1 << 31, 0, 0x7F80_0000, 0x7F7F_FFFF, random.next() as u32];
+                bytes[at..at + 4].copy_from_slice(&word[random.below(6) as usize].to_le_bytes());
+            }
+            3 => bytes.truncate(at),
+            4 => bytes.insert(at, random.next() as u8),
+            _ => {
+                // An edit of a store: what is done, to which table of which index, with what.
+                let len = 8 + random.below(8) as usize;
+                bytes.extend((0..len).map(|_| random.next() as u8));
+            }
+        }
+    }
+    bytes
+}
+
+/// Writes first seeds, made of real stores, models and values; the fuzzer finds others.
+#[test]
+#[ignore = "writes into the folder `fuzz/seeds`"]
+fn make_seeds() {
+    let write = |target: &str, name: String, bytes: &[u8]| {
+        fs::create_dir_all(folder(target)).unwrap();
+        fs::write(folder(target).join(name), bytes).unwrap();
+    };
+    for (i, seed) in vellum::fuzzing::seeds().iter().enumerate() {
+        write("block", format!("value-{i:02}"), seed);
+    }
+    for number in 0..targets::stores::SPECS.len() {
+        if let Some(seed) = targets::model::seed(number) {
+            write("model", format!("model-{number:02}"), &seed);
+        }
+    }
+    for (i, seed) in targets::open::seeds().iter().enumerate() {
+        write("open", format!("edits-{i:03}"), seed);
+    }
+    for (name, number) in [("empty", None), ("flat", Some(0)), ("keyed", Some(5))] {
+        let file = targets::open::file_of(number);
+        write("open", format!("file-{name}"), &[&[targets::open::WHOLE_FILE][..], &file].concat());
+    }
+}
