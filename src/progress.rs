@@ -10,6 +10,7 @@ use std::ops::ControlFlow;
 
 /// One report of progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Tick {
     /// What is being done, such as `"train"` or `"add"`.
     pub stage: &'static str,

@@ -402,6 +402,11 @@ pub(crate) fn spec_of(name: &str, header: &Header) -> Result<IndexSpec> {
             format!("{} lists, the specification says {wanted}", header.nlist),
         ));
     }
+    if header.first_list.checked_add(header.nlist).is_none() {
+        let what =
+            format!("{} lists from {} on, which is beyond the last number", header.nlist, header.first_list);
+        return Err(Error::corrupt(name, 0, what));
+    }
     spec.check().map_err(|e| Error::corrupt(name, 0, e.to_string()))?;
     Ok(spec)
 }
