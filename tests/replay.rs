@@ -62,8 +62,10 @@ fn changed_seeds_do_no_harm() {
         ("hostile models", 300, |input| Ok(targets::model::check(input))),
         ("hostile stores", 300, targets::open::check),
     ];
+    // The names are what `VELLUM_REPLAY` chooses by.
+    let chosen = |name: &str| env::var("VELLUM_REPLAY").map_or(true, |only| name.contains(&only));
     let _one = ONE_AT_A_TIME.lock().unwrap();
-    for (name, count, check) in cases {
+    for (name, count, check) in cases.into_iter().filter(|(name, ..)| chosen(name)) {
         let seeds = match name {
             "hostile imports" => kept("import"),
             "hostile values" => vellum::fuzzing::seeds(),
@@ -116,6 +118,86 @@ fn changed(seeds: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
         }
     }
     bytes
+}
+
+// ---- memory ----
+
+/// What a hostile file of 100 bytes may take beyond what the process takes anyway.
+const HOSTILE_KIB: u64 = 64 << 10;
+
+/// Files of at most 100 bytes that promise very much: heads of each format with great numbers in the place of each of
+/// theirs, as a store, as a model, and as an import.
+fn small_hostile_files() -> Vec<Vec<u8>> {
+    let npy = |shape: &str, kind: &str| {
+        let head = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n");
+        [b"\x93NUMPY\x01\x00", &(head.len() as u16).to_le_bytes()[..], head.as_bytes()].concat()
+    };
+    let mut files = vec![
+        npy("(4000000000, 1000000)", "<f4"),
+        npy("(18446744073709551615, 1)", "<f4"),
+        npy("(1, 4294967295)", "|u1"),
+        npy("(4294967296, 4294967296)", "<i8"),
+        [b"\x93NUMPY\x02\x00", &u32::MAX.to_le_bytes()[..], b"{'descr'"].concat(),
+    ];
+    for dim in [1, 100, 65_536, 1 << 24, i32::MAX as u32, u32::MAX] {
+        files.push([&dim.to_le_bytes()[..], &[1; 96]].concat());
+    }
+    let redb = [b"redb\x1A\x0A\xA9\x0D\x0A".to_vec(), vec![0; 91]].concat();
+    let model = [b"vellum.m\x01\x00\x00\x00".to_vec(), vec![0; 88]].concat();
+    for base in [redb, model] {
+        for at in 8..96 {
+            for number in [[0xFF; 4], [0, 0, 0, 0x7F], [0, 0, 0, 1]] {
+                let mut file = base.clone();
+                file[at..at + 4].copy_from_slice(&number);
+                files.push(file);
+            }
+        }
+    }
+    files
+}
+
+/// Does the work in the environment's limit of address space, if there is one, and says how much it had taken before.
+#[test]
+#[ignore = "the child process of the test below"]
+fn small_files_child() {
+    let hostile = env::var("VELLUM_HOSTILE").is_ok();
+    let files = if hostile { small_hostile_files() } else { vec![vec![0; 100]] };
+    for file in &files {
+        for format in 0..5 {
+            targets::import::check(&[&[format][..], file].concat());
+        }
+        targets::open::check(&[&[targets::open::WHOLE_FILE][..], file].concat()).unwrap();
+        targets::model::check(&[&[0, 1][..], file].concat());
+    }
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmPeak:")).unwrap();
+    println!("\nPEAK {}", peak.trim().trim_end_matches(" kB"));
+}
+
+/// Under a limit of address space, since memory that is asked for and never touched counts, too.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_hostile_file_of_100_bytes_stays_under_64_mib() {
+    let child = |script: &str, hostile: bool| {
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", script, "sh"]).arg(env::current_exe().unwrap());
+        if hostile {
+            command.env("VELLUM_HOSTILE", "1");
+        }
+        command.env("RAYON_NUM_THREADS", "1").env("MALLOC_ARENA_MAX", "1");
+        let out = command.output().unwrap();
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let peak =
+            text.lines().find_map(|line| line.strip_prefix("PEAK ")).map(|kib| kib.parse::<u64>().unwrap());
+        peak.filter(|_| out.status.success()).unwrap_or_else(|| {
+            panic!("{text}\n{}", String::from_utf8_lossy(&out.stderr));
+        })
+    };
+    let run = "exec \"$1\" small_files_child --exact --ignored --nocapture --test-threads=1";
+    let usual = child(run, false);
+    let limit = usual + HOSTILE_KIB;
+    let peak = child(&format!("ulimit -v {limit}; {run}"), true);
+    println!("hostile files of 100 bytes: {} KiB more than a harmless one", peak.saturating_sub(usual));
 }
 
 /// Writes first seeds, made of real stores, models and values; the fuzzer finds others.
