@@ -44,7 +44,7 @@ pub(crate) const SPECS: [(&str, Metric); 36] = [
     ("Center,Pad9,Trunc6,IVF2,Flat,RF16", Metric::L2),
     ("Flat", Metric::L1),
     ("IVF3,Flat", Metric::Canberra),
-    ("Flat,RU8", Metric::L2),
+    ("Flat,RF16", Metric::L2),
     ("IVF2,RQ2x4fsr", Metric::L2),
 ];
 
