@@ -189,10 +189,13 @@ impl<'a> Frame<'a> {
 }
 
 /// True where a test wants to see what comes of it if nobody compares checksums.
+#[cfg(feature = "fuzz-internals")]
 fn is_planted_checksum() -> bool {
-    #[cfg(feature = "fuzz-internals")]
-    return crate::fuzzing::planted(crate::fuzzing::Plant::PayloadChecksum);
-    #[cfg(not(feature = "fuzz-internals"))]
+    crate::fuzzing::planted(crate::fuzzing::Plant::PayloadChecksum)
+}
+
+#[cfg(not(feature = "fuzz-internals"))]
+fn is_planted_checksum() -> bool {
     false
 }
 
