@@ -564,8 +564,7 @@ impl Worker {
         let add = |counter: &AtomicU64, n: u64| counter.fetch_add(n, Ordering::Relaxed);
         let (mut failures, mut writing) = (Vec::new(), false);
         writeln!(self.input, "{case}").map_err(|e| e.to_string())?;
-        loop {
-            let Some(line) = self.line() else { break };
+        while let Some(line) = self.line() {
             match line.split_once(' ').unwrap_or((&line, "")) {
                 ("WRITING", _) => writing = true,
                 ("FAILURE", what) => failures.push(what.to_string()),
