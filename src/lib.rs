@@ -43,6 +43,10 @@ mod error;
 pub mod files;
 #[cfg(test)]
 mod fixtures;
+#[cfg(feature = "fuzz-internals")]
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod fuzzing;
 mod guard;
 mod index;
 mod kernel;

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 /// println!("{} entries scored in {:?}", stats.entries(), stats.time("scan"));
 /// ```
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct SearchStats {
     queries: AtomicU64,
     lists: AtomicU64,

@@ -19,6 +19,7 @@ use std::str::FromStr;
 
 /// How the words of an additive code are found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum AdditiveKind {
     /// Book after book, each trained on what the ones before leave over; a beam of 5 candidates is kept (`RQ`).
     Residual,
@@ -30,6 +31,7 @@ pub enum AdditiveKind {
 /// How the squared length of the decoded vector y is stored, which squared distances need and products do not: the
 /// bits are there under any metric. FAISS's search types. With residuals y is relative to the centroid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum AdditiveNorm {
     /// Not at all: codes are decoded when they are scored, exactly. The default, without a spelling of its own.
     Decompress,

@@ -103,6 +103,7 @@ const MORE_MAX: f32 = 1000.0;
 
 /// Bits of a component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ScalarBits {
     /// 256 steps, dim bytes.
     Eight,

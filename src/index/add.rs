@@ -509,7 +509,11 @@ impl IndexWriter<'_> {
     pub(crate) fn decoded(&self, row: u32) -> Result<Vec<f32>> {
         let slot = self.tables.slot_of(row, &self.model.slots_column, self.model.places())?;
         let (code, _) = self.tables.code_at(slot, &self.model.geometry)?.ok_or_else(|| lost(row, slot))?;
-        self.model.decode_for_users(slot.list - self.header.first_list, &code)
+        let within = slot.list.wrapping_sub(self.header.first_list);
+        match (within as usize) < self.model.nlist() {
+            true => self.model.decode_for_users(within, &code),
+            false => Err(lost(row, slot)),
+        }
     }
 
     /// Writes kept rows anew, for a repair. Codes that are estimates of rows kept exactly become those of the new rows, in

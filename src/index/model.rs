@@ -171,6 +171,8 @@ impl Model {
         if centroids.iter().any(|component| !component.is_finite()) {
             return Err(Error::corrupt(name, 0, "a centroid is not finite"));
         }
+        metric::check_centroids(spec.metric, Rows::of(&centroids, spec.inner_dim()))
+            .map_err(|e| Error::corrupt(name, 0, format!("centroids: {e}")))?;
         let tree = settle(tree::read(tables, &spec, &bytes), &spec, &centroids)?;
         let codes = tables.read_section(Section::Codec)?.unwrap_or_default();
         let codec = match untrained_codec(&spec, spec.encoding, spec.inner_dim()).filter(|_| codes.is_empty())
@@ -399,6 +401,11 @@ pub(crate) fn spec_of(name: &str, header: &Header) -> Result<IndexSpec> {
             0,
             format!("{} lists, the specification says {wanted}", header.nlist),
         ));
+    }
+    if header.first_list.checked_add(header.nlist).is_none() {
+        let what =
+            format!("{} lists from {} on, which is beyond the last number", header.nlist, header.first_list);
+        return Err(Error::corrupt(name, 0, what));
     }
     spec.check().map_err(|e| Error::corrupt(name, 0, e.to_string()))?;
     Ok(spec)

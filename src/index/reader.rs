@@ -56,6 +56,7 @@ impl IndexReader<'static> {
     /// [`Error::Corrupt`].
     pub fn open(txn: &redb::ReadTransaction, index: &str) -> Result<Self> {
         let header = storage::read_header(txn, index)?;
+        storage::check_identity(index, &header, storage::catalog_uuid(txn, index)?)?;
         check_usable(index, &header)?;
         let tables = Quiet::new(storage::open_read(txn, index)?);
         let model = Arc::new(Model::load(&*tables, &header)?);

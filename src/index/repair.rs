@@ -36,6 +36,7 @@ use std::ops::Range;
 
 /// What a repair did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RepairReport {
     /// Vectors in the repaired index.
     pub rows: u64,

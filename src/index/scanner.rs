@@ -32,6 +32,7 @@ pub struct PreparedQuery<'r> {
 
 /// An entry of a list that was scanned.
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct Scanned {
     /// Its id.
     pub id: u64,

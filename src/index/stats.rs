@@ -9,6 +9,7 @@ use redb::{ReadableTable, TableStats};
 
 /// What an index holds and where its bytes are.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct IndexStats {
     /// What it was created as.
     pub spec: IndexSpec,
@@ -45,6 +46,7 @@ pub struct IndexStats {
 
 /// The bytes of one table.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PartStats {
     /// The table's name within the index.
     pub name: &'static str,

@@ -42,6 +42,7 @@ pub struct TrainParams {
 
 /// What training did.
 #[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct TrainReport {
     /// Rows k-means ran on.
     pub rows: usize,

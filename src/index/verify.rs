@@ -28,6 +28,7 @@ use std::ops::Range;
 
 /// What verification found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct VerifyReport {
     /// Vectors whose codes were read and checked.
     pub rows: u64,
@@ -41,6 +42,7 @@ pub struct VerifyReport {
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Problem {
     /// The table it is in.
     pub table: String,

@@ -107,10 +107,9 @@ impl<'t> IndexWriter<'t> {
         purpose: Purpose,
         model: impl FnOnce(&WriteTables<'t>, &Header) -> Result<Arc<Model>>,
     ) -> Result<Self> {
-        let exists = guarded(|| index_exists(txn, index))?;
-        if !exists {
+        let Some(uuid) = guarded(|| uuid_in_catalog(txn, index))? else {
             return Err(Error::UnknownIndex { name: index.into() });
-        }
+        };
         let tables = Quiet::new(guarded(|| storage::open_write(txn, index))?);
         let header = storage::load_header(&tables.meta, &tables.names.meta)?;
         if header.writer_open && purpose != Purpose::Repair {
@@ -118,6 +117,9 @@ impl<'t> IndexWriter<'t> {
         }
         if header.state == State::Loading && purpose == Purpose::Change {
             return Err(Error::Unfinished { index: index.into(), rows: header.load_rows });
+        }
+        if purpose != Purpose::Repair {
+            storage::check_identity(index, &header, uuid.try_into().ok())?;
         }
         let model = model(&tables, &header)?;
         if purpose != Purpose::Repair {
@@ -279,9 +281,17 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 fn index_exists(txn: &WriteTransaction, name: &str) -> Result<bool> {
+    Ok(uuid_in_catalog(txn, name)?.is_some())
+}
+
+/// What the catalog has for an index, if there is one.
+fn uuid_in_catalog(txn: &WriteTransaction, name: &str) -> Result<Option<Vec<u8>>> {
     let catalog = txn.open_table(CATALOG)?;
     let made_by_asking = catalog.is_empty()?;
-    let found = !name.is_empty() && catalog.get(name)?.is_some();
+    let found = match name {
+        "" => None,
+        name => catalog.get(name)?.map(|uuid| uuid.value().to_vec()),
+    };
     drop(catalog);
     if made_by_asking {
         txn.delete_table(CATALOG)?;

@@ -82,6 +82,7 @@ impl Default for ScoreAh {
 
 /// How many centres a block has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Hash {
     /// 16: half a byte, scanned 32 vectors at a time.
     Lut16,
@@ -91,6 +92,7 @@ pub enum Hash {
 
 /// How the components of rows are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Quantize {
     /// f32, 4 bytes.
     Float32,

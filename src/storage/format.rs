@@ -174,7 +174,7 @@ impl<'a> Frame<'a> {
         let Some(payload) = rest.get(..raw.payload.get() as usize) else {
             return bad("payload longer than the value");
         };
-        if raw.payload_crc.get() != crc32fast::hash(payload) {
+        if raw.payload_crc.get() != crc32fast::hash(payload) && !is_planted_checksum() {
             return bad("payload checksum");
         }
         Ok(Frame {
@@ -186,6 +186,17 @@ impl<'a> Frame<'a> {
             payload,
         })
     }
+}
+
+/// True where a test wants to see what comes of it if nobody compares checksums.
+#[cfg(feature = "fuzz-internals")]
+fn is_planted_checksum() -> bool {
+    crate::fuzzing::planted(crate::fuzzing::Plant::PayloadChecksum)
+}
+
+#[cfg(not(feature = "fuzz-internals"))]
+fn is_planted_checksum() -> bool {
+    false
 }
 
 /// Whether an index can be used.

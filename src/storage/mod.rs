@@ -274,6 +274,17 @@ pub(crate) fn catalog_uuid(txn: &ReadTransaction, index: &str) -> Result<Option<
     })
 }
 
+/// Refuses a header of another index: redb checks no checksum, and a page of one table may stand in the place of another's.
+/// All frames name their index by what the header says, so an empty one of another index would read as this one, emptied.
+pub(crate) fn check_identity(name: &str, header: &Header, in_catalog: Option<Uuid>) -> Result<()> {
+    match in_catalog == Some(header.uuid) {
+        true => Ok(()),
+        false => {
+            Err(Error::corrupt(&format!("{name}/meta"), 0, "the catalog knows the index by another uuid"))
+        }
+    }
+}
+
 fn in_catalog(txn: &ReadTransaction, index: &str) -> Result<bool> {
     guarded(|| match txn.open_table(CATALOG) {
         Ok(catalog) => Ok(!index.is_empty() && catalog.get(index)?.is_some()),

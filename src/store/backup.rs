@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 /// What a backup copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BackupReport {
     /// Indexes.
     pub indexes: usize,

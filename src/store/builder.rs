@@ -17,6 +17,7 @@ use std::sync::Arc;
 
 /// When a commit is safe from a power cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Durability {
     /// When `commit` returns.
     #[default]

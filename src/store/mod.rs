@@ -87,6 +87,7 @@ struct Cached {
 
 /// What compaction did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CompactReport {
     /// The file's size before, in bytes; 0 where the store is no file.
     pub before_bytes: u64,
@@ -96,6 +97,7 @@ pub struct CompactReport {
 
 /// Sizes of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoreStats {
     /// Size of the file in bytes; 0 where the store is no file.
     pub file_bytes: u64,

@@ -51,6 +51,7 @@ impl ReadTxn {
             return Ok(reader.clone());
         }
         let header = storage::read_header(&self.txn, name)?;
+        storage::check_identity(name, &header, storage::catalog_uuid(&self.txn, name)?)?;
         check_usable(name, &header)?;
         let reader = self.store.reader(&self.txn, &self.database, name, header, self.began)?;
         self.readers.lock().insert(name.into(), reader.clone());

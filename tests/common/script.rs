@@ -323,10 +323,16 @@ fn learned(number: usize, dim: usize, metric: Metric) -> Encoding {
     text.parse::<IndexSpec>().map_or(Encoding::Flat, |spec| spec.encoding())
 }
 
-/// Transforms of vectors of `dim` components; mostly none.
+/// Components up to which a matrix costs next to nothing: making one of 1,000 × 1,000 takes as long as a thousand scripts.
+const MATRIX_DIM_MAX: usize = 32;
+
+/// Transforms of vectors of `dim` components; mostly none, and no matrices for long vectors.
 fn transforms(number: usize, dim: usize) -> Vec<TransformKind> {
     let few = dim.div_ceil(2);
     let text = match number % 16 {
+        0 | 2 if dim > MATRIX_DIM_MAX => "HR".into(),
+        3 if dim > MATRIX_DIM_MAX => format!("Center,Trunc{few}"),
+        5 if dim > MATRIX_DIM_MAX => format!("Pad{},HR", dim + 3),
         0 => "RR".into(),
         1 => "L2norm".into(),
         2 => format!("PCA{few}"),
