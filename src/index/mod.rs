@@ -17,7 +17,7 @@ mod preassigned;
 pub(crate) mod reader;
 mod remove;
 pub(crate) mod renumber;
-mod repair;
+pub(crate) mod repair;
 mod rerank;
 mod scanner;
 mod search;

@@ -620,7 +620,7 @@ const DECODE_ROWS: usize = 4096;
 
 /// Calls `each(row, entry, change)` for the entries of all pages of a column that can be read, with the change that wrote
 /// the page.
-fn read_column<T: BytesTable>(
+pub(crate) fn read_column<T: BytesTable>(
     column: Column,
     table: &T,
     name: &TableName,
@@ -656,8 +656,8 @@ impl FoundList {
     }
 }
 
-struct FoundBlock {
-    buf: BlockBuf,
+pub(crate) struct FoundBlock {
+    pub(crate) buf: BlockBuf,
     /// The change that wrote it.
     seq: u64,
     /// Its part of the list's digest.
@@ -665,7 +665,7 @@ struct FoundBlock {
 }
 
 /// A block by its own word, or `None` if it is damaged.
-fn open_block(name: &TableName, key: u64, value: &[u8], model: &Model) -> Option<FoundBlock> {
+pub(crate) fn open_block(name: &TableName, key: u64, value: &[u8], model: &Model) -> Option<FoundBlock> {
     let frame = Frame::open(name, Kind::Block, key, value).ok()?;
     let n = frame.count;
     if n == 0 || n > model.geometry.capacity {

@@ -7,12 +7,14 @@ mod backup;
 mod builder;
 mod bulk;
 mod handle;
+mod salvage;
 mod txn;
 mod withheld;
 
 pub use backup::BackupReport;
 pub use builder::{Builder, Durability};
 pub use bulk::BulkLoad;
+pub use salvage::{SalvageReport, SalvagedIndex};
 pub use txn::{ReadTxn, WriteTxn};
 
 use crate::guard::{Quiet, guarded};
