@@ -6,6 +6,7 @@
 mod backup;
 mod builder;
 mod bulk;
+mod compare;
 mod handle;
 mod salvage;
 mod txn;
@@ -14,6 +15,7 @@ mod withheld;
 pub use backup::BackupReport;
 pub use builder::{Builder, Durability};
 pub use bulk::BulkLoad;
+pub use compare::CompareReport;
 pub use salvage::{SalvageReport, SalvagedIndex};
 pub use txn::{ReadTxn, WriteTxn};
 

@@ -10,8 +10,8 @@ use crate::storage::format::{Frame, Header, Kind, Uuid};
 use crate::storage::{self, CATALOG, Names};
 use crate::{Error, Result};
 use redb::{
-    AccessGuard, Database, Key, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable,
-    ReadableTableMetadata, TableDefinition, TableHandle, Value,
+    AccessGuard, Database, Key, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTableMetadata,
+    TableDefinition, TableHandle, Value,
 };
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ops::Bound;
@@ -68,7 +68,9 @@ fn names(txn: &ReadTransaction) -> Result<(BTreeMap<String, Option<Uuid>>, bool)
     let whole = catalog.as_ref().is_ok_and(|catalog| {
         walk(
             catalog,
-            |name, uuid| drop(found.insert(name.to_string(), Uuid::try_from(uuid).ok())),
+            |name, uuid| {
+                found.insert(name.to_string(), Uuid::try_from(uuid).ok());
+            },
             |name| name.to_string(),
         )
     });
@@ -118,12 +120,20 @@ fn index(txn: &ReadTransaction, name: &str, uuid: Option<Uuid>) -> Reached {
             reached.complete.insert(kind);
         }
     }
-    numbered(txn, TableDefinition::<u64, u32>::new(&names.map), |id, row| drop(reached.map.insert(id, row)));
+    numbered(txn, TableDefinition::<u64, u32>::new(&names.map), |id, row| {
+        reached.map.insert(id, row);
+    });
     numbered(txn, TableDefinition::<u64, &[u8]>::new(&names.keys), |id, key: &[u8]| {
         drop(reached.keys.insert(id, key.to_vec()));
     });
     if let Ok(keymap) = guarded(|| Ok(txn.open_table(TableDefinition::<&[u8], u64>::new(&names.keymap))?)) {
-        walk(&keymap, |key, id| drop(reached.keymap.insert(key.to_vec(), id)), |key| key.to_vec());
+        walk(
+            &keymap,
+            |key, id| {
+                reached.keymap.insert(key.to_vec(), id);
+            },
+            |key| key.to_vec(),
+        );
     }
     reached
 }
