@@ -649,6 +649,67 @@ fn campaign() {
     campaign::run("salvage", 60, |number, random| case(number, random, |_, _, _| {})).expect_clean();
 }
 
+/// Every door of a damaged store: an error or an answer, and no panic of redb's comes through.
+#[test]
+fn campaign_of_doors() {
+    campaign::run("doors", 30, |_, random| {
+        let world = world();
+        let mut image = world.image.clone();
+        damage(&mut image, random);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("broken");
+        fs::write(&path, &image).unwrap();
+        // Errors are as good as answers here: what is right is for the other campaigns.
+        let _ = Store::verify_pages(&path);
+        let _ = Store::restore(&path, folder.path().join("restored"), &mut Observer::none());
+        let Ok(store) = Store::open(&path) else { return Ok(()) };
+        for (name, _, dim) in KINDS {
+            let _ = doors(&store, name, &integers(20, dim, 50, 3), dim);
+        }
+        let _ = store.backup(folder.path().join("backup"), &mut Observer::none());
+        let _ = store.compact();
+        let _ = store.flush();
+        let _ = store.reopen();
+        drop(store);
+        let _ = Store::open(&path).and_then(|store| store.begin_read()?.indexes());
+        Ok(())
+    })
+    .expect_clean();
+}
+
+fn doors(store: &Store, name: &str, data: &[f32], dim: usize) -> Result<()> {
+    let none = &mut Observer::none();
+    let read = store.begin_read()?;
+    let _ = read.indexes();
+    let _ = read.verify_to(VerifyDepth::Model, name, none);
+    read.verify(name, none)?;
+    if let Ok(reader) = read.index(name) {
+        let _ = reader.search(&data[..dim], 5, &everywhere());
+        let _ = (reader.ids(), reader.stats(), reader.note(), reader.training(), reader.list_sizes());
+        let _ = (reader.digest(none), reader.check_ids_sorted(), reader.reconstruct(1), reader.key(2));
+    }
+    drop(read);
+    let txn = store.begin_write()?;
+    let changed = txn.index(name).and_then(|mut writer| {
+        writer.remove_ids(&IdSelector::range(0..40))?;
+        match writer.spec().keys() {
+            true => writer.add_with_keys(&["new", "newer"], rows(&data[..2 * dim], dim)).map(drop),
+            false => writer.add(rows(data, dim)).map(drop),
+        }
+    });
+    match changed {
+        Ok(()) => txn.commit()?,
+        Err(_) => txn.abort()?,
+    }
+    let txn = store.begin_write()?;
+    let _ = txn.damaged_index(name).and_then(|mut writer| writer.repair(none));
+    let _ = txn.commit();
+    let txn = store.begin_write()?;
+    let _ = txn.rename_index(name, "other");
+    let _ = txn.drop_index("other");
+    txn.abort()
+}
+
 /// The test of the test: a component is changed and the checksums are made to fit, as if nobody had looked at them.
 #[test]
 fn a_checksum_that_nobody_looks_at_is_noticed() {
