@@ -422,7 +422,10 @@ fn codes_that_cannot_be_decoded_are_lost_with_their_rows() {
         txn.commit().unwrap();
         let lost = report.undecodable_rows;
         assert!((1..400).contains(&lost), "{report:?}");
-        assert_eq!((report.rows, report.lost_ids.len() as u64, report.unnamed_entries), (400 - lost, lost, 0));
+        assert_eq!(
+            (report.rows, report.lost_ids.len() as u64, report.unnamed_entries),
+            (400 - lost, lost, 0)
+        );
         assert_sound(&store, name);
         let reader = reader(&store, name);
         for id in reader.ids().unwrap() {

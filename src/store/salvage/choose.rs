@@ -200,7 +200,7 @@ impl Choice<'_> {
             .collect();
         let later = |entry: &ListEntry| {
             let mut all = there.iter().flat_map(|(_, versions)| *versions);
-            all.any(|version| (entry.seq + 1..=self.limit).contains(&version.seen.head.seq))
+            all.any(|version| (entry.seq.saturating_add(1)..=self.limit).contains(&version.seen.head.seq))
         };
         // Blocks of a later change than the directory's: it is not of this state.
         let entry = entry.filter(|(entry, certain)| *certain || !later(entry)).map(|(entry, _)| entry);

@@ -6,12 +6,13 @@ use super::medium::Medium;
 use crate::index::RepairReport;
 use crate::index::model::{Model, spec_of};
 use crate::index::repair::{open_block, read_column};
-use crate::storage::format::{Header, Kind, Uuid, value_bytes};
+use crate::kernel::Element;
+use crate::storage::format::{FrameHead, Header, Kind, Uuid, value_bytes};
 use crate::storage::ids::{KEY_BYTES_MAX, NO_ID, decode_id, ids_column};
 use crate::storage::twins::{Twin, twins_column};
 use crate::storage::{self, CATALOG, ReadTables, WriteTables};
 use crate::store::Store;
-use crate::{Error, Observer, Result, Rows};
+use crate::{Error, IndexSpec, Observer, Result, Rows};
 use redb::{ReadableDatabase, ReadableTable, WriteTransaction};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -36,7 +37,7 @@ pub(super) fn fill(
     chosen: &Chosen,
     observer: &mut Observer<'_>,
 ) -> Result<Filled> {
-    let Fill { .. } = Fill { store, medium, name }.run(chosen, observer)?;
+    Fill { store, medium, name }.run(chosen, observer)?;
     let repaired = repair(store, name, observer);
     let why = match repaired {
         Ok(report) => return Ok(Filled::Repaired(report)),
@@ -68,7 +69,7 @@ struct Fill<'a> {
 }
 
 impl Fill<'_> {
-    fn run(self, chosen: &Chosen, observer: &mut Observer<'_>) -> Result<Self> {
+    fn run(&self, chosen: &Chosen, observer: &mut Observer<'_>) -> Result<()> {
         self.create(&chosen.header)?;
         let total = chosen.values.len() as u64;
         let mut values = chosen.values.iter().enumerate().peekable();
@@ -80,7 +81,7 @@ impl Fill<'_> {
                 {
                     let value = read(self.medium, version)?;
                     bytes += value.len();
-                    put(tables, version.seen.head.kind, version.seen.head.key, &value)?;
+                    put(tables, &version.seen.head, &value)?;
                     observer.tick("fill", done as u64 + 1, total)?;
                 }
                 Ok(())
@@ -98,8 +99,7 @@ impl Fill<'_> {
                 tables.keymap.insert(&key[..], id)?;
             }
             Ok(())
-        })?;
-        Ok(self)
+        })
     }
 
     /// An index of nothing but its header.
@@ -128,9 +128,10 @@ impl Fill<'_> {
     }
 }
 
-fn put(tables: &mut WriteTables<'_>, kind: Kind, key: u64, value: &[u8]) -> Result<()> {
-    let table = match kind {
-        Kind::Block if value.len() < value_bytes(0) => &mut tables.tails,
+fn put(tables: &mut WriteTables<'_>, head: &FrameHead, value: &[u8]) -> Result<()> {
+    let short = head.count < head.capacity && value.len() <= value_bytes(0);
+    let table = match head.kind {
+        Kind::Block if short => &mut tables.tails,
         Kind::Block => &mut tables.blocks,
         Kind::Ids => &mut tables.ids,
         Kind::Slots => &mut tables.slots,
@@ -143,7 +144,7 @@ fn put(tables: &mut WriteTables<'_>, kind: Kind, key: u64, value: &[u8]) -> Resu
             None => return Ok(()),
         },
     };
-    table.insert(key, value)?;
+    table.insert(head.key, value)?;
     Ok(())
 }
 
@@ -216,10 +217,22 @@ impl<'t> Vectors<'t> {
     fn each(&self, each: EachBatch<'_>) -> Result<()> {
         let spec = spec_of("meta", self.header)?;
         let mut told = HashSet::new();
-        if let Some(model) = Model::without_lists(&spec).filter(|_| self.header.trained) {
-            self.codes(&model, &mut told, each)?;
+        let model = Model::without_lists(&spec).filter(|_| self.header.trained);
+        let exact = model.as_ref().is_some_and(|model| model.code_element() == Some(Element::F32));
+        // Where codes are rounded, kept rows are the better source.
+        for codes in [exact, !exact] {
+            match &model {
+                Some(model) if codes => self.codes(model, &mut told, each)?,
+                _ if !codes => self.kept(&spec, &mut told, each)?,
+                _ => {}
+            }
         }
-        let model = Model::untrained(&spec)?;
+        Ok(())
+    }
+
+    /// Vectors that are kept beside the codes, the most exact first.
+    fn kept(&self, spec: &IndexSpec, told: &mut HashSet<u64>, each: EachBatch<'_>) -> Result<()> {
+        let model = Model::untrained(spec)?;
         for kept in model.kept.iter().rev() {
             let (table, name) = self.tables.kept(kept.stage);
             let (mut ids, mut vectors) = (Vec::new(), Vec::new());
