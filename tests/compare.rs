@@ -68,7 +68,7 @@ fn every_fact_is_contents() {
             vector[3] += 1.0;
             writer.update_vectors(&[7], rows(&vector, DIM)).unwrap();
         }),
-        ("a", |writer| drop(writer.remove_ids(&IdSelector::range(9..10)).unwrap())),
+        ("a", |writer| assert_eq!(writer.remove_ids(&IdSelector::range(9..10)).unwrap(), 1)),
         ("a", |writer| {
             let vector = writer.reader().reconstruct(11).unwrap();
             writer.remove_ids(&IdSelector::range(11..12)).unwrap();

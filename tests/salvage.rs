@@ -634,7 +634,7 @@ fn case(
     let mut image = world.image.clone();
     let mut touched = damage(&mut image, random);
     spoil(world, &mut image, &mut touched);
-    let how = if number % 3 == 0 { How::Scan } else { How::Redb };
+    let how = if number.is_multiple_of(3) { How::Scan } else { How::Redb };
     let folder = tempfile::tempdir().unwrap();
     match salvage(&image, how, folder.path()) {
         Ok((report, store)) => judge(world, &touched, &report, &store).map_err(|e| format!("{how:?}: {e}")),

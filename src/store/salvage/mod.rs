@@ -152,7 +152,7 @@ fn save(medium: &Medium, partial: &Path, ask: Ask, observer: &mut Observer<'_>) 
         return Err(Error::Foreign { what: "nothing of vellum's was found in it".into() });
     }
     let store = Store::create(partial)?;
-    let keys = keys_of_one_index(&scan).then(|| scan.keys.settle()).unwrap_or_default();
+    let keys = if keys_of_one_index(&scan) { scan.keys.settle() } else { BTreeMap::new() };
     let mut report = SalvageReport { refused, ..SalvageReport::default() };
     for Candidate { name, name_found, uuid, reached } in candidates(&scan, catalog) {
         let none = Remains::default();
