@@ -646,13 +646,13 @@ fn case(
 
 #[test]
 fn campaign() {
-    campaign::run("salvage", 60, |number, random| case(number, random, |_, _, _| {})).expect_clean();
+    campaign::run("salvage", 40, |number, random| case(number, random, |_, _, _| {})).expect_clean();
 }
 
 /// Every door of a damaged store: an error or an answer, and no panic of redb's comes through.
 #[test]
 fn campaign_of_doors() {
-    campaign::run("doors", 30, |_, random| {
+    campaign::run("doors", 20, |_, random| {
         let world = world();
         let mut image = world.image.clone();
         damage(&mut image, random);
