@@ -71,9 +71,9 @@ pub use encoding::{
 };
 pub use error::{Error, Result};
 pub use index::{
-    Code, DistanceComputer, Fingerprint, IndexReader, IndexStats, IndexWriter, ListRef, ListScanner,
-    Neighbor, PartStats, Placed, Preassigned, PreparedQuery, Problem, Reconstructed, RepairReport, Scanned,
-    Slot, Subset, TopK, TrainParams, TrainReport, VerifyReport,
+    Code, ContentDigest, DistanceComputer, Fingerprint, IndexReader, IndexStats, IndexWriter, ListRef,
+    ListScanner, Neighbor, PartStats, Placed, Preassigned, PreparedQuery, Problem, Reconstructed,
+    RepairReport, Scanned, Slot, Subset, TopK, TrainParams, TrainReport, VerifyDepth, VerifyReport,
 };
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
@@ -92,7 +92,8 @@ pub use retrieval::{
 pub use rows::Rows;
 pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX};
 pub use store::{
-    BackupReport, Builder, BulkLoad, CompactReport, Durability, ReadTxn, Store, StoreStats, WriteTxn,
+    BackupReport, Builder, BulkLoad, CompactReport, CompareReport, Durability, ReadTxn, SalvageReport,
+    SalvagedIndex, Store, StoreStats, WriteTxn,
 };
 pub use transform::{EigenPower, TransformKind};
 

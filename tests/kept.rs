@@ -191,7 +191,7 @@ fn the_brightest_rows_are_there() {
         assert_eq!(reader(&store, "i").reconstruct(39).unwrap(), [255.0; 8]);
         change(&store, "i", |writer| {
             let report = writer.repair(&mut Observer::none()).unwrap();
-            assert_eq!(report, RepairReport { rows: 40, ..RepairReport::default() });
+            assert_eq!(report, nothing_lost(40));
             writer.remove_ids(&IdSelector::range(0..39)).unwrap();
         });
         assert_sound(&store, "i");
@@ -351,7 +351,7 @@ impl Damaged {
         let report = repair();
         assert_eq!(report.rows, 400, "{what}");
         assert!(verify().is_ok(), "{what}: {:?}", verify().problems.first());
-        assert_eq!(repair(), RepairReport { rows: 400, ..RepairReport::default() }, "{what}: again");
+        assert_eq!(repair(), nothing_lost(400), "{what}: again");
         assert_sound(&store, "i");
         (found, report.decoded_rows)
     }

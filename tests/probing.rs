@@ -356,7 +356,7 @@ fn scanning_by_hand_gives_what_a_search_gives() {
                 let admitted = ids.iter().filter(|id| some.contains(**id)).count();
                 assert_eq!(entries.len(), admitted, "{text} {metric}");
                 let codes: Vec<&[u8]> = codes.chunks(index.code_bytes()).collect();
-                for Scanned { id, slot, distance } in &entries {
+                for Scanned { id, slot, distance, .. } in &entries {
                     assert_eq!((slot.list, ids[slot.offset as usize]), (list, *id));
                     let alone = scanner.distance_of_code(codes[slot.offset as usize]).unwrap();
                     assert_eq!(alone.map(f32::to_bits), Some(distance.to_bits()), "{text} {metric}");

@@ -67,6 +67,13 @@ impl Model {
         Self::with_codec(spec, encoding, codec)
     }
 
+    /// The model of a trained index whose lists are not known, where codes are vectors without them.
+    pub(crate) fn without_lists(spec: &IndexSpec) -> Option<Self> {
+        let plain = spec.nlist.is_some() && spec.transforms.is_empty() && spec.encoding.element().is_some();
+        let codec = untrained_codec(spec, spec.encoding, spec.dim).filter(|_| plain)?;
+        Self::with_codec(spec, spec.encoding, codec).ok()
+    }
+
     fn with_codec(spec: &IndexSpec, encoding: Encoding, codec: Box<dyn Codec>) -> Result<Self> {
         spec.check()?;
         let geometry = (spec.block_order..=MAX_ORDER)

@@ -44,6 +44,9 @@ pub struct RepairReport {
     pub lost_ids: Vec<u64>,
     /// Entries dropped because nothing says their id.
     pub unnamed_entries: u64,
+    /// Vectors dropped because what is left of them is a code that no vector can be made of, while the index keeps a row, or a
+    /// second entry, beside it.
+    pub undecodable_rows: u64,
     /// Blocks that could not be read.
     pub lost_blocks: u64,
     /// Lists that were put together anew.
@@ -65,8 +68,7 @@ impl IndexWriter<'_> {
     ///
     /// # Errors
     /// [`Error::Corrupt`](crate::Error::Corrupt) if header or centroids are damaged: those cannot be rebuilt (a tree can), nor
-    /// can the parameters of the last training, which only [`training`](crate::IndexReader::training) needs;
-    /// [`Error::CannotDecode`](crate::Error::CannotDecode) if rows are to be made again of codes that cannot be turned back.
+    /// can the parameters of the last training, which only [`training`](crate::IndexReader::training) needs.
     pub fn repair(&mut self, observer: &mut Observer<'_>) -> Result<RepairReport> {
         self.change(|writer| {
             writer.touched = Touched::All;
@@ -83,6 +85,8 @@ struct Repair<'w, 't> {
     known: BTreeSet<u64>,
     /// The places to be kept of each row that stands in more than it should.
     places: HashMap<u32, Slots>,
+    /// How many places each row has, where it should have two.
+    granted: HashMap<u32, usize>,
     /// The list that comes first, as the column of slots said, where rows stand in two.
     nearest: HashMap<u32, u32>,
     /// Where rows of two places stand now.
@@ -91,6 +95,8 @@ struct Repair<'w, 't> {
     members: HashMap<u32, Vec<Member>>,
     /// The surviving rows and their ids.
     alive: BTreeMap<u32, u64>,
+    /// Rows of which a code is left that no vector can be made of, and something is to be made of their vectors.
+    undecodable: HashSet<u32>,
     /// The lists of surviving rows (as numbers within the model) and what their codes come to, if kept rows can be
     /// compared with them.
     sums: HashMap<u32, [Option<(u32, u32)>; 2]>,
@@ -123,10 +129,12 @@ impl<'w, 't> Repair<'w, 't> {
             witnesses,
             known,
             places: HashMap::new(),
+            granted: HashMap::new(),
             nearest: HashMap::new(),
             placed: BTreeMap::new(),
             members: HashMap::new(),
             alive: BTreeMap::new(),
+            undecodable: HashSet::new(),
             sums: HashMap::new(),
         })
     }
@@ -137,7 +145,10 @@ impl<'w, 't> Repair<'w, 't> {
         self.drop_strays(lists.clone())?;
         self.tree()?;
         let rows = self.survey(lists.clone())?;
-        let ids = self.witnesses.settle(&rows);
+        let mut ids = self.witnesses.settle(&rows);
+        self.find_undecodable(&rows)?;
+        ids.retain(|row, _| !self.undecodable.contains(row));
+        self.report.undecodable_rows = self.undecodable.len() as u64;
         self.writer.tables.lists.retain(|_, _| false)?;
         self.writer.tables.slots.retain(|_, _| false)?;
         if let Some(twins) = &mut self.writer.tables.twins {
@@ -194,6 +205,9 @@ impl<'w, 't> Repair<'w, 't> {
         }
         for (row, claims) in &mut claims {
             let granted = claims.settle();
+            if model.spills() {
+                self.granted.insert(*row, granted.len());
+            }
             if claims.rivals {
                 self.places.insert(*row, granted);
             }
@@ -211,6 +225,32 @@ impl<'w, 't> Repair<'w, 't> {
             rows.extend(self.members.values().flatten().map(|member| member.row));
         }
         Ok(rows)
+    }
+
+    /// Where codes cannot be turned back, a row needs its kept row; and both its entries, if it has no kept row to make the
+    /// other of.
+    fn find_undecodable(&mut self, rows: &BTreeSet<u32>) -> Result<()> {
+        let model = self.writer.model.clone();
+        if model.codec.decodes() {
+            return Ok(());
+        }
+        if model.kept.is_empty() {
+            let single = rows.iter().filter(|row| model.spills() && self.granted.get(row) != Some(&2));
+            self.undecodable.extend(single);
+            return Ok(());
+        }
+        let mut there = HashSet::new();
+        let mut vector = vec![0.0; model.spec.dim];
+        for kept in &model.kept {
+            let (table, name) = self.writer.tables.kept(kept.stage);
+            read_column(kept.column, table, name, &mut |row, bytes, _| {
+                if kept.form.is_row(bytes, &mut vector) {
+                    there.insert(row);
+                }
+            })?;
+        }
+        self.undecodable.extend(rows.iter().filter(|row| !there.contains(row)));
+        Ok(())
     }
 
     fn read_twins(&self, twins: &mut Twins) -> Result<()> {
@@ -313,7 +353,7 @@ impl<'w, 't> Repair<'w, 't> {
                     // The row itself survives, in its other place.
                     Some(_) => whole = false,
                     None => {
-                        self.report.unnamed_entries += 1;
+                        self.report.unnamed_entries += u64::from(!self.undecodable.contains(&row));
                         whole = false;
                     }
                 }
@@ -621,7 +661,7 @@ const DECODE_ROWS: usize = 4096;
 
 /// Calls `each(row, entry, change)` for the entries of all pages of a column that can be read, with the change that wrote
 /// the page.
-fn read_column<T: BytesTable>(
+pub(crate) fn read_column<T: BytesTable>(
     column: Column,
     table: &T,
     name: &TableName,
@@ -657,8 +697,8 @@ impl FoundList {
     }
 }
 
-struct FoundBlock {
-    buf: BlockBuf,
+pub(crate) struct FoundBlock {
+    pub(crate) buf: BlockBuf,
     /// The change that wrote it.
     seq: u64,
     /// Its part of the list's digest.
@@ -666,7 +706,7 @@ struct FoundBlock {
 }
 
 /// A block by its own word, or `None` if it is damaged.
-fn open_block(name: &TableName, key: u64, value: &[u8], model: &Model) -> Option<FoundBlock> {
+pub(crate) fn open_block(name: &TableName, key: u64, value: &[u8], model: &Model) -> Option<FoundBlock> {
     let frame = Frame::open(name, Kind::Block, key, value).ok()?;
     let n = frame.count;
     if n == 0 || n > model.geometry.capacity {

@@ -271,7 +271,7 @@ pub(crate) fn random() -> u64 {
     RandomState::new().hash_one(std::time::SystemTime::now())
 }
 
-fn check_name(name: &str) -> Result<()> {
+pub(crate) fn check_name(name: &str) -> Result<()> {
     let plain = |c: char| c != '/' && !c.is_control();
     if (1..=128).contains(&name.len()) && name.chars().all(plain) && name != "vellum" {
         Ok(())

@@ -29,7 +29,7 @@ pub(crate) const OLDEST_READER: u32 = 1;
 pub(crate) const FRAME: usize = 64;
 /// The largest block order: 256 KiB values.
 pub(crate) const MAX_ORDER: u8 = 6;
-const FRAME_MAGIC: [u8; 4] = *b"VLF1";
+pub(crate) const FRAME_MAGIC: [u8; 4] = *b"VLF1";
 
 /// What names an index for good, whatever it is called.
 pub(crate) type Uuid = [u8; 16];
@@ -61,7 +61,7 @@ pub(crate) const fn value_bytes(order: u8) -> usize {
 }
 
 /// What a frame holds. Tags are never reused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub(crate) enum Kind {
     Block = 1,
@@ -74,6 +74,13 @@ pub(crate) enum Kind {
     Exact = 7,
     /// Which rows have the same vector, where those share an entry.
     Twins = 8,
+}
+
+impl Kind {
+    fn of(tag: u8) -> Option<Self> {
+        use Kind::*;
+        [Block, Ids, Slots, Rows, Lists, Model, Exact, Twins].into_iter().find(|kind| *kind as u8 == tag)
+    }
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned, Clone, Copy)]
@@ -199,6 +206,54 @@ fn is_planted_checksum() -> bool {
     false
 }
 
+/// A frame found without being asked for, somewhere in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sighting {
+    pub(crate) head: FrameHead,
+    /// The checksum of the header, which holds.
+    pub(crate) crc: u32,
+    /// Bytes of header and payload.
+    pub(crate) bytes: usize,
+    /// The payload's checksum holds, too.
+    pub(crate) whole: bool,
+}
+
+/// The frame that `bytes` begin with, if the checksum of its header holds.
+pub(crate) fn sight_frame(bytes: &[u8]) -> Option<Sighting> {
+    let (raw, rest) = RawFrame::ref_from_prefix(bytes).ok()?;
+    if raw.magic != FRAME_MAGIC || raw.header_crc.get() != header_crc(raw) {
+        return None;
+    }
+    let head = FrameHead {
+        index: raw.index,
+        kind: Kind::of(raw.kind)?,
+        order: raw.order,
+        key: raw.key.get(),
+        count: raw.count.get(),
+        capacity: raw.capacity.get(),
+        width: raw.width.get(),
+        seq: raw.seq.get(),
+    };
+    let payload = raw.payload.get() as usize;
+    if head.order > MAX_ORDER || FRAME + payload > value_bytes(head.order) {
+        return None;
+    }
+    let whole = rest.get(..payload).is_some_and(|payload| crc32fast::hash(payload) == raw.payload_crc.get());
+    Some(Sighting { head, crc: raw.header_crc.get(), bytes: FRAME + payload, whole })
+}
+
+impl Sighting {
+    /// Bytes of the value that the frame was in: with the zeros behind the payload.
+    pub(crate) fn value_bytes(&self) -> usize {
+        let full = value_bytes(self.head.order);
+        match self.head.kind {
+            Kind::Block if self.head.count < self.head.capacity => self.bytes.next_multiple_of(16).min(full),
+            Kind::Model => self.bytes.next_multiple_of(16).min(full),
+            _ => full,
+        }
+    }
+}
+
 /// Whether an index can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -302,7 +357,7 @@ struct RawHeader {
     reserved2: [u8; 1],
 }
 
-const HEADER_MAGIC: [u8; 8] = *b"vellum.i";
+pub(crate) const HEADER_MAGIC: [u8; 8] = *b"vellum.i";
 /// Where the checksum of the header begins: after magic, versions and the checksum itself, so that a
 /// later version is named as such whatever else it changed.
 const HEADER_CRC_FROM: usize = 20;
@@ -356,6 +411,14 @@ impl Header {
             field.copy_from_slice(&crc.to_le_bytes());
         }
         bytes
+    }
+
+    /// The header that `bytes` begin with, if it is whole, and how long it is.
+    pub(crate) fn sight(bytes: &[u8]) -> Option<(Self, usize)> {
+        let (raw, _) = RawHeader::ref_from_prefix(bytes).ok()?;
+        let len = size_of::<RawHeader>() + raw.spec_bytes.get() as usize;
+        let own = bytes.get(..len).filter(|_| raw.magic == HEADER_MAGIC)?;
+        Some((Header::decode("meta", own).ok()?, len))
     }
 
     pub(crate) fn decode(table: &str, bytes: &[u8]) -> Result<Self> {

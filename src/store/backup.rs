@@ -3,7 +3,7 @@
 //! Each table is copied in key order into a file of its own name with `.partial` appended, which gets
 //! its real name only when everything in it is durable. What stands in the copy is compact.
 
-use super::Store;
+use super::{ReadTxn, Store};
 use crate::guard::guarded;
 use crate::storage::{self, CATALOG, Names, format::store_header};
 use crate::{Error, Observer, Result};
@@ -35,14 +35,23 @@ impl Store {
     /// # Errors
     /// [`Error::Exists`] if there is a file of that name; [`Error::Cancelled`], and then no file is left.
     pub fn backup(&self, path: impl AsRef<Path>, observer: &mut Observer<'_>) -> Result<BackupReport> {
-        let path = path.as_ref();
+        self.backup_of(&self.begin_read()?, path.as_ref(), observer)
+    }
+
+    /// The same of one state.
+    pub(super) fn backup_of(
+        &self,
+        txn: &ReadTxn,
+        path: &Path,
+        observer: &mut Observer<'_>,
+    ) -> Result<BackupReport> {
         if path.try_exists()? {
             return Err(Error::Exists { path: path.into() });
         }
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        let made = guarded(|| self.copy_to(&partial, observer)).and_then(|mut report| {
+        let made = guarded(|| copy_to(txn, &partial, observer)).and_then(|mut report| {
             publish(&partial, path)?;
             report.file_bytes = fs::metadata(path)?.len();
             Ok(report)
@@ -53,28 +62,27 @@ impl Store {
         }
         made
     }
+}
 
-    fn copy_to(&self, partial: &Path, observer: &mut Observer<'_>) -> Result<BackupReport> {
-        let txn = self.begin_read()?;
-        let from = txn.redb();
-        let indexes = txn.indexes()?;
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(partial)?;
-        let mut builder = Database::builder();
-        builder.set_cache_size(4 * COPY_BYTES);
-        let mut to = builder.create_file(file)?;
-        let mut copy = Copy { from, to: &to, observer, done: 0, total: 0 };
-        let mut report = BackupReport { indexes: indexes.len(), ..BackupReport::default() };
-        for index in &indexes {
-            report.rows += storage::read_header(from, index)?.ntotal;
-            copy.total += count(from, index)?;
-        }
-        for index in &indexes {
-            copy.index(index)?;
-        }
-        copy.catalog()?;
-        to.compact()?;
-        Ok(report)
+fn copy_to(txn: &ReadTxn, partial: &Path, observer: &mut Observer<'_>) -> Result<BackupReport> {
+    let from = txn.redb();
+    let indexes = txn.indexes()?;
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(partial)?;
+    let mut builder = Database::builder();
+    builder.set_cache_size(4 * COPY_BYTES);
+    let mut to = builder.create_file(file)?;
+    let mut copy = Copy { from, to: &to, observer, done: 0, total: 0 };
+    let mut report = BackupReport { indexes: indexes.len(), ..BackupReport::default() };
+    for index in &indexes {
+        report.rows += storage::read_header(from, index)?.ntotal;
+        copy.total += count(from, index)?;
     }
+    for index in &indexes {
+        copy.index(index)?;
+    }
+    copy.catalog()?;
+    to.compact()?;
+    Ok(report)
 }
 
 /// Values in all tables of an index.

@@ -290,7 +290,7 @@ fn file_backend(path: &Path) -> Result<FileBackend> {
 /// The first bytes of every redb file.
 const REDB_MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
 
-fn check_magic(backend: &dyn StorageBackend) -> Result<()> {
+pub(super) fn check_magic(backend: &dyn StorageBackend) -> Result<()> {
     let foreign = |what: &str| Err(Error::Foreign { what: what.into() });
     let mut magic = [0; 9];
     match backend.len()? {

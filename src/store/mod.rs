@@ -6,13 +6,17 @@
 mod backup;
 mod builder;
 mod bulk;
+mod compare;
 mod handle;
+mod salvage;
 mod txn;
 mod withheld;
 
 pub use backup::BackupReport;
 pub use builder::{Builder, Durability};
 pub use bulk::BulkLoad;
+pub use compare::CompareReport;
+pub use salvage::{SalvageReport, SalvagedIndex};
 pub use txn::{ReadTxn, WriteTxn};
 
 use crate::guard::{Quiet, guarded};

@@ -5,7 +5,7 @@ use crate::guard::{Quiet, guarded};
 use crate::index::model::Model;
 use crate::index::reader::check_usable;
 use crate::index::renumber::is_sparse;
-use crate::index::verify::{self, VerifyReport};
+use crate::index::verify::{self, VerifyDepth, VerifyReport};
 use crate::index::writer::{self, Poison, Purpose};
 use crate::index::{IndexReader, IndexWriter};
 use crate::spec::IndexSpec;
@@ -65,7 +65,20 @@ impl ReadTxn {
     /// [`Error::UnknownIndex`]; [`Error::NewerVersion`]; [`Error::Cancelled`]. Damage is no error here: it is in
     /// the report.
     pub fn verify(&self, name: &str, observer: &mut Observer<'_>) -> Result<VerifyReport> {
-        verify::verify(&self.txn, name, observer)
+        self.verify_to(VerifyDepth::Values, name, observer)
+    }
+
+    /// The same to another depth.
+    ///
+    /// # Errors
+    /// As [`verify`](Self::verify).
+    pub fn verify_to(
+        &self,
+        depth: VerifyDepth,
+        name: &str,
+        observer: &mut Observer<'_>,
+    ) -> Result<VerifyReport> {
+        verify::verify(&self.txn, name, depth, observer)
     }
 
     /// The indexes that are worth renumbering. Headers that cannot be read are left to verification.

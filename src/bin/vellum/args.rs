@@ -91,8 +91,8 @@ pub(crate) enum Command {
     Update(Update),
     /// Show what a store or an index holds
     Info(OneOrAll),
-    /// Check every checksum and every invariant
-    Verify(OneOrAll),
+    /// Check a store: the models, every value, or redb's pages as well
+    Verify(Verify),
     /// Rebuild an index's directories from its blocks and ids
     Repair(Target),
     /// Drop an index and all its vectors
@@ -103,6 +103,12 @@ pub(crate) enum Command {
     Compact(StoreOnly),
     /// Copy a store to a new file, while it is in use
     Backup(Backup),
+    /// Make a new store of a backup, after verifying it
+    Restore(TwoFiles),
+    /// Say whether two stores hold the same
+    Compare(TwoFiles),
+    /// Copy whatever can be read out of a broken file to a new store
+    Salvage(Salvage),
     /// Write the vectors of an index to a .npy file
     Export(Export),
 }
@@ -124,7 +130,10 @@ impl Command {
             | Command::Drop(target)
             | Command::Rename(Rename { target, .. })
             | Command::Repair(target) => (&target.store, Some(&target.index)),
-            Command::Info(one) | Command::Verify(one) => (&one.store, one.index.as_ref()),
+            Command::Info(one) | Command::Verify(Verify { one, .. }) => (&one.store, one.index.as_ref()),
+            Command::Restore(TwoFiles { from, .. })
+            | Command::Compare(TwoFiles { from, .. })
+            | Command::Salvage(Salvage { files: TwoFiles { from, .. }, .. }) => (from, None),
             Command::Compact(StoreOnly { store }) | Command::Backup(Backup { store, .. }) => (store, None),
         };
         Some((store.as_path(), index.map(String::as_str)))
@@ -407,6 +416,46 @@ pub(crate) struct Backup {
     pub(crate) store: PathBuf,
     /// The new file
     pub(crate) dest: PathBuf,
+    /// Open the copy again and compare it with what it was made of
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TwoFiles {
+    /// A store's file
+    pub(crate) from: PathBuf,
+    /// The other file
+    pub(crate) to: PathBuf,
+}
+
+/// Copy whatever can be read out of a broken file to a new store
+///
+/// The broken file is only read. What was lost is said; try a backup, or `vellum repair` if the store can still be opened, first.
+#[derive(Debug, Args)]
+pub(crate) struct Salvage {
+    #[command(flatten)]
+    pub(crate) files: TwoFiles,
+    /// Do not ask redb, which may never come to an end on such a file: what was removed or replaced may come back
+    #[arg(long)]
+    pub(crate) scan: bool,
+}
+
+/// Check a store: the models, every value, or redb's pages as well
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    pub(crate) one: OneOrAll,
+    /// How deep to look: headers and models; every checksum and invariant; redb's own pages, too
+    #[arg(long, value_enum, default_value = "values")]
+    pub(crate) depth: Depth,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Depth {
+    Model,
+    Values,
+    Pages,
 }
 
 /// Write the vectors of an index to a .npy file
@@ -476,6 +525,11 @@ mod tests {
             "vellum bench S I --queries Q.npy --truth T.npy --nprobe 1 --rerank 20,40 --json",
             "vellum remove S I --ids 1,2,5-9",
             "vellum verify S --json",
+            "vellum verify S I --depth pages",
+            "vellum backup S B --check",
+            "vellum restore B S",
+            "vellum compare A B --json",
+            "vellum salvage S N --scan",
         ] {
             Cli::try_parse_from(line.split(' ')).map_err(|e| e.to_string()).unwrap();
         }

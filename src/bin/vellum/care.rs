@@ -23,6 +23,7 @@ pub(crate) fn repair(args: &Target, common: &Common, console: &Console) -> Resul
         ("vectors in the index", report.rows),
         ("vectors lost", report.lost_ids.len() as u64),
         ("entries without an id, dropped", report.unnamed_entries),
+        ("codes that no vector can be made of, dropped", report.undecodable_rows),
         ("blocks that could not be read", report.lost_blocks),
         ("lists put together anew", report.rebuilt_lists),
         ("second entries made anew", report.spilled_again),
@@ -42,6 +43,7 @@ pub(crate) fn repair(args: &Target, common: &Common, console: &Console) -> Resul
             "rows": report.rows,
             "lost_ids": report.lost_ids,
             "unnamed_entries": report.unnamed_entries,
+            "undecodable_rows": report.undecodable_rows,
             "lost_blocks": report.lost_blocks,
             "rebuilt_lists": report.rebuilt_lists,
             "spilled_again": report.spilled_again,
@@ -90,7 +92,10 @@ pub(crate) fn compact(args: &StoreOnly, common: &Common, console: &Console) -> R
 
 pub(crate) fn backup(args: &Backup, common: &Common, console: &Console) -> Result<(), Failure> {
     let store = common.builder()?.open(&args.store)?;
-    let report = console.watch(|observer| store.backup(&args.dest, observer))?;
+    let report = console.watch(|observer| match args.check {
+        true => store.backup_checked(&args.dest, observer),
+        false => store.backup(&args.dest, observer),
+    })?;
     console.say(format_args!(
         "copied {} with {} vectors to {} ({})",
         console::counted(report.indexes as u64, "index", "indexes"),
@@ -98,7 +103,7 @@ pub(crate) fn backup(args: &Backup, common: &Common, console: &Console) -> Resul
         args.dest.display(),
         console::bytes(report.file_bytes)
     ))?;
-    console.json(|| json!({"indexes": report.indexes, "rows": report.rows, "file_bytes": report.file_bytes}))
+    console.json(|| json!({"indexes": report.indexes, "rows": report.rows, "file_bytes": report.file_bytes, "checked": args.check}))
 }
 
 pub(crate) fn export(args: &Export, common: &Common, console: &Console) -> Result<(), Failure> {

@@ -21,6 +21,10 @@ pub(crate) enum Failure {
         /// The first index that has any.
         index: String,
     },
+    /// redb finds its pages damaged, and the problems have been told.
+    Pages(u64),
+    /// Two stores are not the same, and how has been told.
+    Different,
     /// Stopped by the user; the text says what is left of the work.
     Cancelled(String),
     /// A bulk load that stopped half-way, and why.
@@ -46,7 +50,7 @@ impl Failure {
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Failure::Usage(_) => 2,
-            Failure::Problems { .. } => 3,
+            Failure::Problems { .. } | Failure::Pages(_) | Failure::Different => 3,
             Failure::Cancelled(_) => 130,
             Failure::HalfLoaded { cause, .. } => cause.exit_code(),
             // Whoever closed the pipe has read enough.
@@ -66,6 +70,12 @@ impl Failure {
             Failure::Problems { index, .. } => {
                 let (store, index) = (quoted_path(target?.0), quoted(index));
                 Some(format!("mend it with `vellum repair {store} {index}`, or go back to a backup"))
+            }
+            Failure::Pages(_) => {
+                let store = quoted_path(target?.0);
+                Some(format!(
+                    "make a new store of it with `vellum salvage {store} NEW`, or go back to a backup"
+                ))
             }
             Failure::HalfLoaded { cause, data, .. } => {
                 let (store, index) = target?;
@@ -98,7 +108,7 @@ fn store_advice(error: &Error, store: &str, index: &str) -> Option<String> {
         }
         Error::WriterLeftOpen { .. } | Error::Corrupt { .. } => format!(
             "see what is wrong with `vellum verify {store}` and mend it with `vellum repair {store} {index}`, \
-             or go back to a backup"
+             make a new store of what can be read with `vellum salvage {store} NEW`, or go back to a backup"
         ),
         Error::Foreign { .. } => "is this the file that you meant?".into(),
         Error::NewerVersion { .. } => "use a newer vellum".into(),
@@ -160,6 +170,8 @@ impl fmt::Display for Failure {
             Failure::Usage(text) | Failure::Message(text) => f.write_str(text),
             Failure::Problems { count: 1, .. } => write!(f, "1 problem"),
             Failure::Problems { count, .. } => write!(f, "{count} problems"),
+            Failure::Pages(count) => write!(f, "redb's pages: {count} problems"),
+            Failure::Different => f.write_str("the stores are not the same"),
             Failure::Cancelled(left) => write!(f, "cancelled: {left}"),
             Failure::HalfLoaded { cause, rows, .. } => match **cause {
                 Failure::Cancelled(_) => write!(f, "cancelled: {rows} rows are loaded"),

@@ -1,10 +1,10 @@
 //! `info` and `verify`: what a store holds, and whether it is sound.
 
-use crate::args::{Common, OneOrAll};
+use crate::args::{Common, Depth, OneOrAll, Verify};
 use crate::console::{self, Console, count, rounded};
 use crate::failure::Failure;
 use serde_json::{Value, json};
-use vellum::{Encoding, Error, IndexStats, ReadTxn, VerifyReport};
+use vellum::{Encoding, Error, IndexStats, ReadTxn, Store, VerifyDepth, VerifyReport};
 
 pub(crate) fn info(args: &OneOrAll, common: &Common, console: &Console) -> Result<(), Failure> {
     let store = common.builder()?.open(&args.store)?;
@@ -35,12 +35,22 @@ pub(crate) fn info(args: &OneOrAll, common: &Common, console: &Console) -> Resul
     })
 }
 
-pub(crate) fn verify(args: &OneOrAll, common: &Common, console: &Console) -> Result<(), Failure> {
+pub(crate) fn verify(args: &Verify, common: &Common, console: &Console) -> Result<(), Failure> {
+    let Verify { one: args, depth } = args;
+    let pages = match depth {
+        // What redb says of a store that is damaged is the answer, also where it then cannot be opened.
+        Depth::Pages => pages(args, console)?,
+        Depth::Model | Depth::Values => 0,
+    };
+    let (depth, shallow) = match depth {
+        Depth::Model => (VerifyDepth::Model, true),
+        Depth::Values | Depth::Pages => (VerifyDepth::Values, false),
+    };
     let store = common.builder()?.open(&args.store)?;
     let txn = store.begin_read()?;
     let mut reports = Vec::new();
     for name in names(args, &txn)? {
-        let report = console.watch(|observer| txn.verify(&name, observer))?;
+        let report = console.watch(|observer| txn.verify_to(depth, &name, observer))?;
         for problem in &report.problems {
             console.say(format_args!("{name}: {problem}"))?;
         }
@@ -48,10 +58,12 @@ pub(crate) fn verify(args: &OneOrAll, common: &Common, console: &Console) -> Res
         if hidden > 0 {
             console.say(format_args!("{name}: and {} problems more", count(hidden)))?;
         }
+        let seen = match shallow {
+            true => "header and model".to_string(),
+            false => format!("{} vectors in {} blocks", count(report.rows), count(report.blocks)),
+        };
         console.say(format_args!(
-            "{name}: {} vectors in {} blocks, {}",
-            count(report.rows),
-            count(report.blocks),
+            "{name}: {seen}, {}",
             if report.is_ok() {
                 "sound".into()
             } else {
@@ -60,15 +72,28 @@ pub(crate) fn verify(args: &OneOrAll, common: &Common, console: &Console) -> Res
         ))?;
         reports.push((name, report));
     }
-    let problems = reports.iter().map(|(_, report)| report.problem_count).sum();
+    let problems = pages + reports.iter().map(|(_, report)| report.problem_count).sum::<u64>();
     console.json(|| {
         let indexes: Value = reports.iter().map(|(name, report)| findings(name, report)).collect();
-        json!({"problems": problems, "indexes": indexes})
+        json!({"problems": problems, "page_problems": pages, "indexes": indexes})
     })?;
     match reports.into_iter().find(|(_, report)| !report.is_ok()) {
         Some((index, _)) => Err(Failure::Problems { count: problems, index }),
+        None if pages > 0 => Err(Failure::Pages(pages)),
         None => Ok(()),
     }
+}
+
+/// What redb says of its pages.
+fn pages(args: &OneOrAll, console: &Console) -> Result<u64, Failure> {
+    let report = Store::verify_pages(&args.store)?;
+    for problem in &report.problems {
+        console.say(format_args!("{problem}"))?;
+    }
+    if report.is_ok() {
+        console.say("pages: sound")?;
+    }
+    Ok(report.problem_count)
 }
 
 /// The index asked for, or all.

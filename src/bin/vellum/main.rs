@@ -7,7 +7,8 @@
 //! build     create build train add              change    remove update
 //! search    search                              inspect   info verify
 //! bench     bench                               care      repair drop rename compact backup export
-//! demo      demo, over a sample in the program  input     ids, batches, queries from files
+//! rescue    restore compare salvage             input     ids, batches, queries from files
+//! demo      demo, over a sample in the program
 //! ```
 
 mod args;
@@ -21,6 +22,7 @@ mod failure;
 mod input;
 mod inspect;
 mod progress;
+mod rescue;
 mod search;
 
 use args::{Cli, Command};
@@ -58,6 +60,9 @@ fn run(cli: &Cli, console: &Console) -> Result<(), Failure> {
         Command::Rename(args) => care::rename(args, common, console),
         Command::Compact(args) => care::compact(args, common, console),
         Command::Backup(args) => care::backup(args, common, console),
+        Command::Restore(args) => rescue::restore(args, console),
+        Command::Compare(args) => rescue::compare(args, common, console),
+        Command::Salvage(args) => rescue::salvage(args, console),
         Command::Export(args) => care::export(args, common, console),
     }
 }
