@@ -4,7 +4,7 @@
 //! `VELLUM_CAMPAIGN_CASES` (how many, instead of the small number that CI runs), `VELLUM_CAMPAIGN_SECONDS` (no new case
 //! after so many), `VELLUM_CAMPAIGN_SEED`, `VELLUM_CAMPAIGN_CASE` (this one alone), `VELLUM_CAMPAIGN_THREADS` (1 by default).
 
-#![allow(dead_code)] // each campaign takes what it needs of this
+#![allow(dead_code, unreachable_pub)] // each campaign takes what it needs of this
 
 use std::env;
 use std::panic::{AssertUnwindSafe, catch_unwind};
