@@ -60,6 +60,8 @@ pub(crate) enum Kind {
     Full,
     /// A write stops half-way.
     Short,
+    /// A write is not done and said to be: no fault that a store could notice at once, for tests of tests.
+    Lost,
 }
 
 impl Kind {
@@ -67,7 +69,9 @@ impl Kind {
         match self {
             Kind::Eio => io::Error::other("the disk failed, as planned"),
             Kind::Full => io::Error::new(io::ErrorKind::StorageFull, "the disk is full, as planned"),
-            Kind::Short => io::Error::new(io::ErrorKind::WriteZero, "the disk wrote half, as planned"),
+            Kind::Short | Kind::Lost => {
+                io::Error::new(io::ErrorKind::WriteZero, "the disk wrote half, as planned")
+            }
         }
     }
 }
@@ -195,6 +199,14 @@ impl Drop for Handle {
     }
 }
 
+/// What the caller is told.
+fn or_lost(turn: Result<(), Kind>) -> io::Result<()> {
+    match turn {
+        Ok(()) | Err(Kind::Lost) => Ok(()),
+        Err(kind) => Err(kind.error()),
+    }
+}
+
 fn out_of_range() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "beyond the end of the disk")
 }
@@ -220,7 +232,7 @@ impl StorageBackend for Handle {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.disk.state();
-        state.operate(false).map_err(Kind::error)?;
+        or_lost(state.operate(false))?;
         state.bytes.resize(len as usize, 0);
         state.note(|| Done::SetLen(len));
         Ok(())
@@ -228,7 +240,7 @@ impl StorageBackend for Handle {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.disk.state();
-        state.operate(false).map_err(Kind::error)?;
+        or_lost(state.operate(false))?;
         state.note(|| Done::Sync);
         Ok(())
     }
@@ -246,7 +258,7 @@ impl StorageBackend for Handle {
         if written > 0 {
             state.note(|| Done::Write(offset, data.to_vec()));
         }
-        turn.map_err(Kind::error)
+        or_lost(turn)
     }
 
     fn close(&self) -> io::Result<()> {

@@ -142,10 +142,7 @@ fn plain() -> Vec<(&'static str, IndexSpec, Vec<Operation>)> {
             spec("IVF4,Flat", 8),
             vec![
                 commit(vec![train(4), add(0, 30)]),
-                all(vec![
-                    Step::Create("b", spec("IVF4,Flat", 8)),
-                    on("b", vec![train(4), add(60, 25)]),
-                ]),
+                all(vec![Step::Create("b", spec("IVF4,Flat", 8)), on("b", vec![train(4), add(60, 25)])]),
                 all(vec![Step::Merge("a", "b", 1000)]),
                 all(vec![Step::Drop("b"), on("a", vec![Verb::Remove(Sel::Range(1000, 1010))])]),
                 commit(vec![add(7, 10)]),
@@ -335,8 +332,10 @@ fn by_the_application(db: &Database, mut state: State, n: u64, settings: &Settin
     let model = state.entry("a".into()).or_insert_with(|| IndexModel::new(&settings.first));
     let mut docs = txn.open_table(DOCS).unwrap();
     let ids: Vec<u64> = (n * 7..n * 7 + 15).collect();
-    let rows: Vec<f32> =
-        ids.iter().flat_map(|id| crate::common::model::vector(&settings.first, (id * 11 + n) as u8)).collect();
+    let rows: Vec<f32> = ids
+        .iter()
+        .flat_map(|id| crate::common::model::vector(&settings.first, (id * 11 + n) as u8))
+        .collect();
     writer.upsert(&ids, Rows::new(&rows, 8).unwrap()).unwrap();
     for (id, row) in ids.iter().zip(rows.chunks_exact(8)) {
         model.insert(*id, row);
