@@ -217,7 +217,7 @@ fn crash(all: &[Recorded], case: u64, random: &mut Random) -> Result<(), String>
         let making = workload.is_being_made(at);
         let look = workload.look(&disk_of(image), &states, making, turn)?;
         match look {
-            Some(look) if turn % 4 == 0 => look.go_on(turn),
+            Some(look) if turn.is_multiple_of(4) => look.go_on(turn),
             _ => Ok(()),
         }
     };
