@@ -80,7 +80,7 @@ fn prepare() -> Vec<u8> {
             "load" | "empty" => {}
             "keys" => {
                 let keys: Vec<String> = ids.iter().map(|id| format!("key {id}")).collect();
-                drop(writer.add_with_keys(&keys, rows(&vectors(2, 40))).unwrap());
+                writer.add_with_keys(&keys, rows(&vectors(2, 40))).map(|_| ()).unwrap();
             }
             _ => writer.add_with_ids(&ids, rows(&vectors(2 + first, 40))).unwrap(),
         }
@@ -552,7 +552,7 @@ fn workloads_go_on_after_every_fault() {
         let (which, n) = points[case as usize];
         let workload = &sweeps[which].workload;
         let variant = n + campaign::seed();
-        let (kind, for_ever) = (KINDS[(variant % 3) as usize], variant / 3 % 2 == 0);
+        let (kind, for_ever) = (KINDS[(variant % 3) as usize], (variant / 3).is_multiple_of(2));
         let fault = Fault { after: n, reads: false, for_ever, kind };
         sweep(workload, Some(fault), &mut 0)
             .map_err(|what| format!("{} with {fault:?}: {what}", workload.name))
