@@ -4,7 +4,8 @@
 //! A store is opened with [`Disk::handle`] as its backend, as often as wanted; all handles write to the
 //! same bytes. Like a file it is locked by the handle that has it open, so that a second store on the same
 //! bytes is refused and not silently torn. [`Disk::fail`] arms a countdown over the operations that may
-//! fail; the one that reaches zero gets an input/output error, and a write that fails has written half.
+//! fail; the one that reaches zero gets an error of the [`Kind`] asked for. [`Disk::record`] begins a log of
+//! everything that is done to the bytes, of which the campaign of crashes makes the disk after a crash.
 
 use redb::{BackendError, StorageBackend};
 use std::collections::BTreeSet;
@@ -26,6 +27,16 @@ struct State {
     operations: u64,
     /// The 4 KiB pages that were read since [`Disk::trace`].
     traced: Option<BTreeSet<u64>>,
+    /// What was done since [`Disk::record`].
+    recorded: Option<Vec<Done>>,
+}
+
+/// Something that was done to a disk and succeeded, or as far as it went.
+#[derive(Clone, Debug)]
+pub(crate) enum Done {
+    Write(u64, Vec<u8>),
+    SetLen(u64),
+    Sync,
 }
 
 /// What is to fail, and when.
@@ -37,6 +48,32 @@ pub(crate) struct Fault {
     pub(crate) reads: bool,
     /// Every later operation fails as well, until [`Disk::heal`].
     pub(crate) for_ever: bool,
+    pub(crate) kind: Kind,
+}
+
+/// How an operation fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// An input/output error: nothing was written.
+    Eio,
+    /// No space is left: nothing was written.
+    Full,
+    /// A write stops half-way.
+    Short,
+    /// A write is not done and said to be: no fault that a store could notice at once, for tests of tests.
+    Lost,
+}
+
+impl Kind {
+    fn error(self) -> io::Error {
+        match self {
+            Kind::Eio => io::Error::other("the disk failed, as planned"),
+            Kind::Full => io::Error::new(io::ErrorKind::StorageFull, "the disk is full, as planned"),
+            Kind::Short | Kind::Lost => {
+                io::Error::new(io::ErrorKind::WriteZero, "the disk wrote half, as planned")
+            }
+        }
+    }
 }
 
 impl Disk {
@@ -61,6 +98,11 @@ impl Disk {
         std::mem::take(&mut state.fired)
     }
 
+    /// Operations that the armed fault still lets pass.
+    pub(crate) fn left(&self) -> Option<u64> {
+        self.state().fault.map(|fault| fault.after)
+    }
+
     /// True if a fault struck since the last [`heal`](Self::heal).
     pub(crate) fn fired(&self) -> bool {
         self.state().fired
@@ -81,6 +123,21 @@ impl Disk {
         self.state().traced.replace(BTreeSet::new()).unwrap_or_default()
     }
 
+    /// Begins to record, from the bytes as they are.
+    pub(crate) fn record(&self) {
+        self.state().recorded = Some(Vec::new());
+    }
+
+    /// How much was recorded so far; `None` where nothing is.
+    pub(crate) fn recorded(&self) -> Option<usize> {
+        self.state().recorded.as_ref().map(Vec::len)
+    }
+
+    /// What was recorded; recording ends.
+    pub(crate) fn recording(&self) -> Vec<Done> {
+        self.state().recorded.take().unwrap_or_default()
+    }
+
     /// Operations so far, reads included.
     pub(crate) fn operations(&self) -> u64 {
         self.state().operations
@@ -94,8 +151,8 @@ impl std::fmt::Debug for State {
 }
 
 impl State {
-    /// Counts an operation; an error if it is its turn to fail.
-    fn operate(&mut self, read: bool) -> io::Result<()> {
+    /// Counts an operation; how it fails, if it is its turn.
+    fn operate(&mut self, read: bool) -> Result<(), Kind> {
         self.operations += 1;
         let Some(fault) = &mut self.fault else { return Ok(()) };
         if read && !fault.reads {
@@ -105,11 +162,18 @@ impl State {
             fault.after -= 1;
             return Ok(());
         }
+        let kind = fault.kind;
         if !fault.for_ever {
             self.fault = None;
         }
         self.fired = true;
-        Err(io::Error::other("the disk failed, as planned"))
+        Err(kind)
+    }
+
+    fn note(&mut self, done: impl FnOnce() -> Done) {
+        if let Some(recorded) = &mut self.recorded {
+            recorded.push(done());
+        }
     }
 }
 
@@ -135,6 +199,14 @@ impl Drop for Handle {
     }
 }
 
+/// What the caller is told.
+fn or_lost(turn: Result<(), Kind>) -> io::Result<()> {
+    match turn {
+        Ok(()) | Err(Kind::Lost) => Ok(()),
+        Err(kind) => Err(kind.error()),
+    }
+}
+
 fn out_of_range() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "beyond the end of the disk")
 }
@@ -142,13 +214,13 @@ fn out_of_range() -> io::Error {
 impl StorageBackend for Handle {
     fn len(&self) -> io::Result<u64> {
         let mut state = self.disk.state();
-        state.operate(true)?;
+        state.operate(true).map_err(Kind::error)?;
         Ok(state.bytes.len() as u64)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut state = self.disk.state();
-        state.operate(true)?;
+        state.operate(true).map_err(Kind::error)?;
         let at = offset as usize;
         let bytes = state.bytes.get(at..at + out.len()).ok_or_else(out_of_range)?;
         out.copy_from_slice(bytes);
@@ -160,22 +232,33 @@ impl StorageBackend for Handle {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.disk.state();
-        state.operate(false)?;
+        or_lost(state.operate(false))?;
         state.bytes.resize(len as usize, 0);
+        state.note(|| Done::SetLen(len));
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.disk.state().operate(false)
+        let mut state = self.disk.state();
+        or_lost(state.operate(false))?;
+        state.note(|| Done::Sync);
+        Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.disk.state();
         let turn = state.operate(false);
-        let data = if turn.is_ok() { data } else { &data[..data.len() / 2] };
-        let at = offset as usize;
-        state.bytes.get_mut(at..at + data.len()).ok_or_else(out_of_range)?.copy_from_slice(data);
-        turn
+        let written = match turn {
+            Ok(()) => data.len(),
+            Err(Kind::Short) => data.len() / 2,
+            Err(_) => 0,
+        };
+        let (at, data) = (offset as usize, &data[..written]);
+        state.bytes.get_mut(at..at + written).ok_or_else(out_of_range)?.copy_from_slice(data);
+        if written > 0 {
+            state.note(|| Done::Write(offset, data.to_vec()));
+        }
+        or_lost(turn)
     }
 
     fn close(&self) -> io::Result<()> {

@@ -71,10 +71,9 @@ impl World {
                     gathered = rest;
                     states.push(state.clone());
                 }
-                match (outcome.is_ok(), states.last()) {
-                    (true, Some(last)) => self.acknowledged(last.clone(), true),
-                    (true, None) => {}
-                    (false, _) => self.in_flight.extend(states),
+                match outcome.is_ok() {
+                    true => states.into_iter().for_each(|state| self.acknowledged(state, true)),
+                    false => self.in_flight.extend(states),
                 }
             }
             self.settle("bulk_load add", &refusals, outcome)?;

@@ -88,6 +88,9 @@ pub(crate) enum Step {
     },
     /// Dropping and renaming an index that a writer has open: refused, and nothing is changed.
     DropWhileOpen(&'static str),
+    /// Adds all of the second index, as it was committed last, to the first, its ids so much larger. Not in scripts: the
+    /// model does not know which indexes go together.
+    Merge(&'static str, &'static str, u64),
 }
 
 #[derive(Clone, Debug)]

@@ -42,6 +42,19 @@ impl World {
                 self.settle("rename_index while open", busy, txn.rename_index(name, "ça va bien"))?;
                 self.settle("open a second writer", busy, txn.index(name).map(|_| ()))?;
             }
+            Step::Merge(into, from, add) => {
+                let read = self.settle("begin_read", &[], self.store().begin_read())?;
+                let Some(other) = read.map(|read| read.index(from)) else { return Ok(()) };
+                let Some(other) = self.settle("open index", &[], other)? else { return Ok(()) };
+                let rows = self.committed[*from].rows.clone();
+                let opened = self.settle("open writer", &[], txn.index(into))?;
+                let (Some(mut writer), Some(model)) = (opened, state.get_mut(*into)) else { return Ok(()) };
+                let merged = writer.merge_from(&other, *add, &mut Observer::none());
+                if self.settle("merge_from", &[], merged)? != Some(rows.len() as u64) {
+                    return mismatch(format!("merged {} rows otherwise", rows.len()));
+                }
+                rows.iter().for_each(|(id, row)| model.insert(id + add, row));
+            }
             Step::Index { name, verbs, suited } => {
                 let opened = self.settle("open writer", &unusable(state.get(*name)), txn.index(name))?;
                 let (Some(mut writer), Some(model)) = (opened, state.get_mut(*name)) else { return Ok(()) };

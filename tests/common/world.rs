@@ -5,7 +5,7 @@
 //! still answer as the model of their own commit. When a planned fault strikes, calls may fail (never
 //! panic); the store is then reopened and must hold the last acknowledged commit or the one in flight.
 
-use super::disk::{Disk, Fault};
+use super::disk::{Disk, Fault, Kind};
 use super::model::{IndexModel, State};
 use super::reads;
 use super::script::{End, Operation, Settings, Step};
@@ -71,6 +71,18 @@ pub(crate) struct World {
     stale: Option<Vec<u8>>,
     turn: u8,
     pub(crate) seen: RefCell<Seen>,
+    /// What was acknowledged while the disk recorded.
+    pub(crate) history: Vec<Acknowledged>,
+    /// Commits are inspected as soon as they are made.
+    pub(crate) inspects: bool,
+}
+
+/// A commit that was acknowledged, and how much the disk had recorded by then.
+#[derive(Clone, Debug)]
+pub(crate) struct Acknowledged {
+    pub(crate) at: usize,
+    pub(crate) durable: bool,
+    pub(crate) state: State,
 }
 
 /// A state that is kept, and what the model was at its commit.
@@ -84,8 +96,16 @@ const HELD_MAX: usize = 3;
 
 impl World {
     pub(crate) fn new(settings: Settings, plant: Plant) -> Done<Self> {
-        let mut world = World {
-            disk: Disk::default(),
+        let mut world = World::around(Disk::default(), settings, plant);
+        world.open()?;
+        world.begin()?;
+        Ok(world)
+    }
+
+    /// A world without a store, on this disk.
+    pub(crate) fn around(disk: Disk, settings: Settings, plant: Plant) -> Self {
+        World {
+            disk,
             settings,
             plant,
             store: None,
@@ -97,18 +117,37 @@ impl World {
             stale: None,
             turn: 0,
             seen: RefCell::default(),
-        };
+            history: Vec::new(),
+            inspects: true,
+        }
+    }
+
+    /// A world on what the disk holds already, whose state is not known yet.
+    pub(crate) fn on(disk: Disk, settings: Settings, turn: u8) -> Done<Self> {
+        let mut world = World::around(disk, settings, Plant::Nothing);
+        world.turn = turn;
         world.open()?;
-        let first = Step::Create("a", world.settings.first.clone());
-        world.transaction(&[first], End::Commit)?;
         Ok(world)
+    }
+
+    /// The same with a store that is open.
+    pub(crate) fn of(disk: Disk, settings: Settings, store: Store, turn: u8) -> Self {
+        let mut world = World::around(disk, settings, Plant::Nothing);
+        (world.turn, world.store) = (turn, Some(store));
+        world
+    }
+
+    /// The first index.
+    pub(crate) fn begin(&mut self) -> Done {
+        let first = Step::Create("a", self.settings.first.clone());
+        self.transaction(&[first], End::Commit)
     }
 
     pub(crate) fn store(&self) -> Store {
         self.store.clone().expect("a store is open between operations")
     }
 
-    fn open(&mut self) -> Done {
+    pub(crate) fn open(&mut self) -> Done {
         let disk = self.disk.clone();
         let builder = Store::builder()
             .cache_bytes(self.settings.cache_bytes)
@@ -162,6 +201,15 @@ impl World {
         done.map_err(|stop| format!("{stop:?}"))
     }
 
+    /// Makes the first index, as the first operation, and recovers if a fault struck.
+    pub(crate) fn start(&mut self) -> Result<(), String> {
+        match self.begin() {
+            Err(Stop::Fault(_)) | Ok(()) if self.disk.fired() => self.recover(),
+            done => done,
+        }
+        .map_err(|stop| format!("{stop:?}"))
+    }
+
     /// After the last operation: everything closed, opened again and inspected.
     pub(crate) fn finish(&mut self) -> Result<(), String> {
         if self.disk.heal() {
@@ -189,6 +237,7 @@ impl World {
                 let store = self.store();
                 self.settle("flush", &[], store.flush())?;
                 self.older.clear();
+                self.record(true);
             }
             Operation::Compact => {
                 let store = self.store();
@@ -207,7 +256,12 @@ impl World {
             Operation::DiscardLoad { index } => self.discard(index)?,
             Operation::Repair { index } => self.repair(index)?,
             Operation::Fail { after, reads, for_ever } => {
-                self.disk.fail(Fault { after: *after, reads: *reads, for_ever: *for_ever });
+                self.disk.fail(Fault {
+                    after: *after,
+                    reads: *reads,
+                    for_ever: *for_ever,
+                    kind: Kind::Short,
+                });
             }
         }
         self.compare_held()
@@ -224,6 +278,14 @@ impl World {
             self.older.clear();
         } else {
             self.older.push(before);
+        }
+        self.record(durable);
+    }
+
+    /// Notes what is committed, if the disk records.
+    pub(crate) fn record(&mut self, durable: bool) {
+        if let Some(at) = self.disk.recorded() {
+            self.history.push(Acknowledged { at, durable, state: self.committed.clone() });
         }
     }
 
@@ -387,23 +449,52 @@ impl World {
 
     /// What a new reader sees is the last acknowledged commit.
     pub(crate) fn check(&self) -> Done {
-        self.inspect(&self.store(), &self.committed, false)
+        if self.inspects { self.inspect(&self.store(), &self.committed, false) } else { Ok(()) }
     }
 
-    /// Compares everything about a store with the model; with `probe` also the next id, which only a
+    /// Reads everything that the store holds against one state after another; which it is. All of it is verified first.
+    pub(crate) fn find(&mut self, states: &[&State]) -> Result<usize, String> {
+        let store = self.store();
+        self.verify(&store).map_err(|stop| format!("{stop:?}"))?;
+        let mut reasons = Vec::new();
+        for (i, state) in states.iter().enumerate() {
+            match self.compare_state(&store, state, true) {
+                Ok(()) => {
+                    self.committed = (*state).clone();
+                    return Ok(i);
+                }
+                Err(stop) => reasons.push(stop),
+            }
+        }
+        Err(format!("the store is in none of {} states: {reasons:?}", states.len()))
+    }
+
+    fn verify(&self, store: &Store) -> Done {
+        let Some(txn) = self.settle("begin_read", &[], store.begin_read())? else { return Ok(()) };
+        for name in self.settle("indexes", &[], txn.indexes())?.unwrap_or_default() {
+            let report = self.settle("verify", &[], txn.verify(&name, &mut Observer::none()))?;
+            let report = report.unwrap_or_default();
+            if !self.disk.fired() && !report.is_ok() {
+                return mismatch(format!("index {name}: {:?}", report.problems));
+            }
+        }
+        Ok(())
+    }
+
+    /// Verifies a store and compares everything about it with the model; with `probe` also the next id, which only a
     /// writer shows.
     fn inspect(&self, store: &Store, state: &State, probe: bool) -> Done {
+        self.verify(store)?;
+        self.compare_state(store, state, probe)
+    }
+
+    fn compare_state(&self, store: &Store, state: &State, probe: bool) -> Done {
         let Some(txn) = self.settle("begin_read", &[], store.begin_read())? else { return Ok(()) };
         let names = self.settle("indexes", &[], txn.indexes())?.unwrap_or_default();
         if !names.iter().eq(state.keys()) {
             return mismatch(format!("indexes {names:?}, expected {:?}", state.keys()));
         }
         for (name, model) in state {
-            let report = self.settle("verify", &[], txn.verify(name, &mut Observer::none()))?;
-            let report = report.unwrap_or_default();
-            if !self.disk.fired() && !report.is_ok() {
-                return mismatch(format!("index {name}: {:?}", report.problems));
-            }
             match txn.index(name) {
                 Err(Error::Unfinished { rows, .. }) if model.loading == Some(rows) => {}
                 Err(Error::Unfinished { rows, .. }) => {
