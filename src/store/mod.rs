@@ -23,6 +23,7 @@ use crate::storage::format::Header;
 use crate::storage::pins::Budget;
 use crate::storage::snapshot::{Older, Remains, SNAPSHOT_AGE_MAX, Snapshot};
 use crate::storage::{self, BytesTable, Tables};
+use crate::sync::{AtomicU64, Ordering::SeqCst, is_old, planted};
 use crate::{Error, Observer, Result};
 use builder::{Settings, Source};
 pub(crate) use handle::Handle;
@@ -31,7 +32,6 @@ use redb::ReadTransaction;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -288,10 +288,8 @@ impl Inner {
     pub(crate) fn committed(&self, changes: &Changes) {
         self.changes.lock().append(changes);
         self.commits.fetch_add(1, SeqCst);
-        let now = Instant::now();
-        let young = |snapshot: &mut Arc<Snapshot>| now.duration_since(snapshot.born) < SNAPSHOT_AGE_MAX;
         self.snapshots.lock().values_mut().for_each(|cached| {
-            if cached.snapshot.take_if(|snapshot| !young(snapshot)).is_some() {
+            if cached.snapshot.take_if(|snapshot| is_old(snapshot.born, SNAPSHOT_AGE_MAX)).is_some() {
                 cached.remains.give_up_reservation();
             }
         });
@@ -367,7 +365,7 @@ impl Inner {
             let quiet = cached.commits == began.commits && !matches!(self.source, Source::Attached);
             if let Some(snapshot) = &cached.snapshot
                 && snapshot.header.same_state(&header)
-                && (quiet || snapshot.born.elapsed() < SNAPSHOT_AGE_MAX)
+                && (quiet || !is_old(snapshot.born, SNAPSHOT_AGE_MAX))
             {
                 return Ok(reader_of(snapshot.clone(), cached.model.clone()));
             }
@@ -384,7 +382,8 @@ impl Inner {
         let mut snapshots = self.snapshots.lock();
         // Another thread may have been faster.
         if let Some(cached) = snapshots.get(&snapshot.header.uuid)
-            && let Some(same) = cached.snapshot.as_ref().filter(|s| s.header.same_state(&snapshot.header))
+            && let Some(same) =
+                cached.snapshot.as_ref().filter(|s| s.header.same_state(&snapshot.header) || planted())
         {
             return Ok(reader_of(same.clone(), cached.model.clone()));
         }
