@@ -58,7 +58,6 @@ mod rows;
 mod spec;
 mod storage;
 mod store;
-mod sync;
 mod transform;
 
 pub use codec::CodePacker;
@@ -91,9 +90,6 @@ pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX};
 pub use store::{
     BackupReport, Builder, BulkLoad, CompactReport, Durability, ReadTxn, Store, StoreStats, WriteTxn,
 };
-#[cfg(feature = "schedules")]
-#[doc(hidden)]
-pub use sync::scheduled;
 pub use transform::{EigenPower, TransformKind};
 
 /// The README's example, compiled and run.
