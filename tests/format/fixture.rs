@@ -90,7 +90,9 @@ fn fill(store: &Store, index: &Made) {
             let keys: Vec<String> = (0..ROWS).map(|i| format!("key {i}")).collect();
             writer.add_with_keys(&keys, rows).unwrap();
         }
-        false => drop(writer.add(rows).unwrap()),
+        false => {
+            writer.add(rows).unwrap();
+        }
     });
     if spec.nlist().is_some() {
         (0..2).for_each(|_| {

@@ -84,7 +84,9 @@ fn a_stored_file_can_be_changed() {
                     let keys: Vec<String> = (0..9).map(|i| format!("new {i}")).collect();
                     writer.upsert_with_keys(&keys, Rows::new(&data, dim).unwrap()).unwrap();
                 }
-                false => drop(writer.add(Rows::new(&data, dim).unwrap()).unwrap()),
+                false => {
+                    writer.add(Rows::new(&data, dim).unwrap()).unwrap();
+                }
             }
             assert_eq!(writer.remove_ids(&IdSelector::range(0..4)).unwrap(), index.low_ids);
             if writer.reader().spec().nlist().is_some() {
@@ -165,7 +167,9 @@ fn the_page_says_enough_to_read_any_store() {
             }
         }
         let more = fixture::data(40, dim, 1000 + i as u64);
-        change(&store, name, |writer| drop(writer.add(Rows::new(&more, dim).unwrap()).unwrap()));
+        change(&store, name, |writer| {
+            writer.add(Rows::new(&more, dim).unwrap()).unwrap();
+        });
     }
     drop(store);
     let indexes = plain::read(&path).unwrap();
