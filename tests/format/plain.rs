@@ -587,7 +587,7 @@ impl Index {
         for (i, _) in self.shape.kept_widths(header.dim).iter().enumerate() {
             ensure(self.kept[i].keys().eq(self.ids.keys()), || "rows that are kept and rows".into())?;
         }
-        ensure(header.keys == !self.keys.is_empty(), || "keys".into())?;
+        ensure(header.keys != self.keys.is_empty(), || "keys".into())?;
         ensure(!header.keys || self.keys.keys().eq(self.map.keys()), || "ids of keys".into())?;
         self.check_chains()?;
         self.check_tree()
