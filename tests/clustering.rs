@@ -528,14 +528,15 @@ fn an_assigner_of_the_callers_decides_who_belongs_where() {
         (with(|c| c.niter = 3), Metric::L1),
     ] {
         let params = params.clustering;
-        let mut assigner = Assigner::default();
-        let expected = kmeans(rows(&data, dim), k, metric, &params, None, &mut Observer::none()).unwrap();
-        let found =
-            kmeans_with(rows(&data, dim), k, metric, &params, None, &mut assigner, &mut Observer::none())
-                .unwrap();
+        let (mut assigner, mut none) = (Assigner::default(), Observer::none());
+        // One of each cluster.
+        let first = Some(rows(&data[..k * dim], dim));
+        let data = rows(&data, dim);
+        let expected = kmeans(data, k, metric, &params, first, &mut none).unwrap();
+        let found = kmeans_with(data, k, metric, &params, first, &mut assigner, &mut none).unwrap();
         assert_eq!(found.centroids, expected.centroids);
         assert_eq!(found.sampled_rows, expected.sampled_rows);
-        let close = (found.objective - expected.objective).abs() < 1e-4 * expected.objective.abs();
+        let close = (found.objective - expected.objective).abs() < 1e-2 * expected.objective.abs();
         assert!(close, "{} {}", found.objective, expected.objective);
         assert_eq!(assigner.rows, assigner.updates * found.sampled_rows);
         let rebuilt = if params.update_index { assigner.updates } else { params.nredo };
@@ -544,9 +545,10 @@ fn an_assigner_of_the_callers_decides_who_belongs_where() {
     let store = memory();
     create(&store, "i", &spec("PCA4,IVF12,SQ8", dim, Metric::L2));
     create(&store, "j", &spec("PCA4,IVF12,SQ8", dim, Metric::L2));
-    change(&store, "i", |writer| train(writer, rows(&data, dim)));
+    let params = TrainParams { initial: Some(data[..k * dim].to_vec()), ..TrainParams::default() };
+    change(&store, "i", |writer| writer.train(rows(&data, dim), &params, &mut Observer::none()).unwrap());
     let report = change(&store, "j", |writer| {
-        let (params, mut own) = (TrainParams::default(), Assigner::default());
+        let mut own = Assigner::default();
         writer.train_with_assigner(rows(&data, dim), &params, &mut own, &mut Observer::none()).unwrap()
     });
     assert!(!report.iterations.is_empty());
@@ -559,8 +561,7 @@ fn an_assigner_that_names_no_centroid_is_refused() {
     let data = reals(50, 3, 91);
     let mut own = Assigner { answer: Some(5), ..Assigner::default() };
     let params = ClusteringParams::default();
-    let refused =
-        kmeans_with(rows(&data, 3), 5, Metric::L2, &params, None, &mut own, &mut Observer::none());
+    let refused = kmeans_with(rows(&data, 3), 5, Metric::L2, &params, None, &mut own, &mut Observer::none());
     assert!(matches!(refused, Err(Error::Parameter { name: "clustering_index", .. })));
 }
 
@@ -578,7 +579,8 @@ fn encoded_vectors_train_as_what_they_decode_to() {
         writer.add(rows(&data, dim)).unwrap();
     });
     let source = reader(&store, "source");
-    let (ids, none) = (source.ids().unwrap(), &mut Observer::none());
+    let (ids, mut observer) = (source.ids().unwrap(), Observer::none());
+    let none = &mut observer;
     let codes = source.encode(rows(&data, dim)).unwrap();
     let decoded = source.reconstruct_batch(&ids).unwrap();
     assert_eq!(source.decode(&codes).unwrap(), decoded);
@@ -601,6 +603,7 @@ fn encoded_vectors_train_as_what_they_decode_to() {
         assert_eq!(report.rows, 50);
     }
     assert_eq!(fingerprint("a"), fingerprint("b"));
-    let cut = change(&store, "a", |writer| writer.train_encoded(&source, &codes[1..], &all, none).map(|_| ()));
+    let cut =
+        change(&store, "a", |writer| writer.train_encoded(&source, &codes[1..], &all, none).map(|_| ()));
     assert!(matches!(cut, Err(Error::Length { .. })));
 }

@@ -239,8 +239,7 @@ fn a_merge_in_steps_is_that_of_one() {
         assert_eq!(all_bits(&a), all_bits(&b), "{text}");
         // Begun again, it doubles nothing.
         let other = reader(&store, "b");
-        let again =
-            change(&store, "a", |writer| writer.merge_some(&other, 1000, 9, &mut Observer::none()));
+        let again = change(&store, "a", |writer| writer.merge_some(&other, 1000, 9, &mut Observer::none()));
         assert!(matches!(again, Err(Error::DuplicateId { .. })));
         assert_eq!(reader(&store, "a").len(), 600);
     }

@@ -427,10 +427,11 @@ fn distances_of_two_stored_vectors_are_symmetric() {
                 _ => pairs().map(|(x, y)| x * y).sum(),
             };
             let distance = computer.symmetric(a, b).unwrap().unwrap();
-            assert!((f64::from(distance) - exact).abs() < 1e-4, "{text} {metric}: {distance} {exact}");
+            let most = 1e-4 * (1.0 + exact.abs());
+            assert!((f64::from(distance) - exact).abs() < most, "{text} {metric}: {distance} {exact}");
             assert_eq!(computer.symmetric(b, a).unwrap().unwrap().to_bits(), distance.to_bits());
         }
-        assert!(matches!(computer.symmetric(ids[0], 3), Err(Error::UnknownId { id: 3 })));
+        assert!(matches!(computer.symmetric(3, ids[0]), Err(Error::UnknownId { id: 3 })));
     });
 }
 

@@ -249,6 +249,9 @@ fn answers_that_cannot_be_are_errors_and_nothing_is_stored() {
     assert!(matches!(found, Err(Error::Quantizer { what, .. }) if what.contains("list 3 twice for query 0")));
     assert!(Store::builder().quantizer(Arc::new(Own { name: "a b", ..Own::new(vec![]) })).is_err());
     assert!("IVF4(own:a b),Flat".parse::<IndexSpec>().is_err());
+    for text in ["PCA8,IVF4(Raw),SQ8,RFlat", "IVF4(own:graph-2.1)_SOAR,PQ4"] {
+        assert_eq!(text.parse::<IndexSpec>().unwrap().to_string(), text);
+    }
 }
 
 #[test]

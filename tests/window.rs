@@ -77,7 +77,9 @@ fn a_slice_may_be_an_index_or_have_keys() {
         });
     }
     assert_eq!(reader(&store, "days").window_slices().unwrap(), [0..50, 50..120]);
-    change(&store, "days", |writer| assert_eq!(writer.sliding_window().unwrap().drop_oldest().unwrap(), Some(50)));
+    change(&store, "days", |writer| {
+        assert_eq!(writer.sliding_window().unwrap().drop_oldest().unwrap(), Some(50))
+    });
     assert_sound(&store, "days");
     let (days, tuesday) = (reader(&store, "days"), reader(&store, "tuesday"));
     let mut codes: Vec<Vec<u8>> = (50..120).map(|id| days.code(id).unwrap().bytes).collect();
@@ -93,7 +95,10 @@ fn a_slice_may_be_an_index_or_have_keys() {
         window.drop_oldest().unwrap();
     });
     let named = reader(&store, "named");
-    assert_eq!((named.len(), named.id_of_key(b"c").unwrap(), named.id_of_key(b"a").unwrap()), (1, Some(2), None));
+    assert_eq!(
+        (named.len(), named.id_of_key(b"c").unwrap(), named.id_of_key(b"a").unwrap()),
+        (1, Some(2), None)
+    );
 }
 
 // ---------------------------------------------------------------- some lists alone
@@ -139,6 +144,10 @@ fn some_lists_alone_are_as_if_the_others_were_empty() {
             }
             // By id all are there.
             assert_eq!((view.len(), view.reconstruct(17).unwrap()), (500, whole.reconstruct(17).unwrap()));
+        }
+        // A vector of two lists would be one of each shard.
+        if whole.spec().spill() {
+            continue;
         }
         // Lists of one index where it has any, else those of another: FAISS's masked lists.
         let front = whole.only_lists(|list, _| list < 3).unwrap();

@@ -3,7 +3,7 @@
 //! ```text
 //! FAISS's SliceInvertedLists       only_lists(|list, _| (3..7).contains(&list))
 //! StopWordsInvertedLists           only_lists(|_, entries| entries <= 1000)
-//! MaskedInvertedLists(a, b)        of_shards([a, b.only_lists(|list, _| a's list is empty)])
+//! MaskedInvertedLists(a, b)        of_shards([a, b.only_lists(|list, _| a's list is empty)]), where vectors stand in one list
 //! ```
 //! What goes by id or key (`reconstruct`, `slot`, `code`, `contains`, `ids`, `len`) sees all vectors, as in FAISS.
 

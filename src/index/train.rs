@@ -453,11 +453,12 @@ impl IndexWriter<'_> {
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<TrainReport> {
-        let each = source.list_number_bytes() + source.code_bytes();
-        let split: Vec<&[u8]> = codes.chunks(each).collect();
-        let picks = self.training_picks(split.len(), params);
-        let picked: Vec<u8> = picks.into_iter().flat_map(|i| split[i].iter().copied()).collect();
-        let rows = source.decode(&picked)?;
+        let split = source.split_codes(codes)?;
+        let mut rows = Vec::new();
+        for i in self.training_picks(split.len(), params) {
+            let (list, code) = split[i];
+            rows.extend(source.model.decode_for_users(list, code)?);
+        }
         self.train(Rows::new(&rows, source.dim())?, params, observer)
     }
 
