@@ -24,6 +24,7 @@
 
 use crate::Rows;
 use crate::kernel::{AlignedVec, BYTE_PANEL, ByteProduct, Kernels, Similarity};
+use crate::math::linalg::mean;
 use std::ops::Range;
 use zerocopy::IntoBytes;
 
@@ -83,7 +84,8 @@ impl Quantised {
         // The maxima below would pass over NaN.
         centroids.check_finite().ok()?;
         let dim = centroids.dim();
-        let mean = mean(centroids);
+        // Any vector is right; this one makes the components small.
+        let mean: Vec<f32> = mean(centroids).into_iter().map(|x| x as f32).collect();
         let centred = |row: &[f32], d: usize| f64::from(row[d]) - f64::from(mean[d]);
         let components = centroids.iter().flat_map(|row| (0..dim).map(move |d| centred(row, d)));
         let (low, high) = components.fold((0.0f64, 0.0f64), |(low, high), x| (low.min(x), high.max(x)));
@@ -240,15 +242,6 @@ impl View {
     pub(super) fn factor(view: Option<&View>) -> f32 {
         view.map_or(0.0, |view| view.factor)
     }
-}
-
-/// The mean of the centroids. Any vector is right; this one makes the components small.
-fn mean(centroids: Rows<'_>) -> Vec<f32> {
-    let mut sums = vec![0.0; centroids.dim()];
-    for row in centroids.iter() {
-        sums.iter_mut().zip(row).for_each(|(sum, &x)| *sum += f64::from(x));
-    }
-    sums.iter().map(|sum| (sum / centroids.len().max(1) as f64) as f32).collect()
 }
 
 /// To the nearest whole number, without the call that `f32::round` is on old processors: in a sum of this

@@ -31,6 +31,7 @@ pub(crate) use nibble::{Nibble, NibbleBits};
 
 use crate::kernel::{Found, Similarity};
 use crate::layout::Layout;
+use crate::math::linalg::mean;
 use crate::{Result, Rows};
 use std::borrow::Cow;
 
@@ -46,6 +47,14 @@ pub(crate) struct Assigned<'a> {
 }
 
 impl<'a> Assigned<'a> {
+    /// The mean of the centroids; zeros where there are none.
+    pub(crate) fn origin(&self) -> Vec<f32> {
+        match self.centroids {
+            Some(centroids) => mean(centroids).into_iter().map(|x| x as f32).collect(),
+            None => vec![0.0; self.rows.dim()],
+        }
+    }
+
     /// The rows relative to the centroids of their lists; as they are where there are no centroids.
     pub(crate) fn residuals(&self) -> Cow<'a, [f32]> {
         let Some(centroids) = self.centroids else { return Cow::Borrowed(self.rows.as_slice()) };

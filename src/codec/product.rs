@@ -20,13 +20,14 @@
 //! **Polysemous codes** ([`Codec::filtered`]): entries of which `ht` bits or more differ from the code of the query itself
 //! (of its residual in the list) are passed over, as in FAISS. A refinement's bits do not count.
 //!
-//! **Bits.** 8 have kernels of their own (`kernel/lookup.rs`). Other codes are unpacked once a block for all queries. Up to
+//! **Bits.** 8 have kernels of their own (`kernel/lookup.rs`), and a sieve before them where tables of bytes are cheap to look into
+//! (`kernel/sieve.rs`). Other codes are unpacked once a block for all queries. Up to
 //! 10 bits a query has a table; beyond that a list has fewer entries than a sub-space has points, and the products are computed
 //! of the points met. All three sum in one order: the even sub-spaces, the odd ones, the two sums.
 
 use super::{Assigned, Codec, Codes, KeptForm, Probe, Scanner, Training, Visit};
 use crate::encoding::{ProductQuantizer, RefinedProduct};
-use crate::kernel::{Found, Kernels, Lookup, Similarity, settle};
+use crate::kernel::{Found, Kernels, Lookup, Sieve, SieveTable, Similarity, settle};
 use crate::layout::Layout;
 use crate::math::polysemous;
 use crate::math::product::{self, ProductBook, unpack};
@@ -200,6 +201,11 @@ impl Product {
         self.books.iter().all(|book| book.bits() == 8)
     }
 
+    /// True if entries are sieved before they are scored.
+    fn is_sieved(&self) -> bool {
+        self.is_bytes() && self.kernels.sieve_pays()
+    }
+
     fn has_tables(&self) -> bool {
         self.books.iter().all(|book| book.bits() <= TABLE_BITS_MAX)
     }
@@ -304,9 +310,13 @@ impl Codec for Product {
         Ok(())
     }
 
-    /// As many as their tables stay in cache, while the lists pass by.
+    /// As many as their tables stay in cache, while the lists pass by: where there is a sieve, its tables.
     fn batch(&self) -> usize {
-        if self.has_tables() { (BATCH_BYTES / (4 * self.table_len())).clamp(8, 4096) } else { usize::MAX }
+        if !self.has_tables() {
+            return usize::MAX;
+        }
+        let value = if self.is_sieved() { 1 } else { 4 };
+        (BATCH_BYTES / (value * self.table_len())).clamp(8, 4096)
     }
 
     fn filtered<'a>(&'a self, queries: Rows<'a>, bits: u32) -> Option<Box<dyn Scanner + 'a>> {
@@ -376,6 +386,8 @@ struct ProductScanner<'a> {
     tables: Vec<f32>,
     /// True if there is one for each.
     kept: bool,
+    /// Of each query, where sieving pays.
+    sieves: Vec<SieveTable>,
     visits: Vec<Visit>,
     bases: Vec<f32>,
     /// The code of each visit's query, of the first stage; if entries are filtered by it.
@@ -403,12 +415,17 @@ impl<'a> ProductScanner<'a> {
                 codec.table(query, table);
             }
         }
+        let sieves = match kept && codec.is_sieved() {
+            true => tables.chunks_exact(len).map(|table| codec.kernels.sieve_table(table)).collect(),
+            false => Vec::new(),
+        };
         ProductScanner {
             codec,
             queries,
             ht,
             tables,
             kept,
+            sieves,
             visits: Vec::new(),
             bases: Vec::new(),
             own: Vec::new(),
@@ -445,7 +462,7 @@ impl Scanner for ProductScanner<'_> {
     }
 
     fn scan(&mut self, block: Codes<'_>, first: usize, worst: &[f32], live: &[&[u32]], found: &mut [Found]) {
-        let ProductScanner { codec, queries, ht, tables, kept, visits, bases, own, buffers } = self;
+        let ProductScanner { codec, queries, ht, tables, kept, sieves, visits, bases, own, buffers } = self;
         let Buffers { scores, picks, chosen, indices } = buffers;
         if block.n == 0 {
             return;
@@ -467,12 +484,19 @@ impl Scanner for ProductScanner<'_> {
             }
             let table = if *kept { &tables[number * len..(number + 1) * len] } else { &tables[..] };
             let pass = Pass { codec, block, query, table, base: bases[first + v], indices };
-            let filtered = *ht > 0;
-            if filtered {
+            let sieve = sieves.get(number).filter(|table| table.is_usable() && worst[v] < f32::MAX);
+            let filtered = *ht > 0 || sieve.is_some();
+            if *ht > 0 {
                 let size = codec.books[0].code_bytes();
                 let own = &own[(first + v) * size..][..size];
                 codec.kernels.hamming_below(own, block.bytes, codec.entry_bytes(), *ht, picks);
                 picks.retain(|&pick| live[v][pick as usize / 32] >> (pick % 32) & 1 == 1);
+                scores.resize(picks.len(), 0.0);
+                pass.score_some(picks, scores);
+            } else if let Some(table) = sieve {
+                let ahead = if alone { block.ahead } else { &[] };
+                let sieve = Sieve { table, worst: worst[v], live: live[v], ahead };
+                codec.kernels.sieve(&sieve, &pass.lookup(), picks);
                 scores.resize(picks.len(), 0.0);
                 pass.score_some(picks, scores);
             } else {

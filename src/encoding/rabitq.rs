@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! RaBitQ | RaBitQ4               1 to 9 bits a component                    FAISS's IndexIVFRaBitQ
-//! RaBitQfs | RaBitQfs4 | RaBitQfs_64 | RaBitQfs4_64                         FAISS's IndexIVFRaBitQFastScan
+//! RaBitQfs | RaBitQfs4                    the same: FAISS's IndexIVFRaBitQFastScan
 //! .._q8                          queries rounded to 8 bits, between their least and greatest component
 //! .._q8c                         the same in steps about zero (FAISS's `centered`)
 //! ```
-//! The words after the last `_` are ours: FAISS has fields for them. Both families are one code here, as every scan is
-//! a fast scan; which of the two was written is kept, so that a specification is printed as it was given.
+//! What begins with `_q` is ours: FAISS has fields for them. Both families are one code here, as every scan is
+//! a fast scan; which of the two was written is kept, so that a specification is printed as it was given. FAISS's
+//! blocks of more than 32 rows (`RaBitQfs_64`) are refused.
 //! A rotation that spreads a vector over all components is another part of the specification (`RR128,IVF64,RaBitQ`).
 
 use std::fmt;
@@ -20,17 +21,17 @@ pub struct RaBitQ {
     bits: u8,
     query_bits: u8,
     centred: bool,
-    /// The rows of a block of FAISS's fast scan, where that is what was written.
-    block: Option<u16>,
+    /// Spelled as FAISS's fast scan.
+    fast: bool,
 }
 
-/// Rows of a block that FAISS need not be told.
-const BLOCK: u16 = 32;
+/// What FAISS may be told of its blocks and need not be.
+const BLOCK: &str = "32";
 
 impl RaBitQ {
     /// So many bits a component, 1 to 9; none beyond that.
     pub fn new(bits: u8) -> Option<Self> {
-        let code = RaBitQ { bits, query_bits: 0, centred: false, block: None };
+        let code = RaBitQ { bits, query_bits: 0, centred: false, fast: false };
         (1..=9).contains(&bits).then_some(code)
     }
 
@@ -47,7 +48,7 @@ impl RaBitQ {
 
     /// Spelled `RaBitQfs`.
     pub fn fast_scan(self) -> Self {
-        RaBitQ { block: Some(BLOCK), ..self }
+        RaBitQ { fast: true, ..self }
     }
 
     /// Bits of a component, the sign among them.
@@ -68,12 +69,9 @@ impl RaBitQ {
 
 impl fmt::Display for RaBitQ {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.block.is_some() { "RaBitQfs" } else { "RaBitQ" })?;
+        f.write_str(if self.fast { "RaBitQfs" } else { "RaBitQ" })?;
         if self.bits > 1 {
             write!(f, "{}", self.bits)?;
-        }
-        if let Some(block) = self.block.filter(|block| *block != BLOCK) {
-            write!(f, "_{block}")?;
         }
         match (self.query_bits, self.centred) {
             (0, _) => Ok(()),
@@ -88,8 +86,7 @@ impl FromStr for RaBitQ {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let unknown =
-            || format!("`{text}` is no RaBitQ: RaBitQ4, RaBitQfs4, RaBitQfs4_64, each with _q8 or _q8c");
+        let unknown = || format!("`{text}` is no RaBitQ: RaBitQ4 or RaBitQfs4, each with _q8 or _q8c");
         let rest = text.strip_prefix("RaBitQ").ok_or_else(unknown)?;
         let (fast, rest) = rest.strip_prefix("fs").map_or((false, rest), |rest| (true, rest));
         let mut words = rest.split('_');
@@ -98,11 +95,12 @@ impl FromStr for RaBitQ {
             bits => digit(bits).and_then(RaBitQ::new),
         }
         .ok_or_else(|| format!("`{text}`: 1 to 9 bits a component"))?;
-        code.block = fast.then_some(BLOCK);
+        code.fast = fast;
         let mut word = words.next();
         if let (true, Some(block)) = (fast, word.filter(|word| !word.starts_with('q'))) {
-            code.block =
-                Some(block_rows(block).ok_or_else(|| format!("`{text}`: blocks of a multiple of 32 rows"))?);
+            if block != BLOCK {
+                return Err(format!("`{text}` asks for blocks of {block}: entries go in groups of 32 here"));
+            }
             word = words.next();
         }
         if let Some(query) = word {
@@ -124,12 +122,6 @@ fn digit(text: &str) -> Option<u8> {
     }
 }
 
-fn block_rows(text: &str) -> Option<u16> {
-    // No sign and no zeros in front, so that it is printed as it was written.
-    let plain = text.bytes().all(|b| b.is_ascii_digit()) && !text.starts_with('0');
-    text.parse().ok().filter(|rows: &u16| plain && *rows > 0 && rows.is_multiple_of(32))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,20 +130,13 @@ mod tests {
     fn spellings_come_back_as_they_were() {
         for bits in ["", "2", "3", "4", "5", "6", "7", "8", "9"] {
             for family in ["RaBitQ", "RaBitQfs"] {
-                for block in ["", "_64", "_96", "_1024"] {
-                    for query in ["", "_q1", "_q8", "_q4c"] {
-                        let text = format!("{family}{bits}{block}{query}");
-                        let parsed = text.parse::<RaBitQ>();
-                        if family == "RaBitQ" && !block.is_empty() {
-                            assert!(parsed.is_err(), "{text}");
-                            continue;
-                        }
-                        let code = parsed.unwrap();
-                        assert_eq!(code.to_string(), text);
-                        assert_eq!(code.bits(), bits.parse().unwrap_or(1));
-                        assert_eq!(code.is_centred(), query.ends_with('c'));
-                        assert_eq!(code.query_bits() == 0, query.is_empty());
-                    }
+                for query in ["", "_q1", "_q8", "_q4c"] {
+                    let text = format!("{family}{bits}{query}");
+                    let code: RaBitQ = text.parse().unwrap();
+                    assert_eq!(code.to_string(), text);
+                    assert_eq!(code.bits(), bits.parse().unwrap_or(1));
+                    assert_eq!(code.is_centred(), query.ends_with('c'));
+                    assert_eq!(code.query_bits() == 0, query.is_empty());
                 }
             }
         }
@@ -181,6 +166,8 @@ mod tests {
             "RaBitQfs_",
             "RaBitQfs_0",
             "RaBitQfs_31",
+            "RaBitQfs_64",
+            "RaBitQ_32",
             "RaBitQfs_+32",
             "RaBitQfs_032",
             "RaBitQfs_99999999",
@@ -189,8 +176,8 @@ mod tests {
             "RaBitQ_q9",
             "RaBitQ_q8_q8",
             "RaBitQ_q8cc",
-            "RaBitQfs_64_64",
-            "RaBitQfs4_64_",
+            "RaBitQfs_32_32",
+            "RaBitQfs4_32_",
             "RaBitQé",
         ] {
             assert!(text.parse::<RaBitQ>().is_err(), "{text}");

@@ -358,7 +358,7 @@ mod tests {
                 hits as f64 / (k * queries.len()) as f64
             };
             // The candidates with their estimates are what a search finds that scores nothing again.
-            let most = spec.encoding().bounded_rows(k);
+            let most = spec.bounded_rows(k);
             let goal = Goal::TopK { k: most, limit: f32::INFINITY };
             let request = Request {
                 goal,

@@ -219,7 +219,7 @@ impl<'a> IndexReader<'a> {
             (None, _) => match defaults.rerank {
                 Some(Rerank::Rows(rows)) => Rerank::Rows(rows.max(k)),
                 Some(bound) => bound,
-                None => Rerank::Rows(k.saturating_mul(self.model.spec.encoding.rerank_factor())),
+                None => Rerank::Rows(self.model.spec.reranked_rows(k)),
             },
         };
         // Where no rows are kept, or the codes are more exact, nothing is scored again.
@@ -290,7 +290,7 @@ impl<'a> IndexReader<'a> {
         let (rows, z) = match resolved.rerank {
             None => (0, None),
             Some(Rerank::Rows(rows)) => (rows, None),
-            Some(Rerank::Bound(z)) => (self.model.spec.encoding.bounded_rows(k), Some(z)),
+            Some(Rerank::Bound(z)) => (self.model.spec.bounded_rows(k), Some(z)),
         };
         let goal = match rows.min(self.len() as usize) {
             0 => Goal::TopK { k, limit },

@@ -14,7 +14,7 @@
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
 use super::{
     Best, Kernels, PANEL, Product, additive, avx2, distances, dot8, fast_scan, found, hamming, levels,
-    lookup, nibble, picked, points, portable, scalar, steps,
+    lookup, nibble, picked, points, portable, scalar, sieve, steps,
 };
 use std::arch::x86_64::*;
 use std::ops::Range;
@@ -36,6 +36,9 @@ const TABLE: Kernels = Kernels {
     lookup: lookup::avx512::scan,
     lookup_picked: lookup::avx2::picked,
     hamming_below: lookup::near,
+    sieve: sieve::pass,
+    sieve_bytes: sieve::avx512::bytes,
+    sieve_spread: sieve::avx512::spread,
     points_nearest: points::avx512::nearest,
     points_scores: [points::avx512::scores::<L2>, points::avx512::scores::<DOT>],
     norms,
@@ -70,6 +73,7 @@ pub(super) static VBMI: Kernels = Kernels {
     name: "avx512vbmi",
     nibble_scan: nibble::avx512::scan,
     fast_scan: fast_scan::avx512::scan_vbmi,
+    sieve: sieve::avx512::pass_vbmi,
     // The same for processors that also have VBMI, VNNI and VPOPCNTDQ.
     hamming_scan: hamming::x86::vpopcntdq,
     nibble_bounds: nibble::avx512::bounds,

@@ -31,30 +31,40 @@ pub(crate) struct Lookup<'a> {
 }
 
 impl Lookup<'_> {
-    fn check(&self) {
+    pub(super) fn check(&self) {
         assert!(self.tables.len().is_multiple_of(256) && self.entry_bytes > 0);
         assert!(self.entries.len().is_multiple_of(self.entry_bytes));
         assert!(self.code_bytes() + if self.biased { 4 } else { 0 } <= self.entry_bytes);
     }
 
+    /// Entries.
     #[inline(always)]
-    fn code_bytes(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
+        self.entries.len() / self.entry_bytes
+    }
+
+    #[inline(always)]
+    pub(super) fn code_bytes(&self) -> usize {
         self.tables.len() / 256
     }
 
     #[inline(always)]
-    fn entry(&self, i: usize) -> &[u8] {
+    pub(super) fn entry(&self, i: usize) -> &[u8] {
         &self.entries[i * self.entry_bytes..][..self.entry_bytes]
+    }
+
+    #[inline(always)]
+    pub(super) fn bias(&self, entry: &[u8]) -> f32 {
+        match (self.biased, entry.last_chunk()) {
+            (true, Some(bias)) => f32::from_le_bytes(*bias),
+            _ => 0.0,
+        }
     }
 
     /// A score from its sums.
     #[inline(always)]
     fn score(&self, entry: &[u8], [even, odd]: [f32; 2]) -> f32 {
-        let bias = match (self.biased, entry.last_chunk()) {
-            (true, Some(bias)) => f32::from_le_bytes(*bias),
-            _ => 0.0,
-        };
-        settle(self.base, bias, even + odd, self.floor)
+        settle(self.base, self.bias(entry), even + odd, self.floor)
     }
 }
 

@@ -36,6 +36,7 @@ mod picked;
 mod points;
 mod portable;
 mod scalar;
+mod sieve;
 mod steps;
 
 pub(crate) use aligned::AlignedVec;
@@ -54,6 +55,7 @@ pub(crate) use nibble::{
 pub(crate) use picked::Picked;
 pub(crate) use points::{POINT_PANEL, Points};
 pub(crate) use scalar::{STEP_QUERIES, StepBits, StepQuery, StepRows};
+pub(crate) use sieve::{Sieve, SieveTable};
 use std::sync::OnceLock;
 use zerocopy::IntoBytes;
 
@@ -208,6 +210,9 @@ pub(crate) struct Kernels {
     lookup: lookup::Scan,
     lookup_picked: lookup::Picked,
     hamming_below: lookup::Near,
+    sieve: sieve::Pass,
+    sieve_bytes: sieve::Bytes,
+    sieve_spread: sieve::Spreads,
     points_nearest: points::Nearest,
     /// By similarity.
     points_scores: [points::Scores; 2],

@@ -13,7 +13,7 @@
 use super::tag::{BF16, DOT, F16, F32, L2, U8, size_of_element};
 use super::{
     Best, Kernels, PANEL, Product, additive, distances, dot8, fast_scan, found, hamming, levels, lookup,
-    nibble, picked, points, portable, scalar, steps,
+    nibble, picked, points, portable, scalar, sieve, steps,
 };
 use std::arch::aarch64::*;
 use std::arch::asm;
@@ -36,6 +36,9 @@ pub(super) static KERNELS: Kernels = Kernels {
     lookup: lookup::scan,
     lookup_picked: lookup::picked,
     hamming_below: lookup::near,
+    sieve: sieve::pass,
+    sieve_bytes: sieve::bytes,
+    sieve_spread: sieve::spread,
     points_nearest: points::nearest,
     points_scores: [points::scores::<L2>, points::scores::<DOT>],
     norms,

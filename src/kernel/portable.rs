@@ -6,7 +6,7 @@
 use super::tag::{BF16, DOT, F16, F32, L2, U8};
 use super::{
     Best, Kernels, PANEL, Product, additive, distances, dot8, fast_scan, found, hamming, levels, lookup,
-    nibble, picked, points, scalar, steps,
+    nibble, picked, points, scalar, sieve, steps,
 };
 use half::{bf16, f16};
 
@@ -27,6 +27,9 @@ pub(super) static KERNELS: Kernels = Kernels {
     lookup: lookup::scan,
     lookup_picked: lookup::picked,
     hamming_below: lookup::near,
+    sieve: sieve::pass,
+    sieve_bytes: sieve::bytes,
+    sieve_spread: sieve::spread,
     points_nearest: points::nearest,
     points_scores: [points::scores::<L2>, points::scores::<DOT>],
     norms,

@@ -188,6 +188,29 @@ pub(crate) fn dot<const SUMS: usize>(a: &[f32], b: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest
 }
 
+/// The same of f64, in eight sums.
+pub(crate) fn dot_f64(a: &[f64], b: &[f64]) -> f64 {
+    let mut sums = [0.0f64; 8];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
+    for (a, b) in a.iter().zip(b) {
+        for lane in 0..8 {
+            sums[lane] += a[lane] * b[lane];
+        }
+    }
+    let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
+    sums.iter().sum::<f64>() + rest
+}
+
+/// The mean of the rows; zeros where there are none.
+pub(crate) fn mean(rows: Rows<'_>) -> Vec<f64> {
+    let mut sums = vec![0.0; rows.dim()];
+    for row in rows.iter() {
+        sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
+    }
+    sums.iter_mut().for_each(|sum| *sum /= rows.len().max(1) as f64);
+    sums
+}
+
 /// Transposes up to 32 columns into a panel of zeros.
 fn pack(columns: &[f32], dim: usize, panel: &mut [f32]) {
     for (lane, column) in columns.chunks_exact(dim).enumerate() {

@@ -162,7 +162,8 @@ impl Additive {
             trained.iter_mut().for_each(|w| *w = w.clamp(-WORD_MAX, WORD_MAX));
             words.push(trained);
         }
-        let origin = mean(training.sample.centroids, rows.dim());
+        let mut origin = training.sample.origin();
+        origin.iter_mut().for_each(|x| *x = x.clamp(-WORD_MAX, WORD_MAX));
         let mut code = Additive::new(form, training.similarity, words, origin, NormCode::Nothing);
         if norm::stored_len(form.norm()) > 0 {
             let norms = code.sampled_norms(rows, &training.sample);
@@ -340,16 +341,6 @@ fn of_form<'a>(form: &AdditiveCode, rows: &Assigned<'a>) -> std::borrow::Cow<'a,
 /// Some components of all rows.
 fn columns(rows: Rows<'_>, first: usize, count: usize) -> Vec<f32> {
     rows.iter().flat_map(|row| &row[first..first + count]).copied().collect()
-}
-
-/// The mean of the centroids; zeros where there are none.
-fn mean(centroids: Option<Rows<'_>>, dim: usize) -> Vec<f32> {
-    let mut sums = vec![0.0f64; dim];
-    let n = centroids.map_or(1, |centroids| centroids.len().max(1)) as f64;
-    for row in centroids.iter().flat_map(|centroids| centroids.iter()) {
-        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x) / n);
-    }
-    sums.into_iter().map(|sum| (sum as f32).clamp(-WORD_MAX, WORD_MAX)).collect()
 }
 
 /// Bytes of the tables of queries that are scanned for together.

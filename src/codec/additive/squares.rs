@@ -4,6 +4,7 @@
 //! counts how often two words meet. It is factored as LLᵀ in `f64`, 64 columns at a time and the rows below them in
 //! parallel; each sum is taken by one thread, so threads change nothing.
 
+use crate::math::linalg::dot_f64;
 use crate::{Error, Result, Rows};
 use rayon::prelude::*;
 
@@ -51,7 +52,7 @@ fn factor(matrix: &mut [f64], n: usize) {
         for i in first..end {
             let (above, row) = done.split_at_mut(i * n);
             eliminate(above, &mut row[..n], n, first..i);
-            let squared = row[i] - dot(&row[..i], &row[..i]);
+            let squared = row[i] - dot_f64(&row[..i], &row[..i]);
             // The regularisation keeps it positive but for rounding.
             row[i] = squared.max(REGULARISATION * 1e-6).sqrt();
         }
@@ -63,7 +64,7 @@ fn factor(matrix: &mut [f64], n: usize) {
 fn eliminate(above: &[f64], row: &mut [f64], n: usize, columns: std::ops::Range<usize>) {
     for j in columns {
         let other = &above[j * n..j * n + j + 1];
-        row[j] = (row[j] - dot(&row[..j], &other[..j])) / other[j];
+        row[j] = (row[j] - dot_f64(&row[..j], &other[..j])) / other[j];
     }
 }
 
@@ -72,7 +73,7 @@ fn substitute(matrix: &[f64], b: &mut [f64]) {
     let n = b.len();
     for i in 0..n {
         let row = &matrix[i * n..i * n + i + 1];
-        b[i] = (b[i] - dot(&row[..i], &b[..i])) / row[i];
+        b[i] = (b[i] - dot_f64(&row[..i], &b[..i])) / row[i];
     }
     for i in (0..n).rev() {
         let row = &matrix[i * n..i * n + i + 1];
@@ -80,18 +81,6 @@ fn substitute(matrix: &[f64], b: &mut [f64]) {
         b[i] = value;
         b[..i].iter_mut().zip(row).for_each(|(b, l)| *b -= value * l);
     }
-}
-
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0; 8];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..8 {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f64>() + rest
 }
 
 #[cfg(test)]

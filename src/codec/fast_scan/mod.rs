@@ -71,7 +71,7 @@ impl ProductFastScan {
             sample.rows
         };
         let book = ProductBook::train(rows, m, BITS, seed, observer)?;
-        let mean = if has_bias(params, similarity) { mean(sample.centroids, dim) } else { Vec::new() };
+        let mean = if has_bias(params, similarity) { sample.origin() } else { Vec::new() };
         Ok(Self::new(params, similarity, book, mean))
     }
 
@@ -158,16 +158,6 @@ fn has_bias(params: FastScan, similarity: Similarity) -> bool {
 
 fn short(params: FastScan, dim: usize, tables: &[u8]) -> String {
     format!("{} bytes of tables for {params} of {dim} components", tables.len())
-}
-
-/// The mean of the centroids; zeros where there are none.
-fn mean(centroids: Option<Rows<'_>>, dim: usize) -> Vec<f32> {
-    let mut sums = vec![0.0f64; dim];
-    let count = centroids.map_or(0, |centroids| centroids.len()).max(1);
-    for centroid in centroids.iter().flat_map(|centroids| centroids.iter()) {
-        sums.iter_mut().zip(centroid).for_each(|(sum, c)| *sum += f64::from(*c));
-    }
-    sums.iter().map(|sum| (sum / count as f64) as f32).collect()
 }
 
 impl Codec for ProductFastScan {

@@ -439,13 +439,14 @@ impl Given {
     fn encoded(&self, kind: &str, params: FastScan, similarity: Similarity) -> Case {
         let dim = self.dim;
         let centroids = Some(Rows::of(&self.centroids, dim));
+        let assigned = Assigned { rows: Rows::of(&self.rows, dim), lists: &self.lists, centroids };
         let mut tables = fixtures::bytes(&format!("{kind}.both.codebooks"));
         if has_bias(params, similarity) {
-            tables.extend(mean(centroids, dim).iter().flat_map(|v| v.to_le_bytes()));
+            tables.extend(assigned.origin().iter().flat_map(|v| v.to_le_bytes()));
         }
         let codec = ProductFastScan::from_tables(params, dim, similarity, &tables).unwrap();
         let mut codes = Vec::new();
-        codec.encode(Assigned { rows: Rows::of(&self.rows, dim), lists: &self.lists, centroids }, &mut codes);
+        codec.encode(assigned, &mut codes);
         let (theirs, bytes) = (fixtures::bytes(&format!("{kind}.both.codes")), codec.book.code_bytes());
         let ours = codes.chunks(codec.layout().code_bytes()).map(|code| &code[..bytes]);
         // Two points may be equally near but for rounding.

@@ -12,6 +12,7 @@
 //! Squaring C costs the singular values below 10⁻⁸ of the largest their accuracy, which Procrustes does not miss: those
 //! directions hardly say how to rotate, and QR keeps Q orthonormal all the same.
 
+use crate::math::linalg::dot_f64;
 use rayon::prelude::*;
 
 /// Rows after rows.
@@ -72,7 +73,7 @@ impl Dense {
         let mut out = Dense::zeros(self.rows, self.rows);
         let rows = out.values.par_chunks_exact_mut(self.rows).enumerate();
         rows.with_min_len(rows_a_task(self.columns * self.rows)).for_each(|(i, out)| {
-            out.iter_mut().enumerate().for_each(|(j, out)| *out = dot(self.row(i), self.row(j)));
+            out.iter_mut().enumerate().for_each(|(j, out)| *out = dot_f64(self.row(i), self.row(j)));
         });
         out
     }
@@ -96,19 +97,6 @@ fn rows_a_task(work: usize) -> usize {
     TASK.div_ceil(work.max(1))
 }
 
-/// Σ aᵢ·bᵢ in eight sums, which compilers vectorise.
-fn dot(a: &[f64], b: &[f64]) -> f64 {
-    let mut sums = [0.0f64; 8];
-    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<8>(), b.as_chunks::<8>());
-    for (a, b) in a.iter().zip(b) {
-        for lane in 0..8 {
-            sums[lane] += a[lane] * b[lane];
-        }
-    }
-    let rest: f64 = a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum();
-    sums.iter().sum::<f64>() + rest
-}
-
 fn add_scaled(out: &mut [f64], factor: f64, row: &[f64]) {
     out.iter_mut().zip(row).for_each(|(out, value)| *out += factor * value);
 }
@@ -128,18 +116,18 @@ impl Reflection {
             return (Reflection { first, unit: Vec::new() }, x[0]);
         }
         unit.iter_mut().for_each(|value| *value /= most);
-        let norm = dot(&unit, &unit).sqrt();
+        let norm = dot_f64(&unit, &unit).sqrt();
         // Away from zero, so that nothing cancels.
         let alpha = if unit[0] > 0.0 { -norm } else { norm };
         unit[0] -= alpha;
-        let length = dot(&unit, &unit).sqrt();
+        let length = dot_f64(&unit, &unit).sqrt();
         unit.iter_mut().for_each(|value| *value /= length);
         (Reflection { first, unit }, alpha * most)
     }
 
     fn apply(&self, x: &mut [f64]) {
         let x = &mut x[self.first..];
-        let product = dot(&self.unit, &x[..self.unit.len()]);
+        let product = dot_f64(&self.unit, &x[..self.unit.len()]);
         add_scaled(x, -2.0 * product, &self.unit);
     }
 }
@@ -228,8 +216,8 @@ fn reflect_both_sides(a: &mut Dense, v: &[f64]) {
     let rows = a.values[first * n..].par_chunks_exact_mut(n);
     let min = rows_a_task(v.len());
     let mut w: Vec<f64> = vec![0.0; v.len()];
-    rows.zip(w.par_iter_mut()).with_min_len(min).for_each(|(row, w)| *w = 2.0 * dot(&row[first..], v));
-    let product = dot(v, &w);
+    rows.zip(w.par_iter_mut()).with_min_len(min).for_each(|(row, w)| *w = 2.0 * dot_f64(&row[first..], v));
+    let product = dot_f64(v, &w);
     add_scaled(&mut w, -product, v);
     let rows = a.values[first * n..].par_chunks_exact_mut(n).enumerate();
     rows.with_min_len(min).for_each(|(i, row)| {

@@ -28,6 +28,7 @@ mod train;
 
 use crate::kernel::ROWS_MAX;
 use crate::math::kmeans::check_finite;
+use crate::math::linalg::mean;
 use crate::math::random::Random;
 use crate::math::seeding::gather;
 use crate::transform::{EigenPower, TransformKind};
@@ -108,7 +109,7 @@ impl Trained {
             }
             TransformKind::Hadamard => Map::Hadamard(Hadamard::new(dim_out, seed)),
             TransformKind::Pca { power, rotate, .. } => {
-                let mean = train::mean(rows);
+                let mean = mean(rows);
                 let pca = train::pca(rows, &mean, dim_out, power, rotate.then_some(seed), progress)?;
                 Map::Linear(Linear::boxed(Some(matrix::rounded(&mean)), false, pca.forward, pca.inverse))
             }
@@ -117,12 +118,12 @@ impl Trained {
                 Map::Linear(Linear::boxed(None, false, matrix, None))
             }
             TransformKind::Itq { dim_out } => {
-                let mean = train::mean(rows);
+                let mean = mean(rows);
                 let matrix = train::itq(rows, &mean, dim_out, seed, progress)?;
                 Map::Linear(Linear::boxed(Some(matrix::rounded(&mean)), true, matrix, None))
             }
             TransformKind::Normalize => Map::Normalise,
-            TransformKind::Center => Map::Centre(matrix::rounded(&train::mean(rows))),
+            TransformKind::Center => Map::Centre(matrix::rounded(&mean(rows))),
             TransformKind::Pad { .. } | TransformKind::Truncate { .. } => {
                 Map::Remap(in_front(dim_in, dim_out))
             }

@@ -68,7 +68,7 @@ fn matrix(transform: &Trained) -> &Matrix {
 /// The covariance of rows, in plain loops.
 fn covariance(rows: &[f32], dim: usize) -> Vec<f64> {
     let n = (rows.len() / dim) as f64;
-    let mean = train::mean(Rows::of(rows, dim));
+    let mean = super::mean(Rows::of(rows, dim));
     let mut out = vec![0.0; dim * dim];
     for row in rows.chunks_exact(dim) {
         for i in 0..dim {

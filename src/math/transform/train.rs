@@ -18,7 +18,7 @@ use super::matrix::{Matrix, outer};
 use super::normalise;
 use crate::kernel::{ROWS_MAX, Similarity};
 use crate::math::kmeans::{ClusteringParams, cluster};
-use crate::math::linalg::Panels;
+use crate::math::linalg::{Panels, mean};
 use crate::transform::EigenPower;
 use crate::{Observer, Result, Rows};
 use rayon::prelude::*;
@@ -37,16 +37,6 @@ impl Progress<'_, '_> {
         let done = self.part * 100 + 100 * done / of.max(1);
         self.observer.tick("transform", done as u64, 100 * self.parts as u64)
     }
-}
-
-/// The mean of the rows.
-pub(super) fn mean(rows: Rows<'_>) -> Vec<f64> {
-    let mut sums = vec![0.0; rows.dim()];
-    for row in rows.iter() {
-        sums.iter_mut().zip(row).for_each(|(sum, &value)| *sum += f64::from(value));
-    }
-    sums.iter_mut().for_each(|sum| *sum /= rows.len() as f64);
-    sums
 }
 
 /// Rows minus `mean`, and a scale that brings the largest component near 1.
