@@ -93,6 +93,11 @@ impl Copies {
     }
 }
 
+/// Takes an entry: number among its list's, row, code.
+type EachNearest<'e> = dyn FnMut(u64, u32, &[u8]) -> Result<ControlFlow<()>> + 'e;
+/// Number, id, row, code.
+type EachOfSubset<'e> = dyn FnMut(u64, u64, u32, &[u8]) -> Result<ControlFlow<()>> + 'e;
+
 /// What ids copies get.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum NewIds {
@@ -204,7 +209,7 @@ impl IndexReader<'_> {
         list: u32,
         part: &Range<u64>,
         codes: bool,
-        each: &mut dyn FnMut(u64, u32, &[u8]) -> Result<ControlFlow<()>>,
+        each: &mut EachNearest<'_>,
     ) -> Result<()> {
         let (layout, width) = (self.model.geometry.layout, self.code_bytes());
         let single = !self.model.spills() && self.header().twins == 0;
@@ -305,7 +310,7 @@ impl IndexReader<'_> {
         part: &Range<u64>,
         subset: &Subset,
         codes: bool,
-        each: &mut dyn FnMut(u64, u64, u32, &[u8]) -> Result<ControlFlow<()>>,
+        each: &mut EachOfSubset<'_>,
     ) -> Result<()> {
         self.visit_nearest(list, part, codes, &mut |at, row, code| {
             let id = self.view.id(row)?;
