@@ -6,7 +6,7 @@
 mod sample;
 
 use std::error::Error;
-use vellum::{IdSelector, IndexSpec, Metric, Observer, Rows, SearchParams, Store, TrainParams};
+use vellum::{IndexSpec, Metric, Observer, Rows, SearchParams, Store, TrainParams};
 
 /// Vectors in the window, and how many a step replaces.
 const WINDOW: u64 = 1000;
@@ -24,7 +24,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     txn.create_index("window", &spec.with_dim(passages.dim).with_metric(Metric::Cosine))?;
     let mut window = txn.index("window")?;
     window.train(rows.slice(0..WINDOW as usize), &TrainParams::default(), &mut Observer::none())?;
-    window.add(rows.slice(0..WINDOW as usize))?;
+    for first in (0..WINDOW as usize).step_by(STEP as usize) {
+        window.sliding_window()?.push(rows.slice(first..first + STEP as usize))?;
+    }
     drop(window);
     txn.commit()?;
 
@@ -33,8 +35,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut window = txn.index("window")?;
         // The passages come round again; ids never do.
         let first = ((WINDOW + (step - 1) * STEP) % 2000) as usize;
-        let added = window.add(rows.slice(first..first + STEP as usize))?;
-        window.remove_ids(&IdSelector::range(0..added.end - WINDOW))?;
+        let slice = rows.slice(first..first + STEP as usize);
+        let added = window.sliding_window()?.step(slice, (WINDOW / STEP) as usize)?;
         drop(window);
         txn.commit()?;
         if step % 10 == 0 {

@@ -143,6 +143,14 @@ pub enum Error {
         /// The encoding.
         encoding: String,
     },
+    /// A [`Quantizer`](crate::Quantizer) of the caller's that an index needs and that was not given, that is another than the one it was trained
+    /// with, or that answers what cannot be.
+    Quantizer {
+        /// Its name.
+        name: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// Two indexes whose codes do not mean the same.
     Incompatible {
         /// What differs.
@@ -301,6 +309,7 @@ impl fmt::Display for Error {
             Spec { text, what } => write!(f, "`{text}`: {what}"),
             Untrained { index } => write!(f, "index `{index}` is not trained"),
             CannotDecode { encoding } => write!(f, "{encoding} codes cannot be turned back into vectors"),
+            Quantizer { name, what } => write!(f, "quantizer `{name}`: {what}"),
             Incompatible { what } => write!(f, "the indexes do not go together: {what}"),
             TooFewRows { rows, needed } => write!(f, "{rows} training rows, {needed} needed"),
             UnknownIndex { name } => write!(f, "no index `{name}` in this store"),

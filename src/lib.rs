@@ -64,6 +64,7 @@ mod storage;
 mod store;
 mod transform;
 
+pub use coarse::{Quantizer, QuantizerName};
 pub use codec::CodePacker;
 pub use encoding::{
     AdditiveCode, AdditiveKind, AdditiveNorm, Encoding, FastScan, ProductQuantizer, RaBitQ, Real,
@@ -72,13 +73,14 @@ pub use encoding::{
 pub use error::{Error, Result};
 pub use index::{
     Code, ContentDigest, DistanceComputer, Fingerprint, IndexReader, IndexStats, IndexWriter, ListRef,
-    ListScanner, Neighbor, PartStats, Placed, Preassigned, PreparedQuery, Problem, Reconstructed,
-    RepairReport, Scanned, Slot, Subset, TopK, TrainParams, TrainReport, VerifyDepth, VerifyReport,
+    ListScanner, MergeProgress, Neighbor, PartStats, Placed, Preassigned, PreparedQuery, Problem,
+    Reconstructed, RepairReport, Scanned, SlidingWindow, Slot, Subset, TopK, TrainParams, TrainReport,
+    VerifyDepth, VerifyReport,
 };
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
 pub use math::bench_internals;
-pub use math::kmeans::{Clustering, ClusteringParams, IterationStats, kmeans};
+pub use math::kmeans::{Clustering, ClusteringIndex, ClusteringParams, IterationStats, kmeans, kmeans_with};
 pub use math::seeding::Init;
 pub use math::selector::{IdSelector, IdSet};
 pub use metric::{LpOrder, Metric, NORM_MAX};

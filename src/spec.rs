@@ -4,6 +4,7 @@
 //! printed here and nowhere else. Parts that do not fit together are refused when the text is parsed or
 //! the index is created, with the reason.
 
+use crate::coarse::QuantizerName;
 use crate::codec;
 use crate::encoding::Encoding;
 use crate::math::kmeans::ClusteringParams;
@@ -81,6 +82,11 @@ pub enum Coarse {
     /// (`IVF65536(IVF256)`). More of them the more lists are probed; all of them, and the search is exhaustive, if all
     /// are. Of the lists that [`Coarse::Flat`] probes, about one in a hundred is missed for another one nearby.
     Tree(usize),
+    /// Every centroid is looked at, among vectors as they are before any transform (`PCA64,IVF1024(Raw),SQ8`): transforms are the codes'
+    /// alone. Takes a transform. FAISS's `IndexIVFIndependentQuantizer`.
+    Raw,
+    /// By the [`Quantizer`](crate::Quantizer) of that name, among vectors before any transform (`IVF1024(own:graph)`).
+    Own(QuantizerName),
 }
 
 /// From so many lists on a tree is worth it.
@@ -119,6 +125,10 @@ pub const DIM_MAX: usize = (value_bytes(MAX_ORDER) - FRAME) / 4 - 1;
 
 /// How it is spelled that every centroid is looked at.
 const FLAT: &str = "(Flat)";
+/// And that they are looked at before the transforms.
+const RAW: &str = "(Raw)";
+/// How a quantizer of the caller's is named.
+const OWN: &str = "(own:";
 
 /// How spilling is spelled, after the number of lists: spilling with orthogonality-amplified residuals.
 const SPILL: &str = "_SOAR";
@@ -225,8 +235,18 @@ impl IndexSpec {
     pub(crate) fn supers(&self) -> Option<usize> {
         match self.coarse {
             Coarse::Tree(supers) => Some(supers),
-            Coarse::Auto | Coarse::Flat => None,
+            Coarse::Auto | Coarse::Flat | Coarse::Raw | Coarse::Own(_) => None,
         }
+    }
+
+    /// The same index over vectors as they are given.
+    pub(crate) fn before_transforms(&self) -> Self {
+        IndexSpec { transforms: Vec::new(), ..self.clone() }
+    }
+
+    /// True if lists are found otherwise than by the centroids of the model.
+    pub(crate) fn has_finder(&self) -> bool {
+        matches!(self.coarse, Coarse::Raw | Coarse::Own(_))
     }
 
     /// True if each vector stands in two lists.
@@ -312,12 +332,12 @@ impl IndexSpec {
             return Some(format!("{metric} is of the components as they are: {first} would mix them"));
         }
         match (self.encoding, self.kept, self.coarse) {
-            (Encoding::Flat | Encoding::FlatDedup, None, Coarse::Auto | Coarse::Flat) if !self.spill => None,
-            (Encoding::Flat | Encoding::FlatDedup, None, Coarse::Auto | Coarse::Flat) => {
-                Some(format!("{metric} and spilling, whose second lists are chosen by Euclidean residuals"))
-            }
             (Encoding::Flat | Encoding::FlatDedup, None, Coarse::Tree(_)) => {
                 Some(format!("{metric} and a tree, which goes by L2 or products alone"))
+            }
+            (Encoding::Flat | Encoding::FlatDedup, None, _) if !self.spill => None,
+            (Encoding::Flat | Encoding::FlatDedup, None, _) => {
+                Some(format!("{metric} and spilling, whose second lists are chosen by Euclidean residuals"))
             }
             (Encoding::Flat | Encoding::FlatDedup, Some(kept), _) => {
                 let kept = kept.name();
@@ -343,7 +363,10 @@ impl IndexSpec {
             (Coarse::Tree(supers), Some(nlist)) if supers == 0 || supers > nlist => {
                 return Some(format!("{supers} super-clusters, {nlist} lists allow 1 to {nlist}"));
             }
-            (Coarse::Tree(_), Some(_)) => {}
+            (Coarse::Raw, Some(_)) if self.transforms.is_empty() => {
+                return Some("lists are found before the transforms, and there are none".into());
+            }
+            (Coarse::Tree(_) | Coarse::Raw | Coarse::Own(_), Some(_)) => {}
         }
         if let ([first, ..], None) = (&self.transforms[..], self.nlist) {
             return Some(format!("{first} takes lists (IVF1 for one), as it comes with their training"));
@@ -414,6 +437,8 @@ impl fmt::Display for IndexSpec {
                 Coarse::Auto => {}
                 Coarse::Flat => f.write_str(FLAT)?,
                 Coarse::Tree(supers) => write!(f, "(IVF{supers})")?,
+                Coarse::Raw => f.write_str(RAW)?,
+                Coarse::Own(name) => write!(f, "{OWN}{name})")?,
             }
             write!(f, "{},", if self.spill { SPILL } else { "" })?;
         }
@@ -436,7 +461,7 @@ impl FromStr for IndexSpec {
         if let Some(lists) = parts.peek().and_then(|part| part.strip_prefix("IVF")) {
             let (lists, least) = lists.strip_suffix(SPILL).map_or((lists, 1), |lists| (lists, 2));
             let (lists, coarse) = split_coarse(lists).ok_or_else(|| {
-                bad("lists are found by way of `(Flat)` or of a tree, such as `(IVF256)`".into())
+                bad("lists are found by way of `(Flat)`, `(Raw)`, `(own:NAME)`, or of a tree, such as `(IVF256)`".into())
             })?;
             spec.coarse = coarse;
             let nlist = number(lists).filter(|n| (least..=NLIST_MAX).contains(n));
@@ -464,6 +489,12 @@ fn split_coarse(lists: &str) -> Option<(&str, Coarse)> {
     let (lists, coarse) = lists.split_at(open);
     if coarse == FLAT {
         return Some((lists, Coarse::Flat));
+    }
+    if coarse == RAW {
+        return Some((lists, Coarse::Raw));
+    }
+    if let Some(name) = coarse.strip_prefix(OWN) {
+        return Some((lists, Coarse::Own(QuantizerName::new(name.strip_suffix(')')?).ok()?)));
     }
     let supers = coarse.strip_prefix("(IVF")?.strip_suffix(')')?;
     Some((lists, Coarse::Tree(number(supers)?)))
@@ -519,6 +550,8 @@ mod tests {
             "Flat,RF16",
             "IVF4,Flat,RBF16",
             "OPQ16_64,IVF4,Nibble2,RFlat",
+            "PCA8,IVF4(Raw),SQ8,RFlat",
+            "IVF4(own:graph-2.1)_SOAR,PQ4",
             "OPQ32_64,IVF4096,PQ32x4fs,RFlat",
             "Trunc64,IVF4096,PQ32x4fsr_aq0.2,RFlat",
             "IVF1024,SQ6",

@@ -483,3 +483,127 @@ fn kmeans_by_itself_is_what_trains() {
         assert_eq!(plain.centroids.chunks(dim).all(unit), metric == Metric::Cosine);
     }
 }
+
+// ---------------------------------------------------------------- who assigns
+
+/// Exact assignment in f64, ties to the lower centroid; counts what it is asked.
+#[derive(Default)]
+struct Assigner {
+    centroids: Vec<f32>,
+    rebuilt: usize,
+    updates: usize,
+    rows: usize,
+    answer: Option<u32>,
+}
+
+impl ClusteringIndex for Assigner {
+    fn update(&mut self, centroids: Rows<'_>, rebuild: bool) -> Result<()> {
+        self.centroids = centroids.as_slice().to_vec();
+        self.updates += 1;
+        self.rebuilt += usize::from(rebuild);
+        Ok(())
+    }
+
+    fn assign(&mut self, rows: Rows<'_>, nearest: &mut [u32]) -> Result<()> {
+        self.rows += rows.len();
+        for (row, nearest) in rows.iter().zip(nearest) {
+            let far = |c: &[f32]| -> f64 { c.iter().zip(row).map(|(c, r)| f64::from(c - r).powi(2)).sum() };
+            let all = self.centroids.chunks(rows.dim()).map(far).zip(0..);
+            let best = all.min_by(|a: &(f64, u32), b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+            *nearest = self.answer.unwrap_or(best.unwrap().1);
+        }
+        Ok(())
+    }
+}
+
+/// One that assigns as k-means does must find its centroids; tight clusters leave no tie to rounding.
+#[test]
+fn an_assigner_of_the_callers_decides_who_belongs_where() {
+    let (dim, k) = (6, 12);
+    let data = clusters(400, dim, k, 90);
+    for (params, metric) in [
+        (with(|c| c.nredo = 2), Metric::L2),
+        (with(|c| c.update_index = true), Metric::L2),
+        (with(|c| c.max_points_per_centroid = 20), Metric::L2),
+        (with(|c| c.niter = 3), Metric::L1),
+    ] {
+        let params = params.clustering;
+        let (mut assigner, mut none) = (Assigner::default(), Observer::none());
+        // One of each cluster.
+        let first = Some(rows(&data[..k * dim], dim));
+        let data = rows(&data, dim);
+        let expected = kmeans(data, k, metric, &params, first, &mut none).unwrap();
+        let found = kmeans_with(data, k, metric, &params, first, &mut assigner, &mut none).unwrap();
+        assert_eq!(found.centroids, expected.centroids);
+        assert_eq!(found.sampled_rows, expected.sampled_rows);
+        let close = (found.objective - expected.objective).abs() < 1e-2 * expected.objective.abs();
+        assert!(close, "{} {}", found.objective, expected.objective);
+        assert_eq!(assigner.rows, assigner.updates * found.sampled_rows);
+        let rebuilt = if params.update_index { assigner.updates } else { params.nredo };
+        assert_eq!(assigner.rebuilt, rebuilt);
+    }
+    let store = memory();
+    create(&store, "i", &spec("PCA4,IVF12,SQ8", dim, Metric::L2));
+    create(&store, "j", &spec("PCA4,IVF12,SQ8", dim, Metric::L2));
+    let params = TrainParams { initial: Some(data[..k * dim].to_vec()), ..TrainParams::default() };
+    change(&store, "i", |writer| writer.train(rows(&data, dim), &params, &mut Observer::none()).unwrap());
+    let report = change(&store, "j", |writer| {
+        let mut own = Assigner::default();
+        writer.train_with_assigner(rows(&data, dim), &params, &mut own, &mut Observer::none()).unwrap()
+    });
+    assert!(!report.iterations.is_empty());
+    let centroids = |name| reader(&store, name).centroids().unwrap().as_slice().to_vec();
+    assert_eq!(centroids("i"), centroids("j"));
+}
+
+#[test]
+fn an_assigner_that_names_no_centroid_is_refused() {
+    let data = reals(50, 3, 91);
+    let mut own = Assigner { answer: Some(5), ..Assigner::default() };
+    let params = ClusteringParams::default();
+    let refused = kmeans_with(rows(&data, 3), 5, Metric::L2, &params, None, &mut own, &mut Observer::none());
+    assert!(matches!(refused, Err(Error::Parameter { name: "clustering_index", .. })));
+}
+
+/// Vectors of another index, by id or as codes: what training by those vectors gives.
+#[test]
+fn encoded_vectors_train_as_what_they_decode_to() {
+    let dim = 8;
+    let data = reals(900, dim, 92);
+    let store = memory();
+    for name in ["source", "a", "b", "c"] {
+        create(&store, name, &spec("IVF4,SQ8", dim, Metric::L2));
+    }
+    change(&store, "source", |writer| {
+        train(writer, rows(&data, dim));
+        writer.add(rows(&data, dim)).unwrap();
+    });
+    let source = reader(&store, "source");
+    let (ids, mut observer) = (source.ids().unwrap(), Observer::none());
+    let none = &mut observer;
+    let codes = source.encode(rows(&data, dim)).unwrap();
+    let decoded = source.reconstruct_batch(&ids).unwrap();
+    assert_eq!(source.decode(&codes).unwrap(), decoded);
+    let all = TrainParams::default();
+    change(&store, "a", |writer| writer.train_from(&source, &all, none).unwrap());
+    change(&store, "b", |writer| writer.train_encoded(&source, &codes, &all, none).unwrap());
+    change(&store, "c", |writer| writer.train(rows(&decoded, dim), &all, none).unwrap());
+    let fingerprint = |name| reader(&store, name).fingerprint();
+    assert_eq!(fingerprint("a"), fingerprint("b"));
+    // All rows, whatever their order among themselves: k-means draws by place, so centroids are compared by their objective.
+    let far = |name| objective(rows(&decoded, dim), reader(&store, name).centroids().unwrap().as_slice());
+    assert!((far("a") / far("c") - 1.0).abs() < 0.1, "{} {}", far("a"), far("c"));
+    let few = with(|c| c.seed = 5);
+    let few = TrainParams { sample_rows: Some(50), ..few };
+    for name in ["a", "b"] {
+        let report = change(&store, name, |writer| match name {
+            "a" => writer.train_from(&source, &few, none).unwrap(),
+            _ => writer.train_encoded(&source, &codes, &few, none).unwrap(),
+        });
+        assert_eq!(report.rows, 50);
+    }
+    assert_eq!(fingerprint("a"), fingerprint("b"));
+    let cut =
+        change(&store, "a", |writer| writer.train_encoded(&source, &codes[1..], &all, none).map(|_| ()));
+    assert!(matches!(cut, Err(Error::Length { .. })));
+}

@@ -139,3 +139,29 @@ fn rows_go_to_the_lists_that_they_are_given() {
         assert_sound(&store, "i");
     }
 }
+
+/// RaBitQ's: the nibbles as without, and behind those of each block its entries' other bytes.
+#[test]
+fn other_bytes_stand_behind_the_nibbles_of_their_block() {
+    let mut random = Random::new(2);
+    for (m, bbs, aux) in [(1, 32, 8), (16, 64, 20), (5, 96, 1)] {
+        let (plain, packer) =
+            (CodePacker::new(m, bbs).unwrap(), CodePacker::new(m, bbs).unwrap().with_aux(aux).unwrap());
+        for n in [1, 31, 64, 100] {
+            let codes: Vec<u8> = (0..n * packer.code_bytes()).map(|_| random.next() as u8).collect();
+            let each = || codes.chunks(packer.code_bytes()).map(|code| code.split_at(m.div_ceil(2)));
+            let nibbles = plain.pack(&each().flat_map(|(nibbles, _)| nibbles.to_vec()).collect::<Vec<_>>());
+            let others: Vec<&[u8]> = each().map(|(_, others)| others).collect();
+            let mut expected = Vec::new();
+            for (nibbles, others) in nibbles.unwrap().chunks(plain.block_bytes()).zip(others.chunks(bbs)) {
+                expected.extend_from_slice(nibbles);
+                expected.extend(others.concat());
+                expected.resize(expected.len().next_multiple_of(packer.block_bytes()), 0);
+            }
+            let blocks = packer.pack(&codes).unwrap();
+            assert_eq!(blocks, expected, "{m} {bbs} {aux} {n}");
+            assert_eq!(packer.unpack(&blocks, n).unwrap(), codes);
+        }
+    }
+    assert!(CodePacker::new(2, 32).unwrap().with_aux(usize::MAX).is_err());
+}

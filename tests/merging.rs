@@ -196,3 +196,180 @@ fn subsets_that_are_none_are_refused() {
         assert!(matches!(refused, Err(Error::Parameter { .. })), "{subset:?}");
     }
 }
+
+// ---------------------------------------------------------------- in several transactions
+
+/// Steps of a merge, each in a transaction; what `between` does after each of them.
+fn merge_in_steps(store: &Store, rows_max: u64, mut between: impl FnMut(&MergeProgress)) -> MergeProgress {
+    loop {
+        let other = reader(store, "b");
+        let progress = change(store, "a", |writer| {
+            writer.merge_some(&other, 1000, rows_max, &mut Observer::none()).unwrap()
+        });
+        if progress.is_done() {
+            return progress;
+        }
+        between(&progress);
+    }
+}
+
+#[test]
+fn a_merge_in_steps_is_that_of_one() {
+    let data = reals(300, DIM, 21);
+    for text in ["IVF8,SQfp16,RFlat", "IVF8_SOAR,Nibble1,RF16", "IVF8,FlatDedup", "Flat"] {
+        // Twice the same rows, for entries that are shared.
+        let doubled = [&data[..], &data[..]].concat();
+        let store = halves(text, Metric::L2, &doubled);
+        let whole = halves(text, Metric::L2, &doubled);
+        assert_eq!(merge(&whole, 1000).unwrap(), 400);
+        let mut steps = Vec::new();
+        let done = merge_in_steps(&store, 37, |progress| {
+            assert_sound(&store, "a");
+            assert_eq!(reader(&store, "a").merge_progress().unwrap(), Some(*progress));
+            steps.push(progress.copied);
+        });
+        assert_eq!(done, MergeProgress { copied: 400, total: 400, add_id: 1000 });
+        assert_eq!(steps, (1..=10).map(|step| step * 37).collect::<Vec<u64>>(), "{text}");
+        assert_eq!(reader(&store, "a").merge_progress().unwrap(), None);
+        assert_sound(&store, "a");
+        let (a, b) = (reader(&store, "a"), reader(&whole, "a"));
+        assert_eq!(a.ids().unwrap(), b.ids().unwrap());
+        let queries = rows(&data[..30 * DIM], DIM);
+        let [a, b] = [&a, &b].map(|r| r.search_batch(queries, 7, &nprobe(3)).unwrap());
+        assert_eq!(all_bits(&a), all_bits(&b), "{text}");
+        // Begun again, it doubles nothing.
+        let other = reader(&store, "b");
+        let again = change(&store, "a", |writer| writer.merge_some(&other, 1000, 9, &mut Observer::none()));
+        assert!(matches!(again, Err(Error::DuplicateId { .. })));
+        assert_eq!(reader(&store, "a").len(), 600);
+    }
+}
+
+/// What an aborted transaction copied comes again; what was committed does not, whoever goes on with it.
+#[test]
+fn a_merge_goes_on_where_the_last_commit_left_it() {
+    let data = reals(300, DIM, 22);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("v");
+    let source = halves("IVF4,SQfp16", Metric::L2, &data);
+    let other = reader(&source, "b");
+    let mut store = Store::create(&path).unwrap();
+    create(&store, "a", other.spec());
+    change(&store, "a", |writer| {
+        writer.import_model(&other.export_model().unwrap(), &mut Observer::none()).unwrap()
+    });
+    for step in 1..=4 {
+        let txn = store.begin_write().unwrap();
+        let mut writer = txn.index("a").unwrap();
+        let progress = writer.merge_some(&other, 7, 50, &mut Observer::none()).unwrap();
+        assert_eq!((progress.copied, progress.total), (step * 50, 200));
+        drop(writer);
+        txn.abort().unwrap();
+        let progress =
+            change(&store, "a", |writer| writer.merge_some(&other, 7, 50, &mut Observer::none()).unwrap());
+        assert_eq!(progress.copied, step * 50);
+        // As after a crash.
+        drop(store);
+        store = Store::open(&path).unwrap();
+    }
+    assert_sound(&store, "a");
+    let (merged, ids) = (reader(&store, "a"), other.ids().unwrap());
+    assert!(merged.ids().unwrap().iter().copied().eq(ids.iter().map(|id| id + 7)));
+    for id in ids {
+        assert_eq!(merged.reconstruct(id + 7).unwrap(), other.reconstruct(id).unwrap());
+    }
+}
+
+#[test]
+fn a_store_merges_in_as_many_commits_as_it_takes() {
+    let data = reals(600, DIM, 23);
+    let source = halves("IVF4,Flat", Metric::L2, &data);
+    let other = reader(&source, "b");
+    // 48 bytes a row: 20 rows a commit.
+    let store = in_memory(Store::builder().load_bytes(48 * 20));
+    create(&store, "a", other.spec());
+    change(&store, "a", |writer| {
+        writer.import_model(&other.export_model().unwrap(), &mut Observer::none()).unwrap()
+    });
+    let mut seen = Vec::new();
+    let mut stop = |tick: Tick| {
+        seen.push(tick.done);
+        if seen.len() == 5 { std::ops::ControlFlow::Break(()) } else { std::ops::ControlFlow::Continue(()) }
+    };
+    let cancelled = store.merge_from("a", &other, 0, &mut Observer::new(&mut stop));
+    assert!(matches!(cancelled, Err(Error::Cancelled)));
+    assert_eq!(seen, [20, 40, 60, 80, 100]);
+    assert_eq!(reader(&store, "a").merge_progress().unwrap().unwrap().copied, 100);
+    let done = store.merge_from("a", &other, 0, &mut Observer::none()).unwrap();
+    assert_eq!((done.copied, reader(&store, "a").len()), (400, 400));
+    assert_sound(&store, "a");
+}
+
+#[test]
+fn a_merge_that_is_not_complete_is_of_one_state_of_one_index() {
+    let data = reals(300, DIM, 24);
+    let store = halves("IVF8,Flat", Metric::L2, &data);
+    let step = |add_id| {
+        let other = reader(&store, "b");
+        change(&store, "a", |writer| writer.merge_some(&other, add_id, 30, &mut Observer::none()))
+    };
+    assert_eq!(step(500).unwrap().copied, 30);
+    assert!(matches!(step(900), Err(Error::Incompatible { .. })));
+    change(&store, "b", |writer| writer.remove_ids(&IdSelector::range(0..1)).unwrap());
+    match step(500) {
+        Err(Error::Incompatible { what }) => assert!(what.contains("30 of 200"), "{what}"),
+        other => panic!("{other:?}"),
+    }
+    let abandoned = change(&store, "a", |writer| writer.abandon_merge().unwrap());
+    assert_eq!(abandoned.unwrap().copied, 30);
+    assert_eq!(reader(&store, "a").len(), 130);
+    assert_eq!(step(900).unwrap().copied, 30);
+    // Somebody else takes an id meanwhile: refused, and it can go on once the id is free again.
+    let taken: Vec<u64> = reader(&store, "b").ids().unwrap().iter().map(|id| id + 900).collect();
+    let here = reader(&store, "a").ids().unwrap();
+    let free: Vec<u64> = taken.into_iter().filter(|id| !here.contains(id)).collect();
+    let rows_ = rows(&data[..free.len() * DIM], DIM);
+    change(&store, "a", |writer| writer.add_with_ids(&free, rows_).unwrap());
+    assert!(matches!(step(900), Err(Error::DuplicateId { .. })));
+    change(&store, "a", |writer| writer.remove_ids(&IdSelector::batch(free.iter().copied())).unwrap());
+    assert_eq!(step(900).unwrap().copied, 60);
+    change(&store, "a", |writer| writer.clear().unwrap());
+    assert_eq!(reader(&store, "a").merge_progress().unwrap(), None);
+    assert!(matches!(
+        change(&store, "a", |writer| writer.merge_some(&reader(&store, "b"), 0, 0, &mut Observer::none())),
+        Err(Error::Parameter { name: "rows_max", .. })
+    ));
+}
+
+/// One list that is many batches long, in one verb: order, ticks and entries are as ever.
+#[test]
+fn a_long_list_is_copied_in_pieces() {
+    let n = 40_000;
+    let data = integers(n, 2, 1000, 25);
+    let store = memory();
+    let spec = spec("Flat", 2, Metric::L2);
+    for name in ["a", "b"] {
+        create(&store, name, &spec);
+    }
+    change(&store, "b", |writer| writer.add(rows(&data, 2)).unwrap());
+    let (other, mut ticks) = (reader(&store, "b"), Vec::new());
+    let mut tick = |tick: Tick| {
+        ticks.push((tick.done, tick.total));
+        std::ops::ControlFlow::Continue(())
+    };
+    change(&store, "a", |writer| writer.merge_from(&other, 5, &mut Observer::new(&mut tick)).unwrap());
+    let total = n as u64;
+    assert_eq!(ticks, [(16 << 10, total), (32 << 10, total), (total, total)]);
+    assert_sound(&store, "a");
+    let merged = reader(&store, "a");
+    for id in [0, 16_383, 16_384, 39_999] {
+        assert_eq!(merged.reconstruct(id + 5).unwrap(), other.reconstruct(id).unwrap());
+    }
+    let part = change(&store, "a", |writer| {
+        writer.clear().unwrap();
+        let part = Subset::Elements(16_000..33_000);
+        other.copy_subset_to(writer, &part, &mut Observer::none()).unwrap()
+    });
+    assert_eq!(part, 17_000);
+    assert_eq!(reader(&store, "a").ids().unwrap(), (16_000..33_000).collect::<Vec<u64>>());
+}

@@ -410,6 +410,32 @@ fn distances_by_id_are_those_that_a_search_reports() {
 }
 
 #[test]
+fn distances_of_two_stored_vectors_are_symmetric() {
+    let query = reals(1, DIM, 12);
+    each(|text, metric, index| {
+        let prepared = index.prepare_query(&query).unwrap();
+        let computer = prepared.distance_computer();
+        let ids = index.ids().unwrap();
+        for (a, b) in [(ids[0], ids[7]), (ids[20], ids[3]), (ids[5], ids[5])] {
+            let (Ok(x), Ok(y)) = (index.reconstruct(a), index.reconstruct(b)) else {
+                assert!(matches!(computer.symmetric(a, b), Err(Error::CannotDecode { .. })));
+                continue;
+            };
+            let pairs = || x.iter().zip(&y).map(|(x, y)| (f64::from(*x), f64::from(*y)));
+            let exact: f64 = match metric {
+                Metric::L2 => pairs().map(|(x, y)| (x - y).powi(2)).sum(),
+                _ => pairs().map(|(x, y)| x * y).sum(),
+            };
+            let distance = computer.symmetric(a, b).unwrap().unwrap();
+            let most = 1e-4 * (1.0 + exact.abs());
+            assert!((f64::from(distance) - exact).abs() < most, "{text} {metric}: {distance} {exact}");
+            assert_eq!(computer.symmetric(b, a).unwrap().unwrap().to_bits(), distance.to_bits());
+        }
+        assert!(matches!(computer.symmetric(3, ids[0]), Err(Error::UnknownId { id: 3 })));
+    });
+}
+
+#[test]
 fn lists_are_gone_through() {
     each(|text, _, index| {
         let sizes: Vec<usize> = index.lists().map(|list| list.len().unwrap()).collect();

@@ -2,6 +2,7 @@
 
 mod flat;
 mod measured;
+mod own;
 mod quantised;
 mod shortlist;
 mod spill;
@@ -9,6 +10,8 @@ mod tree;
 
 pub(crate) use flat::FlatCoarse;
 pub(crate) use measured::MeasuredCoarse;
+pub(crate) use own::{Finder, Quantizers};
+pub use own::{Quantizer, QuantizerName};
 pub(crate) use tree::{Tree, TreeCoarse};
 
 use crate::Rows;

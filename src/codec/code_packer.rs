@@ -7,6 +7,7 @@
 //! 32 bytes 16 of the even sub-space, 16 of the odd one; byte v of 16: low half = entry ORDER[v], high half = that + 16;
 //!          ORDER takes turns between the first and the second eight: 0 8 1 9 2 10 … 7 15
 //! ```
+//! of RaBitQ's fast scan (`CodePackerRaBitQ`) the same of the signs' nibbles, and behind all of them entry 0's other bytes | entry 1's | …
 //! Our own groups ([`Layout::Nibbles`](crate::layout::Layout)) have the entries in their order and their biases behind
 //! each group. Bytes from FAISS become such by way of the codes.
 
@@ -31,6 +32,7 @@ const GROUP: usize = 32;
 pub struct CodePacker {
     m: usize,
     bbs: usize,
+    aux: usize,
 }
 
 impl CodePacker {
@@ -44,19 +46,54 @@ impl CodePacker {
             return bad(format!("{m} sub-spaces in blocks of {bbs}: at least 1, and a multiple of 32"));
         }
         match m.div_ceil(2).checked_mul(bbs) {
-            Some(_) => Ok(CodePacker { m, bbs }),
+            Some(_) => Ok(CodePacker { m, bbs, aux: 0 }),
             None => bad(format!("{m} sub-spaces in blocks of {bbs}: too large")),
+        }
+    }
+
+    /// The blocks of RaBitQ's fast scan for vectors of `dim` components (FAISS's `CodePackerRaBitQ`): `m` nibbles of signs, and behind the
+    /// nibbles of a whole block `aux` bytes of each entry, its factors and further bits, as they are. A code is ⌈m/2⌉ + `aux` bytes.
+    ///
+    /// ```
+    /// # use vellum::CodePacker;
+    /// let packer = CodePacker::new(4, 32)?.with_aux(3)?;
+    /// let codes = [0x21, 0x43, 7, 8, 9];
+    /// let block = packer.pack(&codes)?;
+    /// assert_eq!(block.len(), 2 * 32 + 3 * 32);
+    /// assert_eq!((&block[64..67], packer.unpack(&block, 1)?), (&[7, 8, 9][..], codes.to_vec()));
+    /// # Ok::<(), vellum::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for blocks that are too large.
+    pub fn with_aux(self, aux: usize) -> Result<Self> {
+        match aux.checked_add(self.m.div_ceil(2)).and_then(|bytes| bytes.checked_mul(self.bbs)) {
+            Some(_) => Ok(CodePacker { aux, ..self }),
+            None => {
+                let what = format!("{aux} bytes more in blocks of {}: too large", self.bbs);
+                Err(Error::Parameter { name: "code packer", what })
+            }
         }
     }
 
     /// Bytes of a code.
     pub fn code_bytes(&self) -> usize {
-        self.m.div_ceil(2)
+        self.pairs() + self.aux
     }
 
     /// Bytes of a block.
     pub fn block_bytes(&self) -> usize {
         self.code_bytes() * self.bbs
+    }
+
+    /// Bytes of a code's nibbles.
+    fn pairs(&self) -> usize {
+        self.m.div_ceil(2)
+    }
+
+    /// Where an entry's other bytes begin.
+    fn aux_at(&self, entry: usize) -> usize {
+        entry / self.bbs * self.block_bytes() + self.pairs() * self.bbs + entry % self.bbs * self.aux
     }
 
     /// The blocks of these codes, which stand one after the other; the last is filled up with zeros.
@@ -71,7 +108,9 @@ impl CodePacker {
         let n = codes.len() / self.code_bytes();
         let mut blocks = vec![0; n.div_ceil(self.bbs) * self.block_bytes()];
         for (entry, code) in codes.chunks_exact(self.code_bytes()).enumerate() {
-            for (pair, byte) in code.iter().enumerate() {
+            let (nibbles, aux) = code.split_at(self.pairs());
+            blocks[self.aux_at(entry)..][..self.aux].copy_from_slice(aux);
+            for (pair, byte) in nibbles.iter().enumerate() {
                 let (at, shift) = self.place(entry, pair);
                 blocks[at] |= (byte & 15) << shift;
                 blocks[at + 16] |= (byte >> 4) << shift;
@@ -91,10 +130,11 @@ impl CodePacker {
         }
         let mut codes = Vec::with_capacity(n * self.code_bytes());
         for entry in 0..n {
-            codes.extend((0..self.code_bytes()).map(|pair| {
+            codes.extend((0..self.pairs()).map(|pair| {
                 let (at, shift) = self.place(entry, pair);
                 blocks[at] >> shift & 15 | (blocks[at + 16] >> shift & 15) << 4
             }));
+            codes.extend_from_slice(&blocks[self.aux_at(entry)..][..self.aux]);
         }
         Ok(codes)
     }

@@ -46,7 +46,7 @@ impl<'r> Encoded<'r> {
         let projected = model.admit(rows)?;
         let projected = Rows::of(&projected, model.inner_dim());
         let lists = match nearest {
-            None => model.assign(projected),
+            None => model.assign(rows, projected)?,
             Some(nearest) => model.assign_second(projected, nearest),
         };
         let codes = encode(model, projected, &lists);

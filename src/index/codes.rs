@@ -260,8 +260,9 @@ impl IndexReader<'_> {
     /// Those of the rows, as for [`add`](crate::IndexWriter::add).
     pub fn assign(&self, rows: Rows<'_>) -> Result<Vec<u32>> {
         let prepared = self.model.prepare(rows)?;
-        let projected = self.model.project(Rows::of(&prepared, self.model.spec.dim))?;
-        let mut lists = self.model.assign(Rows::of(&projected, self.model.inner_dim()));
+        let prepared = Rows::of(&prepared, self.model.spec.dim);
+        let projected = self.model.project(prepared)?;
+        let mut lists = self.model.assign(prepared, Rows::of(&projected, self.model.inner_dim()))?;
         lists.truncate(rows.len());
         Ok(lists)
     }

@@ -10,16 +10,19 @@
 //! 36   u32       metric: its tag on disk
 //! 40   u32       the bits of Lp's p, else 0
 //! 44   five parts, each a u64 length and so many bytes:
-//!      specification without kept rows (text) | centroids (f32) | transforms | tables of the codec | training parameters (text)
+//!      specification without kept rows (text) | centroids (f32), and how lists are found, where `finder.rs` draws something |
+//!      transforms | tables of the codec | training parameters (text)
 //! ```
 //! The fingerprint is FNV-1a of 128 bits over dimension, metric and the parts but the last: equal models are equal in all that codes
 //! depend on. It tells models apart that are different by mistake; it is no signature. The tree of super-clusters follows from the
 //! centroids and is grown again.
 
+use super::finder::{self, Misfit};
 use super::model::{Model, Trained, untrained_codec};
 use super::reader::IndexReader;
 use super::train::{decode_params, encode_params};
 use super::writer::IndexWriter;
+use crate::coarse::Quantizers;
 use crate::codec;
 use crate::math::transform::Chain;
 use crate::{Error, IndexSpec, Metric, Observer, Result, Rows, metric};
@@ -82,7 +85,8 @@ fn code_spec(spec: &IndexSpec) -> String {
 
 fn with_parts<R>(model: &Model, centroids: Rows<'_>, read: impl FnOnce(&Parts<'_>) -> R) -> R {
     let spec = code_spec(&model.spec);
-    let centroids: Vec<u8> = centroids.as_slice().iter().flat_map(|c| c.to_le_bytes()).collect();
+    let mut centroids: Vec<u8> = centroids.as_slice().iter().flat_map(|c| c.to_le_bytes()).collect();
+    centroids.extend(finder::meaning(model));
     let transforms = model.chain.as_ref().map_or(Vec::new(), Chain::to_bytes);
     let codec = if model.spec.encoding.is_learned() { model.codec.tables() } else { Vec::new() };
     read(&Parts {
@@ -184,7 +188,7 @@ impl IndexWriter<'_> {
     ///
     /// # Errors
     /// [`Error::Corrupt`] for bytes that are no such model; [`Error::NewerVersion`]; [`Error::Incompatible`] for a model of another
-    /// specification; those of training.
+    /// specification; [`Error::Quantizer`] if it needs one that was not given; those of training.
     pub fn import_model(&mut self, model: &[u8], observer: &mut Observer<'_>) -> Result<Fingerprint> {
         let (parts, fingerprint, params) = read(model)?;
         if parts.fingerprint() != fingerprint {
@@ -197,7 +201,7 @@ impl IndexWriter<'_> {
         }
         self.check_decodes()?;
         let params = decode_params(params).map_err(|e| corrupt(e.to_string()))?;
-        let trained = trained(&spec, &parts, observer)?;
+        let trained = trained(&spec, &parts, &self.quantizers, observer)?;
         self.install_trained(trained, &params, observer)?;
         Ok(fingerprint)
     }
@@ -222,12 +226,19 @@ fn check_spec(spec: &IndexSpec, parts: &Parts<'_>) -> Result<()> {
 }
 
 /// What the parts are, checked against the specification that they are to serve.
-fn trained(spec: &IndexSpec, parts: &Parts<'_>, observer: &mut Observer<'_>) -> Result<Trained> {
+fn trained(
+    spec: &IndexSpec,
+    parts: &Parts<'_>,
+    quantizers: &Quantizers,
+    observer: &mut Observer<'_>,
+) -> Result<Trained> {
     let (dim, nlist) = (spec.inner_dim(), spec.nlist.unwrap_or(0));
-    if nlist == 0 || parts.centroids.len() != nlist * dim * 4 {
-        return Err(corrupt(format!("{} bytes of centroids", parts.centroids.len())));
-    }
-    let words = parts.centroids.as_chunks::<4>().0;
+    let split = parts.centroids.split_at_checked(nlist * dim * 4);
+    let wrong = || corrupt(format!("{} bytes of centroids", parts.centroids.len()));
+    let (bytes, meaning) = split
+        .filter(|(_, meaning)| nlist > 0 && meaning.is_empty() != spec.has_finder())
+        .ok_or_else(wrong)?;
+    let words = bytes.as_chunks::<4>().0;
     let centroids: Vec<f32> = words.iter().map(|word| f32::from_le_bytes(*word)).collect();
     let rows = Rows::of(&centroids, dim);
     rows.check_finite()
@@ -247,5 +258,12 @@ fn trained(spec: &IndexSpec, parts: &Parts<'_>, observer: &mut Observer<'_>) -> 
         return Err(corrupt(format!("tables of the codes of {lists} lists")));
     }
     let tree = Model::grow_tree(spec, &centroids, observer)?;
-    Ok(Trained { centroids, tree, chain, codec })
+    let finder = match spec.has_finder() {
+        false => None,
+        true => Some(finder::decode(spec, meaning, bytes, Some(quantizers)).map_err(|e| match e {
+            Misfit::Bytes(what) => corrupt(what),
+            Misfit::Quantizer(e) => e,
+        })?),
+    };
+    Ok(Trained { centroids, tree, finder, chain, codec })
 }

@@ -2,18 +2,28 @@
 //!
 //! Two indexes go together if their specifications agree in all that codes depend on and training left the same centroids
 //! and tables in both, to the bit: copies of one trained index, say, or shards of it. Codes, kept rows and keys are copied
-//! as they are, list by list, in one verb: all of it or nothing.
+//! as they are, list by list, in one verb: all of it or nothing. What is held at a time are some rows, however long a list is.
+//!
+//! **In several transactions** ([`IndexWriter::merge_some`]) how far it has come is a section of the model, written with what was copied:
+//! ```text
+//! 0   16 bytes   the other index's uuid         16  u64, u64   its seq and nonce: the state that is merged
+//! 32  u64        what is added to ids           40  u64        vectors copied
+//! 48  u64        of how many                    56  u64        entries of the next list that were passed
+//! 64  u32        the next list                  68  u32        0
+//! ```
+//! So a merge goes on exactly where the last commit left it, or is refused because the other index has changed.
 
 use super::add::Encoded;
 use super::model::Model;
 use super::reader::IndexReader;
-use super::twins;
 use super::writer::IndexWriter;
+use super::{finder, twins};
 use crate::math::transform::Chain;
 use crate::storage::ids::NO_ID;
+use crate::storage::sections::Section;
 use crate::{Error, Observer, Result};
 use std::borrow::Cow;
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 
 /// Which vectors of an index to copy. Where vectors stand in two lists the nearest one counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,8 +67,9 @@ impl Subset {
     }
 }
 
-/// Rows that are copied at a time.
+/// Rows that are copied at a time, and the bytes of their codes.
 const ROWS_AT_A_TIME: usize = 16 << 10;
+const BYTES_AT_A_TIME: usize = 32 << 20;
 
 /// Rows on their way: numbers in the other index, lists, and codes of their entries (nearest lists first).
 #[derive(Default)]
@@ -69,7 +80,105 @@ struct Copies {
     codes: Vec<u8>,
 }
 
+impl Copies {
+    fn push(&mut self, list: u32, id: u64, row: u32, code: &[u8]) {
+        self.ids.push(id);
+        self.rows.push(row);
+        self.lists.push(list);
+        self.codes.extend_from_slice(code);
+    }
+
+    fn is_full(&self) -> bool {
+        self.rows.len() >= ROWS_AT_A_TIME || self.codes.len() >= BYTES_AT_A_TIME
+    }
+}
+
+/// Takes an entry: number among its list's, row, code.
+type EachNearest<'e> = dyn FnMut(u64, u32, &[u8]) -> Result<ControlFlow<()>> + 'e;
+/// Number, id, row, code.
+type EachOfSubset<'e> = dyn FnMut(u64, u64, u32, &[u8]) -> Result<ControlFlow<()>> + 'e;
+
+/// What ids copies get.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum NewIds {
+    /// Their own and so much.
+    Shifted(u64),
+    /// The next that were never used.
+    Next,
+}
+
+/// How far a merge of several transactions has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MergeProgress {
+    /// Vectors that are here.
+    pub copied: u64,
+    /// Of how many.
+    pub total: u64,
+    /// What is added to their ids.
+    pub add_id: u64,
+}
+
+impl MergeProgress {
+    /// True if all vectors are here.
+    pub fn is_done(&self) -> bool {
+        self.copied == self.total
+    }
+}
+
+/// What is stored of a merge that goes on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Stage {
+    /// uuid, seq and nonce of the other index.
+    source: ([u8; 16], u64, u64),
+    progress: MergeProgress,
+    passed: u64,
+    list: u32,
+}
+
+impl Stage {
+    const BYTES: usize = 72;
+
+    fn source(other: &IndexReader<'_>) -> ([u8; 16], u64, u64) {
+        let header = other.header();
+        (header.uuid, header.seq, header.nonce)
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let (uuid, seq, nonce) = self.source;
+        let MergeProgress { copied, total, add_id } = self.progress;
+        let mut bytes = uuid.to_vec();
+        bytes.extend([seq, nonce, add_id, copied, total, self.passed].iter().flat_map(|n| n.to_le_bytes()));
+        bytes.extend(u64::from(self.list).to_le_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let (uuid, rest) = bytes.split_first_chunk::<16>()?;
+        let (words, over) = rest.as_chunks::<8>();
+        let [seq, nonce, add_id, copied, total, passed, list] = *words else { return None };
+        let number = u64::from_le_bytes;
+        let progress = MergeProgress { copied: number(copied), total: number(total), add_id: number(add_id) };
+        let sound = over.is_empty() && bytes.len() == Self::BYTES && progress.copied <= progress.total;
+        let list = u32::try_from(number(list)).ok().filter(|_| sound)?;
+        Some(Stage { source: (*uuid, number(seq), number(nonce)), progress, passed: number(passed), list })
+    }
+}
+
+fn stage_of(bytes: Option<Vec<u8>>) -> Result<Option<Stage>> {
+    let bad = || Error::corrupt("model", (Section::Merge as u64) << 32, "how far a merge has come");
+    bytes.map(|bytes| Stage::decode(&bytes).ok_or_else(bad)).transpose()
+}
+
 impl IndexReader<'_> {
+    /// How far a merge of several transactions has come that is not complete yet; `None` if there is none. See
+    /// [`IndexWriter::merge_some`].
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`].
+    pub fn merge_progress(&self) -> Result<Option<MergeProgress>> {
+        Ok(stage_of(self.view.section(Section::Merge)?)?.map(|stage| stage.progress))
+    }
+
     /// Tells why codes of `other` cannot be taken as they are, if they cannot.
     ///
     /// # Errors
@@ -90,31 +199,61 @@ impl IndexReader<'_> {
         subset: &Subset,
         observer: &mut Observer<'_>,
     ) -> Result<u64> {
-        other.take(self, subset, 0, observer)
+        other.take(self, subset, NewIds::Shifted(0), observer)
     }
 
-    /// The entries of a list that are the nearest of their rows, by offset: row numbers and codes. An entry that several
-    /// rows share comes once for each.
-    fn nearest_entries(&self, list: u32) -> Result<(Vec<u32>, Vec<u8>)> {
-        let model = &self.model;
-        let (mut rows, mut codes) = (Vec::new(), Vec::new());
+    /// Calls `each` with a list's entries that are the nearest of their rows, in their order: number among them, row and code (no bytes
+    /// without `codes`); until it breaks. An entry that several rows share comes once for each.
+    fn visit_nearest(
+        &self,
+        list: u32,
+        part: &Range<u64>,
+        codes: bool,
+        each: &mut EachNearest<'_>,
+    ) -> Result<()> {
+        let (layout, width) = (self.model.geometry.layout, self.code_bytes());
+        let single = !self.model.spills() && self.header().twins == 0;
+        let (mut at, mut going, mut packed) = (0, !part.is_empty(), Vec::new());
         self.view.visit(list, &mut |run| {
-            rows.extend(run.rows.iter().map(|row| row.get()));
-            model.geometry.layout.unpack(run.codes, run.rows.len(), &mut codes);
+            let after = at + run.rows.len() as u64;
+            if !going || single && after <= part.start {
+                at = after;
+                return Ok(());
+            }
+            packed.clear();
+            if codes {
+                layout.unpack(run.codes, run.rows.len(), &mut packed);
+            }
+            for (i, row) in run.rows.iter().enumerate() {
+                if !going {
+                    break;
+                }
+                let code = packed.get(i * width..(i + 1) * width).unwrap_or_default();
+                self.rows_of_entry(list, row.get(), &mut |row| {
+                    if part.contains(&at) {
+                        going = each(at, row, code)?.is_continue();
+                    }
+                    at += 1;
+                    going &= at < part.end;
+                    Ok(going)
+                })?;
+            }
             Ok(())
-        })?;
-        if !model.spills() {
-            return self.one_each(rows, codes);
-        }
-        let (mut kept, mut kept_codes) = (Vec::new(), Vec::new());
-        for (row, code) in rows.into_iter().zip(codes.chunks_exact(self.code_bytes())) {
-            let slot = self.view.slot_of(row, &model.slots_column, model.places())?;
-            if self.slot_within(row, slot)?.list == list {
-                kept.push(row);
-                kept_codes.extend_from_slice(code);
+        })
+    }
+
+    /// The rows that an entry is the nearest of: its own, unless it is the second one; all that share it.
+    fn rows_of_entry(&self, list: u32, row: u32, each: &mut dyn FnMut(u32) -> Result<bool>) -> Result<()> {
+        if self.model.spills() {
+            let slot = self.view.slot_of(row, &self.model.slots_column, self.model.places())?;
+            if self.slot_within(row, slot)?.list != list {
+                return Ok(());
             }
         }
-        Ok((kept, kept_codes))
+        match self.header().twins {
+            0 => each(row).map(|_| ()),
+            _ => twins::for_each_twin(&*self.view, row, each),
+        }
     }
 
     /// Entries of a list with a row and a code for each row that shares them.
@@ -135,10 +274,17 @@ impl IndexReader<'_> {
 
     /// The offsets that `subset` has of each list's nearest entries.
     fn parts(&self, subset: &Subset) -> Result<Vec<Range<u64>>> {
-        let size = |list| match self.model.spills() {
-            true => Ok(self.nearest_entries(list)?.0.len() as u64),
-            false if self.header().twins > 0 => Ok(self.nearest_entries(list)?.0.len() as u64),
+        let counted = self.model.spills() || self.header().twins > 0;
+        let size = |list| match counted {
             false => Ok(u64::from(self.view.list(list)?.n)),
+            true => {
+                let mut n = 0;
+                self.visit_nearest(list, &(0..u64::MAX), false, &mut |_, _, _| {
+                    n += 1;
+                    Ok(ControlFlow::Continue(()))
+                })?;
+                Ok(n)
+            }
         };
         let sizes: Vec<u64> = (0..self.nlist() as u32).map(size).collect::<Result<_>>()?;
         Ok(match subset {
@@ -157,28 +303,43 @@ impl IndexReader<'_> {
         })
     }
 
-    /// Appends what `subset` has of a list, at the offsets of `part`.
-    fn gather(&self, list: u32, part: &Range<u64>, subset: &Subset, copies: &mut Copies) -> Result<()> {
-        if part.is_empty() {
-            return Ok(());
-        }
-        let (rows, codes) = self.nearest_entries(list)?;
-        let entries = rows.iter().zip(codes.chunks_exact(self.code_bytes()));
-        for (row, code) in entries.take(part.end as usize).skip(part.start as usize) {
-            let id = self.view.id(*row)?;
+    /// Calls `each` with what `subset` has of a list's nearest entries, at the places of `part`: place, id, row and code.
+    fn visit_subset(
+        &self,
+        list: u32,
+        part: &Range<u64>,
+        subset: &Subset,
+        codes: bool,
+        each: &mut EachOfSubset<'_>,
+    ) -> Result<()> {
+        self.visit_nearest(list, part, codes, &mut |at, row, code| {
+            let id = self.view.id(row)?;
             let wanted = match *subset {
                 Subset::Ids(ref ids) => ids.contains(&id),
                 Subset::IdModulo { modulus, remainder } => id % modulus == remainder,
                 _ => true,
             };
-            if wanted {
-                copies.ids.push(id);
-                copies.rows.push(*row);
-                copies.lists.push(list);
-                copies.codes.extend_from_slice(code);
+            if wanted { each(at, id, row, code) } else { Ok(ControlFlow::Continue(())) }
+        })
+    }
+
+    /// As many copies as are made at a time, but no more than `most`, from a list's place on; and where those after them begin.
+    fn next_copies(&self, mut list: u32, mut passed: u64, most: u64) -> Result<(Copies, u32, u64)> {
+        let mut copies = Copies::default();
+        while (list as usize) < self.nlist() {
+            let mut full = false;
+            self.visit_nearest(list, &(passed..u64::MAX), true, &mut |at, row, code| {
+                copies.push(list, self.view.id(row)?, row, code);
+                passed = at + 1;
+                full = copies.is_full() || copies.rows.len() as u64 >= most;
+                Ok(if full { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+            })?;
+            if full {
+                break;
             }
+            (list, passed) = (list + 1, 0);
         }
-        Ok(())
+        Ok((copies, list, passed))
     }
 
     /// The second entries of the rows of `copies`, behind their nearest ones.
@@ -243,32 +404,121 @@ impl IndexWriter<'_> {
         add_id: u64,
         observer: &mut Observer<'_>,
     ) -> Result<u64> {
-        self.take(other, &Subset::All, add_id, observer)
+        self.take(other, &Subset::All, NewIds::Shifted(add_id), observer)
     }
 
-    fn take(
+    /// Goes on with a merge of all vectors of `other`, or begins it: at most `rows_max` more of them, in this transaction. Called again and again,
+    /// with a commit after each call, until the progress [is done](MergeProgress::is_done), it merges what is too much for one transaction;
+    /// [`Store::merge_from`](crate::Store::merge_from) does that. How far it has come is stored with what was copied, so after a crash the next call goes on where
+    /// the last commit left it, and no vector comes twice. Ticks as `"copy"`.
+    ///
+    /// Ids are checked before the first vector is copied, and again with each call, as others may have been added since.
+    ///
+    /// # Errors
+    /// As [`merge_from`](Self::merge_from); [`Error::Incompatible`] if a merge of another index, of another state of it, or with another
+    /// `add_id`, is not complete ([`abandon_merge`](Self::abandon_merge) forgets it); [`Error::Parameter`] for a `rows_max` of 0. A merge that was complete
+    /// and is begun again is refused for its ids or keys, as any that are there.
+    pub fn merge_some(
+        &mut self,
+        other: &IndexReader<'_>,
+        add_id: u64,
+        rows_max: u64,
+        observer: &mut Observer<'_>,
+    ) -> Result<MergeProgress> {
+        compatible(&self.model, &other.model)?;
+        if rows_max == 0 {
+            return Err(Error::Parameter { name: "rows_max", what: "0, expected at least 1".into() });
+        }
+        let mut stage = self.merge_stage(other, add_id)?;
+        let until = stage.progress.copied.saturating_add(rows_max).min(stage.progress.total);
+        while stage.progress.copied < until {
+            let most = until - stage.progress.copied;
+            let (copies, list, passed) = other.next_copies(stage.list, stage.passed, most)?;
+            copies.ids.iter().try_for_each(|id| self.check_one(other, *id, NewIds::Shifted(add_id)))?;
+            if copies.ids.is_empty() {
+                let what =
+                    format!("{} rows stand in the lists of {}", stage.progress.copied, stage.progress.total);
+                return Err(Error::corrupt("lists", 0, what));
+            }
+            (stage.list, stage.passed) = (list, passed);
+            stage.progress.copied += copies.ids.len() as u64;
+            self.change(|writer| {
+                writer.insert_copies(other, copies, NewIds::Shifted(add_id))?;
+                writer.note_merge(&stage)
+            })?;
+            observer.tick("copy", stage.progress.copied, stage.progress.total)?;
+        }
+        Ok(stage.progress)
+    }
+
+    /// Forgets a merge that is not complete; what was copied stays. Returns how far it had come.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] for a record that cannot be read; it is forgotten all the same.
+    pub fn abandon_merge(&mut self) -> Result<Option<MergeProgress>> {
+        let stage = stage_of(self.tables.read_section(Section::Merge)?);
+        self.change(|writer| writer.tables.remove_section(Section::Merge))?;
+        Ok(stage?.map(|stage| stage.progress))
+    }
+
+    /// The merge of `other` that is going on, or one that begins.
+    fn merge_stage(&self, other: &IndexReader<'_>, add_id: u64) -> Result<Stage> {
+        let source = Stage::source(other);
+        match stage_of(self.tables.read_section(Section::Merge)?)? {
+            Some(stage) if (stage.source, stage.progress.add_id) == (source, add_id) => Ok(stage),
+            Some(Stage { progress, .. }) => {
+                let MergeProgress { copied, total, add_id } = progress;
+                let what = format!(
+                    "{copied} of {total} vectors of another merge, or of an earlier state of that index, are here, their ids shifted by {add_id}"
+                );
+                Err(Error::Incompatible { what })
+            }
+            None => {
+                let parts = other.parts(&Subset::All)?;
+                self.check_room(other, &Subset::All, &parts, NewIds::Shifted(add_id))?;
+                let total = parts.iter().map(|part| part.end).sum();
+                let progress = MergeProgress { copied: 0, total, add_id };
+                Ok(Stage { source, progress, passed: 0, list: 0 })
+            }
+        }
+    }
+
+    fn note_merge(&mut self, stage: &Stage) -> Result<()> {
+        match stage.progress.is_done() {
+            true => self.tables.remove_section(Section::Merge),
+            false => self.tables.write_section(Section::Merge, &stage.encode(), self.header.seq),
+        }
+    }
+
+    pub(super) fn take(
         &mut self,
         other: &IndexReader<'_>,
         subset: &Subset,
-        add_id: u64,
+        ids: NewIds,
         observer: &mut Observer<'_>,
     ) -> Result<u64> {
         subset.check()?;
         compatible(&self.model, &other.model)?;
         let parts = other.parts(subset)?;
-        self.check_room(other, subset, &parts, add_id)?;
+        self.check_room(other, subset, &parts, ids)?;
         let all: u64 = parts.iter().map(|part| part.end.saturating_sub(part.start)).sum();
         self.change(|writer| {
             let (mut copies, mut seen, mut done) = (Copies::default(), 0, 0);
             for (list, part) in (0..).zip(&parts) {
-                other.gather(list, part, subset, &mut copies)?;
+                other.visit_subset(list, part, subset, true, &mut |at, id, row, code| {
+                    copies.push(list, id, row, code);
+                    if copies.is_full() {
+                        done += copies.ids.len() as u64;
+                        writer.insert_copies(other, std::mem::take(&mut copies), ids)?;
+                        observer.tick("copy", seen + at + 1 - part.start, all)?;
+                    }
+                    Ok(ControlFlow::Continue(()))
+                })?;
                 seen += part.end.saturating_sub(part.start);
-                if copies.ids.len() >= ROWS_AT_A_TIME || list as usize + 1 == parts.len() {
-                    done += copies.ids.len() as u64;
-                    writer.insert_copies(other, std::mem::take(&mut copies), add_id)?;
-                    observer.tick("copy", seen, all)?;
-                }
             }
+            done += copies.ids.len() as u64;
+            writer.insert_copies(other, copies, ids)?;
+            observer.tick("copy", seen, all)?;
             Ok(done)
         })
     }
@@ -279,23 +529,22 @@ impl IndexWriter<'_> {
         other: &IndexReader<'_>,
         subset: &Subset,
         parts: &[Range<u64>],
-        add_id: u64,
+        ids: NewIds,
     ) -> Result<()> {
-        let mut copies = Copies::default();
         for (list, part) in (0..).zip(parts) {
-            other.gather(list, part, subset, &mut copies)?;
-            for id in copies.ids.drain(..) {
-                match other.key(id)? {
-                    Some(key) if self.tables.id_of_key(&key)?.is_some() => {
-                        return Err(Error::DuplicateKey { key });
-                    }
-                    Some(_) => {}
-                    None => self.check_id(id, add_id)?,
-                }
-            }
-            copies = Copies::default();
+            other.visit_subset(list, part, subset, false, &mut |_, id, _, _| {
+                self.check_one(other, id, ids).map(ControlFlow::Continue)
+            })?;
         }
         Ok(())
+    }
+
+    fn check_one(&self, other: &IndexReader<'_>, id: u64, ids: NewIds) -> Result<()> {
+        match (other.key(id)?, ids) {
+            (Some(key), _) if self.tables.id_of_key(&key)?.is_some() => Err(Error::DuplicateKey { key }),
+            (None, NewIds::Shifted(add_id)) => self.check_id(id, add_id),
+            _ => Ok(()),
+        }
     }
 
     fn check_id(&self, id: u64, add_id: u64) -> Result<()> {
@@ -310,13 +559,15 @@ impl IndexWriter<'_> {
         Ok(())
     }
 
-    fn insert_copies(&mut self, other: &IndexReader<'_>, mut copies: Copies, add_id: u64) -> Result<()> {
+    fn insert_copies(&mut self, other: &IndexReader<'_>, mut copies: Copies, ids: NewIds) -> Result<()> {
         other.gather_seconds(&mut copies)?;
         let keys: Vec<Vec<u8>> =
             copies.ids.iter().filter_map(|id| other.key(*id).transpose()).collect::<Result<_>>()?;
-        let ids: Vec<u64> = match self.header.keys {
-            true => self.new_ids(copies.ids.len())?.collect(),
-            false => copies.ids.iter().map(|id| id + add_id).collect(),
+        let ids: Vec<u64> = match ids {
+            NewIds::Shifted(add_id) if !self.header.keys => {
+                copies.ids.iter().map(|id| id.wrapping_add(add_id)).collect()
+            }
+            _ => self.new_ids(copies.ids.len())?.collect(),
         };
         let encoded = Encoded { rows: Cow::Borrowed(&[]), lists: copies.lists, codes: copies.codes };
         let model = self.model.clone();
@@ -358,6 +609,9 @@ fn compatible(a: &Model, b: &Model) -> Result<()> {
     };
     if !same {
         return differ("their centroids");
+    }
+    if finder::meaning(a) != finder::meaning(b) {
+        return differ("how their lists are found");
     }
     if a.chain.as_ref().map(Chain::to_bytes) != b.chain.as_ref().map(Chain::to_bytes) {
         return differ("what is done to vectors first");

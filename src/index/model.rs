@@ -1,8 +1,10 @@
 //! The model: what training made, in memory. Codec, coarse quantizer, and the shapes that follow from
 //! the specification. Shared by all snapshots and writers of one model version.
 
-use super::tree;
-use crate::coarse::{CoarseQuantizer, FlatCoarse, MeasuredCoarse, Probes, Tree, TreeCoarse};
+use super::{finder, tree};
+use crate::coarse::{
+    CoarseQuantizer, Finder, FlatCoarse, MeasuredCoarse, Probes, Quantizers, Tree, TreeCoarse,
+};
 use crate::codec::{self, Codec, KeptForm, Measured};
 use crate::guard::Quiet;
 use crate::kernel::Element;
@@ -31,6 +33,8 @@ pub(crate) struct Trained {
     pub(crate) centroids: Vec<f32>,
     /// What the specification wants lists to be found through.
     pub(crate) tree: Option<Tree>,
+    /// What finds lists instead of the centroids, if the specification wants that.
+    pub(crate) finder: Option<Finder>,
     /// What the specification wants done to vectors first.
     pub(crate) chain: Option<Chain>,
     pub(crate) codec: Box<dyn Codec>,
@@ -49,6 +53,8 @@ pub(crate) struct Model {
     pub(crate) coarse: Option<Box<dyn CoarseQuantizer>>,
     /// What the coarse quantizer goes through, if it does, as it is stored.
     pub(crate) tree: Option<Tree>,
+    /// What finds lists instead of the coarse quantizer, which then only scores them.
+    pub(crate) finder: Option<Finder>,
     /// What is done to vectors before they come to lists and codes, which live in the space behind it.
     pub(crate) chain: Option<Chain>,
     pub(crate) version: u64,
@@ -101,6 +107,7 @@ impl Model {
             encoding,
             coarse: None,
             tree: None,
+            finder: None,
             chain: None,
             version: 0,
         })
@@ -119,10 +126,10 @@ impl Model {
 
     /// The same with lists.
     pub(crate) fn trained(spec: &IndexSpec, trained: Trained, version: u64) -> Result<Self> {
-        let Trained { centroids, tree, chain, codec } = trained;
+        let Trained { centroids, tree, finder, chain, codec } = trained;
         let coarse = Some(Self::coarse(spec, centroids, tree.clone()));
         let model = Self::with_codec(spec, spec.encoding, codec)?;
-        Ok(Model { coarse, tree, chain, version, ..model })
+        Ok(Model { coarse, tree, finder, chain, version, ..model })
     }
 
     /// What finds the lists of `centroids`.
@@ -139,9 +146,17 @@ impl Model {
         }
     }
 
-    /// The model that `header` speaks of, read from its sections.
-    pub(crate) fn load<B: BytesTable, M, F, K>(tables: &Tables<B, M, F, K>, header: &Header) -> Result<Self> {
-        Self::load_with(tables, header, |stored, _, _| stored)
+    /// The model that `header` speaks of, read from its sections. Without `quantizers` one of the caller's is not asked for: good for looking at
+    /// what is stored.
+    ///
+    /// # Errors
+    /// [`Error::Quantizer`] if it is not among `quantizers`.
+    pub(crate) fn load<B: BytesTable, M, F, K>(
+        tables: &Tables<B, M, F, K>,
+        header: &Header,
+        quantizers: Option<&Quantizers>,
+    ) -> Result<Self> {
+        Self::load_with(tables, header, quantizers, |stored, _, _| stored)
     }
 
     /// The same for a repair, which can do without all that can be made again: the tree.
@@ -149,7 +164,7 @@ impl Model {
         tables: &Tables<B, M, F, K>,
         header: &Header,
     ) -> Result<Self> {
-        Self::load_with(tables, header, |stored, spec, centroids| match stored {
+        Self::load_with(tables, header, None, |stored, spec, centroids| match stored {
             Err(Error::Corrupt { .. }) => Self::grow_tree(spec, centroids, &mut Observer::none()),
             stored => stored,
         })
@@ -159,6 +174,7 @@ impl Model {
     fn load_with<B: BytesTable, M, F, K>(
         tables: &Tables<B, M, F, K>,
         header: &Header,
+        quantizers: Option<&Quantizers>,
         settle: impl FnOnce(Result<Option<Tree>>, &IndexSpec, &[f32]) -> Result<Option<Tree>>,
     ) -> Result<Self> {
         let spec = spec_of(&tables.names.meta, header)?;
@@ -181,6 +197,7 @@ impl Model {
         metric::check_centroids(spec.metric, Rows::of(&centroids, spec.inner_dim()))
             .map_err(|e| Error::corrupt(name, 0, format!("centroids: {e}")))?;
         let tree = settle(tree::read(tables, &spec, &bytes), &spec, &centroids)?;
+        let finder = finder::read(tables, &spec, &bytes, quantizers)?;
         let codes = tables.read_section(Section::Codec)?.unwrap_or_default();
         let codec = match untrained_codec(&spec, spec.encoding, spec.inner_dim()).filter(|_| codes.is_empty())
         {
@@ -200,7 +217,7 @@ impl Model {
                 Some(chain.map_err(|what| Error::corrupt(name, 0, what))?)
             }
         };
-        Self::trained(&spec, Trained { centroids, tree, chain, codec }, header.model_version)
+        Self::trained(&spec, Trained { centroids, tree, finder, chain, codec }, header.model_version)
     }
 
     pub(crate) fn metric(&self) -> Metric {
@@ -310,13 +327,18 @@ impl Model {
         Ok(projected)
     }
 
-    /// The list of each (projected) row; with spilling the second list of each behind them.
-    pub(crate) fn assign(&self, rows: Rows<'_>) -> Vec<u32> {
+    /// The list of each (prepared) row, given as projected, too; with spilling the second list of each behind them.
+    ///
+    /// # Errors
+    /// Those of a quantizer of the caller's.
+    pub(crate) fn assign(&self, rows: Rows<'_>, projected: Rows<'_>) -> Result<Vec<u32>> {
         let mut lists = vec![0; rows.len()];
-        if let Some(coarse) = &self.coarse {
-            coarse.assign(rows, &mut lists, &mut vec![0.0; rows.len()]);
+        match (&self.finder, &self.coarse) {
+            (Some(finder), _) => finder.assign(rows, &mut lists)?,
+            (None, Some(coarse)) => coarse.assign(projected, &mut lists, &mut vec![0.0; rows.len()]),
+            (None, None) => {}
         }
-        self.assign_second(rows, &lists)
+        Ok(self.assign_second(projected, &lists))
     }
 
     /// The lists of rows whose first ones are `first`.
@@ -329,17 +351,28 @@ impl Model {
         lists
     }
 
-    /// The lists each (projected) query should probe.
-    pub(crate) fn probe(&self, queries: Rows<'_>, nprobe: usize) -> Probes {
+    /// The lists each (prepared) query, given as projected, too, should probe.
+    ///
+    /// # Errors
+    /// Those of a quantizer of the caller's.
+    pub(crate) fn probe(&self, queries: Rows<'_>, projected: Rows<'_>, nprobe: usize) -> Result<Probes> {
         let mut probes = Probes::default();
-        match &self.coarse {
-            Some(coarse) => coarse.nearest(queries, nprobe, &mut probes),
-            None => {
+        match (&self.finder, &self.coarse) {
+            (Some(finder), _) => {
+                finder.nearest(queries, nprobe, &mut probes)?;
+                probes.scores.clear();
+                let lists = probes.lists.chunks_exact(probes.nprobe.max(1));
+                for (query, lists) in projected.iter().zip(lists) {
+                    probes.scores.extend(self.coarse_scores(query, lists));
+                }
+            }
+            (None, Some(coarse)) => coarse.nearest(projected, nprobe, &mut probes),
+            (None, None) => {
                 let n = queries.len();
                 probes = Probes { nprobe: 1, lists: vec![0; n], scores: vec![0.0; n] };
             }
         }
-        probes
+        Ok(probes)
     }
 
     /// The scores of a (projected) query with the centroids of these lists.

@@ -163,9 +163,10 @@ impl IndexReader<'_> {
             return Err(Error::Parameter { name: "nprobe", what: "0, expected at least 1".into() });
         }
         let prepared = self.model.prepare(queries)?;
-        let projected = self.model.project(Rows::of(&prepared, self.dim()))?;
+        let prepared = Rows::of(&prepared, self.dim());
+        let projected = self.model.project(prepared)?;
         let nprobe = nprobe.min(self.nlist());
-        let probes = self.model.probe(Rows::of(&projected, self.model.inner_dim()), nprobe);
+        let probes = self.model.probe(prepared, Rows::of(&projected, self.model.inner_dim()), nprobe)?;
         let flip = |score: &f32| self.metric().flip(*score);
         Ok(Preassigned {
             ends: (1..=queries.len()).map(|query| query * nprobe).collect(),

@@ -6,6 +6,7 @@ use super::preassigned::Preassigned;
 use super::search::{self, Goal, Limits, Request};
 use super::stats;
 use super::view::View;
+use crate::coarse::{Quantizer, Quantizers};
 use crate::guard::Quiet;
 use crate::math::topk::Hit;
 use crate::params::SearchParams;
@@ -53,13 +54,26 @@ impl IndexReader<'static> {
     ///
     /// # Errors
     /// [`Error::UnknownIndex`]; [`Error::Unfinished`] during a bulk load; [`Error::WriterLeftOpen`];
-    /// [`Error::Corrupt`].
+    /// [`Error::Corrupt`]; [`Error::Quantizer`] if the index needs one: see [`open_with`](Self::open_with).
     pub fn open(txn: &redb::ReadTransaction, index: &str) -> Result<Self> {
+        Self::open_with(txn, index, &[])
+    }
+
+    /// The same with quantizers of the caller's own, one of which the index may need.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Error::Quantizer`]; [`Error::Parameter`] for a quantizer whose name is none.
+    pub fn open_with(
+        txn: &redb::ReadTransaction,
+        index: &str,
+        quantizers: &[Arc<dyn Quantizer>],
+    ) -> Result<Self> {
         let header = storage::read_header(txn, index)?;
         storage::check_identity(index, &header, storage::catalog_uuid(txn, index)?)?;
         check_usable(index, &header)?;
         let tables = Quiet::new(storage::open_read(txn, index)?);
-        let model = Arc::new(Model::load(&*tables, &header)?);
+        let quantizers = Quantizers::of(quantizers)?;
+        let model = Arc::new(Model::load(&*tables, &header, Some(&quantizers))?);
         let source = model.source(header, tables, Instant::now());
         let snapshot = Snapshot::new(source, &Budget::new(LONE_READER_BYTES), None)?;
         Ok(IndexReader { view: Arc::new(snapshot), model, pool: None, _database: None })
@@ -134,6 +148,12 @@ impl<'a> IndexReader<'a> {
     /// False until the lists of the specification exist; searches are exhaustive until then.
     pub fn is_trained(&self) -> bool {
         self.header().trained
+    }
+
+    /// Bytes that a vector takes in lists and kept rows.
+    pub(crate) fn row_bytes(&self) -> usize {
+        let kept: usize = self.model.kept.iter().map(|kept| kept.column.width).sum();
+        self.model.places() * self.code_bytes() + kept
     }
 
     /// The centroids, `nlist` rows; none before training and for a flat index.

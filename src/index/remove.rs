@@ -7,6 +7,7 @@ use crate::math::selector::IdSelector;
 use crate::storage::changes::Touched;
 use crate::storage::column::ABSENT;
 use crate::storage::ids::NO_ID;
+use crate::storage::sections::Section;
 use crate::{Error, Observer, Result};
 
 /// Few enough ids to look each of them up, however small the index.
@@ -163,6 +164,9 @@ impl IndexWriter<'_> {
             tables.map.retain(|_, _| false)?;
             tables.free.retain(|_, _| false)?;
             tables.keymap.retain(|_, _| false)?;
+            for section in [Section::Merge, Section::Window] {
+                tables.remove_section(section)?;
+            }
             writer.header.ntotal = 0;
             writer.header.twins = 0;
             writer.header.next_row = 0;

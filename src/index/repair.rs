@@ -438,16 +438,16 @@ impl<'w, 't> Repair<'w, 't> {
             .map(|row| self.placed.get(row)?.slots.first.map(|slot| slot.list - first_list))
             .collect();
         let encoded = IndexWriter::in_pool(&self.writer.pool, || {
-            let assigned = model.assign(projected);
+            let assigned = model.assign(rows, projected)?;
             let (nearest, second) = assigned.split_at(rows.len());
             let other = |((stands, nearest), second): ((&Option<u32>, &u32), &u32)| {
                 if *stands == Some(*nearest) { *second } else { *nearest }
             };
             let lists: Vec<u32> = stands.iter().zip(nearest).zip(second).map(other).collect();
             let codes = encode(&model, projected, &lists);
-            (Encoded { rows: Cow::Borrowed(rows.as_slice()), lists, codes }, nearest.to_vec())
+            Ok::<_, Error>((Encoded { rows: Cow::Borrowed(rows.as_slice()), lists, codes }, nearest.to_vec()))
         });
-        let (encoded, nearest) = encoded;
+        let (encoded, nearest) = encoded?;
         for (entry, slot) in self.writer.append(&encoded, numbers, (0..numbers.len()).collect())? {
             if let Some(placed) = self.placed.get_mut(&numbers[entry]) {
                 placed.slots.enter(slot);

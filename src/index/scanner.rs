@@ -17,6 +17,7 @@ use super::view::View;
 use super::{bound::Score, rerank::KeptScores};
 use crate::codec::{Codes, Probe, Scanner, Visit};
 use crate::kernel::Found;
+use crate::math::linalg::score_of_pair;
 use crate::math::selector::IdSelector;
 use crate::storage::block::Run;
 use crate::storage::ids;
@@ -105,7 +106,10 @@ impl<'r> PreparedQuery<'r> {
             return Err(Error::Parameter { name: "nprobe", what: "0, expected at least 1".into() });
         }
         let nprobe = nprobe.min(self.reader.nlist());
-        let probes = self.model().probe(Rows::of(&self.projected, self.projected.len()), nprobe);
+        let (prepared, projected) = (&self.prepared, &self.projected);
+        let (prepared, projected) =
+            (Rows::of(prepared, prepared.len()), Rows::of(projected, projected.len()));
+        let probes = self.model().probe(prepared, projected, nprobe)?;
         let flip = |score| self.reader.metric().flip(score);
         Ok(probes.lists.into_iter().zip(probes.scores.into_iter().map(flip)).collect())
     }
@@ -391,6 +395,18 @@ impl DistanceComputer<'_> {
             };
         }
         Ok(best)
+    }
+
+    /// The distance of two stored vectors, as [`reconstruct`](IndexReader::reconstruct) gives them: FAISS's `symmetric_dis`. The query has no part in it; the order
+    /// of the two makes no difference to L2, products and cosine. `None` if the metric knows none for the two.
+    ///
+    /// # Errors
+    /// [`Error::UnknownId`]; [`Error::CannotDecode`]; [`Error::Corrupt`].
+    pub fn symmetric(&self, a: u64, b: u64) -> Result<Option<f32>> {
+        let reader = self.query.reader;
+        let (a, b) = (reader.reconstruct(a)?, reader.reconstruct(b)?);
+        let score = score_of_pair(reader.metric().nearness(), &a, &b);
+        Ok(Some(score).filter(|score| score.is_finite()).map(|score| reader.metric().flip(score + 0.0)))
     }
 
     /// The distances to several.

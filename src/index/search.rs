@@ -178,7 +178,7 @@ fn search_chunk(
     let mut clock = Clock::start(request.stats);
     let projected = model.project(queries)?;
     let projected = Rows::of(&projected, model.inner_dim());
-    let probes = probes(model, projected, first, request);
+    let probes = probes(model, queries, projected, first, request)?;
     let mut route = ROUTE.take();
     route.lay(view, &probes, request)?;
     let stops = match queries.len() {
@@ -221,11 +221,19 @@ enum Lists<'a> {
     Chosen { chosen: &'a Preassigned, first: usize, most: usize, scores: Vec<Vec<f32>> },
 }
 
-fn probes<'a>(model: &Model, projected: Rows<'_>, first: usize, request: &Request<'a>) -> Lists<'a> {
-    let Some(chosen) = request.chosen else { return Lists::Nearest(model.probe(projected, request.nprobe)) };
+fn probes<'a>(
+    model: &Model,
+    queries: Rows<'_>,
+    projected: Rows<'_>,
+    first: usize,
+    request: &Request<'a>,
+) -> Result<Lists<'a>> {
+    let Some(chosen) = request.chosen else {
+        return Ok(Lists::Nearest(model.probe(queries, projected, request.nprobe)?));
+    };
     let scores =
         projected.iter().enumerate().map(|(q, query)| chosen.scores(model, query, first + q)).collect();
-    Lists::Chosen { chosen, first, most: request.nprobe, scores }
+    Ok(Lists::Chosen { chosen, first, most: request.nprobe, scores })
 }
 
 impl Lists<'_> {

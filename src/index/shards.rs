@@ -14,6 +14,7 @@ use crate::storage::block::{Geometry, Run};
 use crate::storage::column::Column;
 use crate::storage::format::{Header, ListEntry};
 use crate::storage::ids::{Slot, Slots};
+use crate::storage::sections::Section;
 use crate::storage::twins::Twin;
 use crate::storage::{EachKept, Stage};
 use crate::{Error, Result};
@@ -258,6 +259,10 @@ impl View for Shards<'_> {
 
     /// Each shard has its own.
     fn note(&self) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
+
+    fn section(&self, _section: Section) -> Result<Option<Vec<u8>>> {
         Ok(None)
     }
 }

@@ -9,11 +9,11 @@ use super::model::{Model, Trained, untrained_codec};
 use super::reader::IndexReader;
 use super::twins::{self, Chains};
 use super::writer::{IndexWriter, random};
-use super::{rerank, tree};
-use crate::coarse::Tree;
+use super::{finder, rerank, tree};
+use crate::coarse::{Finder, Tree};
 use crate::codec::{self, Assigned, Codec, Training};
 use crate::kernel::Similarity;
-use crate::math::kmeans::{Clustering, ClusteringParams, IterationStats, cluster};
+use crate::math::kmeans::{Clustering, ClusteringIndex, ClusteringParams, IterationStats, cluster_by};
 use crate::math::random::Random;
 use crate::math::seeding::Init;
 use crate::math::transform::Chain;
@@ -21,7 +21,7 @@ use crate::storage::block::{Geometry, Run};
 use crate::storage::ids::Slots;
 use crate::storage::lists::block_key;
 use crate::storage::sections::Section;
-use crate::{Error, IndexSpec, Observer, Result, Rows, metric};
+use crate::{Coarse, Error, IndexSpec, Observer, Result, Rows, metric};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -79,22 +79,52 @@ impl IndexWriter<'_> {
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<TrainReport> {
-        let (spec, nlist) = self.spec_of_lists()?;
+        self.train_by(rows, params, None, observer)
+    }
+
+    /// The same with a k-means that has rows assigned by `assigner`: FAISS's `clustering_index`. Afterwards rows go to their lists as ever.
+    ///
+    /// # Errors
+    /// As [`train`](Self::train), those of `assigner`, and [`Error::Parameter`] for a centroid that there is not, or for an index whose
+    /// lists a [`Quantizer`](crate::Quantizer) has.
+    pub fn train_with_assigner(
+        &mut self,
+        rows: Rows<'_>,
+        params: &TrainParams,
+        assigner: &mut dyn ClusteringIndex,
+        observer: &mut Observer<'_>,
+    ) -> Result<TrainReport> {
+        if let Coarse::Own(name) = self.model.spec.coarse {
+            let what = format!("lists are those of the quantizer `{name}`: there is no k-means");
+            return Err(Error::Parameter { name: "assigner", what });
+        }
+        self.train_by(rows, params, Some(assigner), observer)
+    }
+
+    fn train_by(
+        &mut self,
+        rows: Rows<'_>,
+        params: &TrainParams,
+        assigner: Option<&mut dyn ClusteringIndex>,
+        observer: &mut Observer<'_>,
+    ) -> Result<TrainReport> {
+        let (spec, _) = self.spec_of_lists()?;
         let prepared = self.prepare_sample(rows, params)?;
         let sample = sample(Rows::of(&prepared, spec.dim), params);
-        let sample = Rows::of(&sample, spec.dim);
+        let raw = Rows::of(&sample, spec.dim);
         let seed = params.clustering.seed;
-        let chain = Self::in_pool(&self.pool, || train_chain(&spec, sample, seed, observer))?;
-        let sample = project(chain.as_ref(), sample);
-        let sample = Rows::of(&sample, spec.inner_dim());
-        let clustered = self.cluster_lists(&spec, nlist, sample, chain.as_ref(), params, observer)?;
+        let chain = Self::in_pool(&self.pool, || train_chain(&spec, raw, seed, observer))?;
+        let projected = project(chain.as_ref(), raw);
+        let sample = Sample { raw, projected: Rows::of(&projected, spec.inner_dim()) };
+        let lists = self.make_lists(&spec, sample, chain.as_ref(), params, assigner, observer)?;
         let trained = Self::in_pool(&self.pool, || -> Result<_> {
-            let tree = Model::grow_tree(&spec, &clustered.0.centroids, observer)?;
-            let codec = train_codec(&spec, sample, &clustered.0.centroids, seed, observer)?;
+            let tree = Model::grow_tree(&spec, &lists.done.centroids, observer)?;
+            let codec =
+                train_codec(&spec, sample, &lists.done.centroids, lists.finder.as_ref(), seed, observer)?;
             Ok((tree, codec))
         });
         let (tree, codec) = trained?;
-        self.install_clustered(clustered, tree, chain, codec, params, observer)
+        self.install_clustered(lists, tree, chain, codec, params, observer)
     }
 
     /// Makes new lists and nothing else: transforms, and what training made for codes, stay as they are. FAISS's
@@ -109,7 +139,7 @@ impl IndexWriter<'_> {
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<TrainReport> {
-        let (spec, nlist) = self.spec_of_lists()?;
+        let (spec, _) = self.spec_of_lists()?;
         let made = spec.encoding.is_learned() || !spec.transforms.is_empty();
         if made && !self.header.trained {
             return Err(Error::Untrained { index: spec.to_string() });
@@ -120,13 +150,13 @@ impl IndexWriter<'_> {
         }
         let prepared = self.prepare_sample(rows, params)?;
         let sample = sample(Rows::of(&prepared, spec.dim), params);
-        let chain = self.model.chain.clone();
-        let sample = project(chain.as_ref(), Rows::of(&sample, spec.dim));
-        let sample = Rows::of(&sample, spec.inner_dim());
-        let clustered = self.cluster_lists(&spec, nlist, sample, chain.as_ref(), params, observer)?;
-        let tree = Model::grow_tree(&spec, &clustered.0.centroids, observer)?;
+        let (chain, raw) = (self.model.chain.clone(), Rows::of(&sample, spec.dim));
+        let projected = project(chain.as_ref(), raw);
+        let sample = Sample { raw, projected: Rows::of(&projected, spec.inner_dim()) };
+        let lists = self.make_lists(&spec, sample, chain.as_ref(), params, None, observer)?;
+        let tree = Model::grow_tree(&spec, &lists.done.centroids, observer)?;
         let codec = self.same_codec(&spec)?;
-        self.install_clustered(clustered, tree, chain, codec, params, observer)
+        self.install_clustered(lists, tree, chain, codec, params, observer)
     }
 
     /// Trains the codes anew over the lists as they are: FAISS's `train_encoder` by itself. Of `params` the sample and the
@@ -151,14 +181,9 @@ impl IndexWriter<'_> {
         }
         let prepared = self.prepare_sample(rows, params)?;
         let sample = sample(Rows::of(&prepared, spec.dim), params);
-        self.train_over(
-            &spec,
-            centroids,
-            self.model.chain.clone(),
-            Rows::of(&sample, spec.dim),
-            params,
-            observer,
-        )
+        let lists = (centroids, self.model.finder.clone());
+        let chain = self.model.chain.clone();
+        self.train_over(&spec, lists, chain, Rows::of(&sample, spec.dim), params, observer)
     }
 
     /// Takes lists that somebody else made: `centroids` has a row for each, by whatever clustering. Transforms and
@@ -184,6 +209,10 @@ impl IndexWriter<'_> {
         observer: &mut Observer<'_>,
     ) -> Result<u64> {
         let (spec, nlist) = self.spec_of_lists()?;
+        if let Coarse::Own(name) = spec.coarse {
+            let what = format!("lists are those of the quantizer `{name}`: `train` takes them");
+            return Err(Error::Parameter { name: "centroids", what });
+        }
         if centroids.len() != nlist {
             return Err(Error::Length { what: "centroids", expected: nlist, got: centroids.len() });
         }
@@ -195,31 +224,34 @@ impl IndexWriter<'_> {
         let sample = sample(Rows::of(&prepared, spec.dim), params);
         let (sample, seed) = (Rows::of(&sample, spec.dim), params.clustering.seed);
         let chain = Self::in_pool(&self.pool, || train_chain(&spec, sample, seed, observer))?;
+        let similarity = spec.metric.similarity();
+        let near = || Finder::near(centroids.to_vec(), spec.dim, similarity);
+        let finder = (spec.coarse == Coarse::Raw).then(near);
         let centroids = project(chain.as_ref(), Rows::of(&centroids, spec.dim)).into_owned();
         metric::check_centroids(spec.metric, Rows::of(&centroids, spec.inner_dim()))?;
-        self.train_over(&spec, centroids, chain, sample, params, observer)
+        self.train_over(&spec, (centroids, finder), chain, sample, params, observer)
     }
 
     /// Trains the codes over these centroids, and installs all that.
     fn train_over(
         &mut self,
         spec: &IndexSpec,
-        centroids: Vec<f32>,
+        (centroids, finder): (Vec<f32>, Option<Finder>),
         chain: Option<Chain>,
         sample: Rows<'_>,
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<u64> {
         let (projected, seed) = (project(chain.as_ref(), sample), params.clustering.seed);
-        let sample = Rows::of(&projected, spec.inner_dim());
+        let sample = Sample { raw: sample, projected: Rows::of(&projected, spec.inner_dim()) };
         let trained = Self::in_pool(&self.pool, || -> Result<_> {
             let tree = Model::grow_tree(spec, &centroids, observer)?;
-            let codec = train_codec(spec, sample, &centroids, seed, observer)?;
+            let codec = train_codec(spec, sample, &centroids, finder.as_ref(), seed, observer)?;
             Ok((tree, codec))
         });
         let (tree, codec) = trained?;
         let params = TrainParams { initial: None, ..params.clone() };
-        self.install_trained(Trained { centroids, tree, chain, codec }, &params, observer)
+        self.install_trained(Trained { centroids, tree, finder, chain, codec }, &params, observer)
     }
 
     fn spec_of_lists(&self) -> Result<(IndexSpec, usize)> {
@@ -230,16 +262,76 @@ impl IndexWriter<'_> {
         }
     }
 
-    /// k-means over a (projected) sample, and the parameters it ran with.
+    /// The lists of a training: by k-means where they are found, or as the caller's quantizer has them.
+    fn make_lists(
+        &self,
+        spec: &IndexSpec,
+        sample: Sample<'_>,
+        chain: Option<&Chain>,
+        params: &TrainParams,
+        assigner: Option<&mut dyn ClusteringIndex>,
+        observer: &mut Observer<'_>,
+    ) -> Result<Lists> {
+        let (mut lists, finder) = match spec.coarse {
+            Coarse::Own(name) => {
+                let quantizer = self.quantizers.newest(name.as_str())?;
+                let finder = Finder::own(quantizer, spec.dim, spec.nlist.unwrap_or(0))?;
+                (self.lists_of(spec, sample.raw, &finder, params)?, finder)
+            }
+            Coarse::Raw => {
+                let lists = self.cluster_lists(spec, sample.raw, None, params, assigner, observer)?;
+                let centroids = lists.done.centroids.clone();
+                (lists, Finder::near(centroids, spec.dim, spec.metric.similarity()))
+            }
+            _ => return self.cluster_lists(spec, sample.projected, chain, params, assigner, observer),
+        };
+        let centroids = project(chain, Rows::of(&lists.done.centroids, spec.dim)).into_owned();
+        metric::check_centroids(spec.metric, Rows::of(&centroids, spec.inner_dim()))?;
+        lists.done.centroids = centroids;
+        lists.finder = Some(finder);
+        Ok(lists)
+    }
+
+    /// The lists that a quantizer has, with what a report says of them: how far the sample is from its centroids.
+    fn lists_of(
+        &self,
+        spec: &IndexSpec,
+        sample: Rows<'_>,
+        finder: &Finder,
+        params: &TrainParams,
+    ) -> Result<Lists> {
+        let centroids = finder.centroids();
+        metric::check_centroids(spec.metric, Rows::of(&centroids, spec.dim))?;
+        let mut lists = vec![0; sample.len()];
+        finder.assign(sample, &mut lists)?;
+        let (metric, mut scores) = (spec.metric, Vec::new());
+        let coarse = Model::coarse(&spec.before_transforms(), centroids.clone(), None);
+        let mut objective = 0.0;
+        for (row, list) in sample.iter().zip(&lists) {
+            coarse.scores(row, &[*list], &mut scores);
+            objective += scores.iter().map(|score| f64::from(metric.flip(*score))).sum::<f64>();
+        }
+        let done = Clustering {
+            centroids,
+            objective,
+            iterations: Vec::new(),
+            sampled_rows: sample.len(),
+            few_points: false,
+        };
+        Ok(Lists { done, clustering: params.clustering.clone(), finder: None })
+    }
+
+    /// k-means over a sample, prepared and transformed by `chain`.
     fn cluster_lists(
         &self,
         spec: &IndexSpec,
-        nlist: usize,
         sample: Rows<'_>,
         chain: Option<&Chain>,
         params: &TrainParams,
+        assigner: Option<&mut dyn ClusteringIndex>,
         observer: &mut Observer<'_>,
-    ) -> Result<(Clustering, ClusteringParams)> {
+    ) -> Result<Lists> {
+        let nlist = spec.nlist.unwrap_or(0);
         let initial = match &params.initial {
             None => None,
             Some(initial) => Some(self.prepare_sample(Rows::new(initial, spec.dim)?, params)?),
@@ -249,13 +341,19 @@ impl IndexWriter<'_> {
         let mut clustering = params.clustering.clone();
         clustering.spherical |= spec.metric.similarity() == Similarity::Dot;
         let checked = ClusteringParams { check_finite: false, ..clustering.clone() };
-        let run = || cluster(sample, nlist, spec.metric.nearness(), &checked, initial, observer);
-        let done = Self::in_pool(&self.pool, run)?;
+        let nearness = spec.metric.nearness();
+        let done = match assigner {
+            // The caller's code stays on the caller's thread.
+            Some(own) => cluster_by(sample, nlist, nearness, &checked, initial, Some(own), observer)?,
+            None => Self::in_pool(&self.pool, || {
+                cluster_by(sample, nlist, nearness, &checked, initial, None, observer)
+            })?,
+        };
         if metric::check_centroids(spec.metric, Rows::of(&done.centroids, sample.dim())).is_err() {
             let what = "false, and rows that are not finite or too long gave centroids that are";
             return Err(Error::Parameter { name: "check_finite", what: what.into() });
         }
-        Ok((done, clustering))
+        Ok(Lists { done, clustering, finder: None })
     }
 
     fn report(&self, done: &Clustering) -> TrainReport {
@@ -283,7 +381,7 @@ impl IndexWriter<'_> {
     /// Puts new lists in place with what belongs to them, and reports on them.
     fn install_clustered(
         &mut self,
-        (done, clustering): (Clustering, ClusteringParams),
+        Lists { done, clustering, finder }: Lists,
         tree: Option<Tree>,
         chain: Option<Chain>,
         codec: Box<dyn Codec>,
@@ -292,7 +390,7 @@ impl IndexWriter<'_> {
     ) -> Result<TrainReport> {
         let params = TrainParams { clustering, sample_rows: params.sample_rows, initial: None };
         let report = self.report(&done);
-        let trained = Trained { centroids: done.centroids, tree, chain, codec };
+        let trained = Trained { centroids: done.centroids, tree, finder, chain, codec };
         Ok(TrainReport { redistributed: self.install_trained(trained, &params, observer)?, ..report })
     }
 
@@ -311,18 +409,58 @@ impl IndexWriter<'_> {
 
     /// Trains on the vectors that are stored.
     pub fn train_stored(&mut self, params: &TrainParams, observer: &mut Observer<'_>) -> Result<TrainReport> {
-        let nlist = self.model.spec.nlist.unwrap_or(1);
-        let most = params.sample_rows.unwrap_or(usize::MAX);
+        let ids = self.tables.all_ids(&self.header)?;
+        let picks: Vec<u64> = self.training_picks(ids.len(), params).into_iter().map(|i| ids[i]).collect();
+        let rows = self.reader().reconstruct_batch(&picks)?;
+        self.train(Rows::of(&rows, self.model.spec.dim), params, observer)
+    }
+
+    /// Which of `n` rows to train on: as many as lists, codes and transforms look at.
+    fn training_picks(&self, n: usize, params: &TrainParams) -> Vec<usize> {
         let spec = &self.model.spec;
-        let lists = params.clustering.max_points_per_centroid.saturating_mul(nlist);
+        let most = params.sample_rows.unwrap_or(usize::MAX);
+        let lists = params.clustering.max_points_per_centroid.saturating_mul(spec.nlist.unwrap_or(1));
         let codes = codec::training_rows(spec.encoding).unwrap_or(usize::MAX);
         let transforms = Chain::training_rows(&spec.transforms, spec.dim).unwrap_or(usize::MAX);
         let most = most.min(lists.max(codes).max(transforms));
-        let ids = self.tables.all_ids(&self.header)?;
-        let picks = Random::new(params.clustering.seed).sample(ids.len(), most.min(ids.len()));
-        let picks: Vec<u64> = picks.into_iter().map(|i| ids[i]).collect();
-        let rows = self.reader().reconstruct_batch(&picks)?;
-        self.train(Rows::of(&rows, self.model.spec.dim), params, observer)
+        Random::new(params.clustering.seed).sample(n, most.min(n))
+    }
+
+    /// Trains on the vectors of another index, as many of them as training looks at: only those are decoded. FAISS's training of encoded vectors.
+    ///
+    /// # Errors
+    /// As [`train`](Self::train) and [`IndexReader::reconstruct`].
+    pub fn train_from(
+        &mut self,
+        source: &IndexReader<'_>,
+        params: &TrainParams,
+        observer: &mut Observer<'_>,
+    ) -> Result<TrainReport> {
+        let ids = source.ids()?;
+        let picks: Vec<u64> = self.training_picks(ids.len(), params).into_iter().map(|i| ids[i]).collect();
+        let rows = source.reconstruct_batch(&picks)?;
+        self.train(Rows::new(&rows, source.dim())?, params, observer)
+    }
+
+    /// Trains on stand-alone codes of another index, as its [`encode`](IndexReader::encode) gives them, as many of them as training looks at: only those are
+    /// decoded, so there is no block of them to choose (FAISS's `decode_block_size`).
+    ///
+    /// # Errors
+    /// As [`train`](Self::train) and [`IndexReader::decode`].
+    pub fn train_encoded(
+        &mut self,
+        source: &IndexReader<'_>,
+        codes: &[u8],
+        params: &TrainParams,
+        observer: &mut Observer<'_>,
+    ) -> Result<TrainReport> {
+        let split = source.split_codes(codes)?;
+        let mut rows = Vec::new();
+        for i in self.training_picks(split.len(), params) {
+            let (list, code) = split[i];
+            rows.extend(source.model.decode_for_users(list, code)?);
+        }
+        self.train(Rows::new(&rows, source.dim())?, params, observer)
     }
 
     /// Refuses to train where stored vectors could not be encoded anew.
@@ -403,6 +541,10 @@ impl IndexWriter<'_> {
             let bytes = tree::encode(tree, model.inner_dim(), &bytes);
             self.tables.write_section(Section::Tree, &bytes, seq)?;
         }
+        if let Some(finder) = &model.finder {
+            let bytes = finder::encode(finder, &model.spec, &bytes);
+            self.tables.write_section(Section::Finder, &bytes, seq)?;
+        }
         if let Some(chain) = &model.chain {
             self.tables.write_section(Section::Transforms, &chain.to_bytes(), seq)?;
         }
@@ -428,7 +570,7 @@ impl IndexWriter<'_> {
             let view = Rows::of(&rows, model.spec.dim);
             let projected = model.admit(view)?;
             let projected = Rows::of(&projected, model.inner_dim());
-            let lists = model.assign(projected);
+            let lists = model.assign(view, projected)?;
             let codes = encode(&model, projected, &lists);
             Ok(Encoded { lists, codes, rows: Cow::Borrowed(&rows) })
         })?;
@@ -469,6 +611,21 @@ impl IndexReader<'_> {
     pub fn training(&self) -> Result<Option<TrainParams>> {
         self.view.training()?.map(|bytes| decode_params(&bytes)).transpose()
     }
+}
+
+/// Lists that were made, and what with.
+struct Lists {
+    /// Centroids behind the transforms.
+    done: Clustering,
+    clustering: ClusteringParams,
+    finder: Option<Finder>,
+}
+
+/// Training rows before and behind the transforms.
+#[derive(Clone, Copy)]
+struct Sample<'s> {
+    raw: Rows<'s>,
+    projected: Rows<'s>,
 }
 
 /// Stored entries on their way to new lists.
@@ -526,20 +683,30 @@ fn project<'r>(chain: Option<&Chain>, rows: Rows<'r>) -> Cow<'r, [f32]> {
 /// Trains the codec of `spec` on `rows`, as many of them as it wants.
 fn train_codec(
     spec: &IndexSpec,
-    rows: Rows<'_>,
+    sample: Sample<'_>,
     centroids: &[f32],
+    finder: Option<&Finder>,
     seed: u64,
     observer: &mut Observer<'_>,
 ) -> Result<Box<dyn Codec>> {
+    let rows = sample.projected;
     let similarity = spec.metric.similarity();
     if let Some(codec) = untrained_codec(spec, spec.encoding, rows.dim()) {
         return Ok(codec);
     }
     let most = codec::training_rows(spec.encoding).unwrap_or(usize::MAX);
-    let sample = pick(rows, most, seed);
-    let rows = Rows::of(&sample, rows.dim());
+    let picked = pick(rows, most, seed);
+    let rows = Rows::of(&picked, rows.dim());
     let mut lists = vec![0; rows.len()];
-    Model::coarse(spec, centroids.to_vec(), None).assign(rows, &mut lists, &mut vec![0.0; rows.len()]);
+    match finder {
+        // The same numbers are drawn, so the same rows.
+        Some(finder) => {
+            finder.assign(Rows::of(&pick(sample.raw, most, seed), sample.raw.dim()), &mut lists)?;
+        }
+        None => {
+            Model::coarse(spec, centroids.to_vec(), None).assign(rows, &mut lists, &mut vec![0.0; rows.len()])
+        }
+    }
     let sample = Assigned { rows, lists: &lists, centroids: Some(Rows::of(centroids, rows.dim())) };
     let trained = codec::train(spec.encoding, &Training { sample, similarity, seed }, observer)?;
     // What cannot be opened again must not be stored: rows that nobody checked can make such tables.

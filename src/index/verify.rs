@@ -115,7 +115,7 @@ pub(crate) fn verify(
     report.step(|report| {
         let header = storage::read_header(txn, index)?;
         let tables = storage::open_read(txn, index)?;
-        let mut model = Model::load(&tables, &header);
+        let mut model = Model::load(&tables, &header, None);
         check_header(report, txn, &tables, &header)?;
         if let Err(e @ Error::Corrupt { .. }) = model {
             // Without a tree the rest can still be looked at.
@@ -263,6 +263,7 @@ impl Check<'_> {
             (Section::Tree, tree),
             (Section::Codec, codec),
             (Section::Transforms, trained && !self.model.spec.transforms.is_empty()),
+            (Section::Finder, trained && self.model.spec.has_finder()),
         ] {
             let bytes = tables.read_section(section)?;
             if bytes.is_some() != wanted {
@@ -276,8 +277,10 @@ impl Check<'_> {
                 report.note(name, (section as u64) << 32, e.to_string());
             }
         }
-        if let Some(bytes) = tables.read_section(Section::Note)? {
-            expected += chunks(bytes.len()) as u64;
+        for section in [Section::Note, Section::Merge, Section::Window] {
+            if let Some(bytes) = tables.read_section(section)? {
+                expected += chunks(bytes.len()) as u64;
+            }
         }
         let found = tables.model.len()?;
         if found != expected {

@@ -53,6 +53,8 @@ pub(crate) trait View: Send + Sync {
     fn training(&self) -> Result<Option<Vec<u8>>>;
     /// What the application keeps with the index.
     fn note(&self) -> Result<Option<Vec<u8>>>;
+    /// A section of the model.
+    fn section(&self, section: Section) -> Result<Option<Vec<u8>>>;
 }
 
 /// A view as the source of ids that collectors ask.
@@ -107,6 +109,9 @@ macro_rules! by_tables {
         }
         fn note(&self) -> Result<Option<Vec<u8>>> {
             self.tables.read_section(Section::Note)
+        }
+        fn section(&self, section: Section) -> Result<Option<Vec<u8>>> {
+            self.tables.read_section(section)
         }
     };
 }

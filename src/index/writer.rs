@@ -14,6 +14,7 @@
 use super::model::Model;
 use super::reader::IndexReader;
 use super::view::WriterView;
+use crate::coarse::{Quantizer, Quantizers};
 use crate::guard::{Quiet, guarded};
 use crate::params::SearchParams;
 use crate::spec::IndexSpec;
@@ -32,6 +33,8 @@ pub struct IndexWriter<'t> {
     pub(crate) header: Header,
     pub(crate) model: Arc<Model>,
     pub(crate) pool: Option<Arc<rayon::ThreadPool>>,
+    /// Of the caller's own.
+    pub(crate) quantizers: Quantizers,
     pub(crate) poison: Poison,
     /// What the verb that is running has touched.
     pub(crate) touched: Touched,
@@ -88,11 +91,25 @@ impl<'t> IndexWriter<'t> {
     ///
     /// # Errors
     /// [`Error::UnknownIndex`], [`Error::Unfinished`], [`Error::WriterLeftOpen`], [`Error::Corrupt`];
-    /// [`Error::InUse`] if the index is open for change already.
+    /// [`Error::InUse`] if the index is open for change already; [`Error::Quantizer`] if the index needs one: see [`open_with`](Self::open_with).
     pub fn open(txn: &'t WriteTransaction, index: &str) -> Result<Self> {
-        Self::open_for(txn, index, Purpose::Change, |tables, header| {
-            Ok(Arc::new(Model::load(tables, header)?))
-        })
+        Self::open_with(txn, index, &[])
+    }
+
+    /// The same with quantizers of the caller's own, one of which the index may need, or its training will.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open); [`Error::Quantizer`]; [`Error::Parameter`] for a quantizer whose name is none.
+    pub fn open_with(
+        txn: &'t WriteTransaction,
+        index: &str,
+        quantizers: &[Arc<dyn Quantizer>],
+    ) -> Result<Self> {
+        let quantizers = Quantizers::of(quantizers)?;
+        let writer = Self::open_for(txn, index, Purpose::Change, |tables, header| {
+            Ok(Arc::new(Model::load(tables, header, Some(&quantizers))?))
+        })?;
+        Ok(IndexWriter { quantizers, ..writer })
     }
 
     /// Creates an index within the application's own write transaction, and the catalog if need be.
@@ -125,8 +142,8 @@ impl<'t> IndexWriter<'t> {
         if purpose != Purpose::Repair {
             tables.check_counts(&header)?;
         }
-        let (poison, touched, changes) = Default::default();
-        Ok(IndexWriter { tables, header, model, pool: None, poison, touched, changes })
+        let (poison, touched, changes, quantizers) = Default::default();
+        Ok(IndexWriter { tables, header, model, pool: None, quantizers, poison, touched, changes })
     }
 
     /// A reader of this writer's state, uncommitted changes included. It pins nothing.

@@ -13,7 +13,7 @@
 //! the rows of a cluster are listed in ascending order (a counting sort) and summed in that order, in
 //! `f64`, by one thread; random numbers are drawn by the calling thread only.
 
-use super::linalg::{Panels, nearest_measured};
+use super::linalg::{Panels, nearest_measured, score_of_pair};
 use super::random::Random;
 use super::seeding::{self, Init};
 use crate::kernel::{Distance, Kernels, Nearness, Similarity};
@@ -127,6 +127,52 @@ pub struct IterationStats {
     pub assign_seconds: f64,
 }
 
+/// Who assigns rows to centroids in k-means instead of vellum's exact comparison with all of them: an approximate index, say, or another
+/// machine. FAISS's `clustering_index`. The objective is computed from what it answers.
+///
+/// ```
+/// # use vellum::{ClusteringIndex, ClusteringParams, Metric, Observer, Result, Rows, kmeans_with};
+/// /// Of numbers, by their order.
+/// struct Sorted(Vec<(f32, u32)>);
+///
+/// impl ClusteringIndex for Sorted {
+///     fn update(&mut self, centroids: Rows<'_>, _rebuild: bool) -> Result<()> {
+///         self.0 = centroids.as_slice().iter().copied().zip(0..).collect();
+///         self.0.sort_by(|a, b| a.0.total_cmp(&b.0));
+///         Ok(())
+///     }
+///     fn assign(&mut self, rows: Rows<'_>, nearest: &mut [u32]) -> Result<()> {
+///         for (x, nearest) in rows.as_slice().iter().zip(nearest) {
+///             let after = self.0.partition_point(|c| c.0 < *x);
+///             let two = &self.0[after.saturating_sub(1)..self.0.len().min(after + 1)];
+///             let best = two.iter().min_by(|a, b| (a.0 - x).abs().total_cmp(&(b.0 - x).abs()));
+///             *nearest = best.map_or(0, |best| best.1);
+///         }
+///         Ok(())
+///     }
+/// }
+/// let data = [0.0, 1.0, 10.0, 11.0];
+/// let (rows, params) = (Rows::new(&data, 1)?, ClusteringParams::default());
+/// let found =
+///     kmeans_with(rows, 2, Metric::L2, &params, None, &mut Sorted(Vec::new()), &mut Observer::none())?;
+/// assert_eq!(found.objective, 1.0);
+/// # Ok::<(), vellum::Error>(())
+/// ```
+pub trait ClusteringIndex {
+    /// Takes the centroids of the next iteration. `rebuild` is true at the beginning of a run, and always if
+    /// [`ClusteringParams::update_index`] says so: what the index learned of earlier centroids should then be learned anew.
+    ///
+    /// # Errors
+    /// Whatever it likes; the training fails with it.
+    fn update(&mut self, centroids: Rows<'_>, rebuild: bool) -> Result<()>;
+
+    /// Writes the number of the centroid that each row belongs to.
+    ///
+    /// # Errors
+    /// Whatever it likes. A number that no centroid has is [`Error::Parameter`].
+    fn assign(&mut self, rows: Rows<'_>, nearest: &mut [u32]) -> Result<()>;
+}
+
 /// The outcome of [`kmeans`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -183,16 +229,44 @@ pub fn kmeans(
     initial: Option<Rows<'_>>,
     observer: &mut Observer<'_>,
 ) -> Result<Clustering> {
+    clustered(rows, k, metric, params, initial, None, observer)
+}
+
+/// [`kmeans`] that has rows assigned by `assigner`, on the calling thread.
+///
+/// # Errors
+/// As [`kmeans`], and those of `assigner`.
+pub fn kmeans_with(
+    rows: Rows<'_>,
+    k: usize,
+    metric: Metric,
+    params: &ClusteringParams,
+    initial: Option<Rows<'_>>,
+    assigner: &mut dyn ClusteringIndex,
+    observer: &mut Observer<'_>,
+) -> Result<Clustering> {
+    clustered(rows, k, metric, params, initial, Some(assigner), observer)
+}
+
+fn clustered(
+    rows: Rows<'_>,
+    k: usize,
+    metric: Metric,
+    params: &ClusteringParams,
+    initial: Option<Rows<'_>>,
+    assigner: Option<&mut dyn ClusteringIndex>,
+    observer: &mut Observer<'_>,
+) -> Result<Clustering> {
     if let Some(domain) = metric.domain(rows.dim()) {
         if params.check_finite {
             initial.map_or(Ok(()), |initial| domain.check(initial))?;
             domain.check(rows)?;
         }
         let params = ClusteringParams { check_finite: false, ..params.clone() };
-        return cluster(rows, k, metric.nearness(), &params, initial, observer);
+        return cluster_by(rows, k, metric.nearness(), &params, initial, assigner, observer);
     }
     if metric != Metric::Cosine {
-        return cluster(rows, k, metric.similarity(), params, initial, observer);
+        return cluster_by(rows, k, metric.similarity(), params, initial, assigner, observer);
     }
     check(rows, k, params, initial)?;
     let scaled = |rows: Rows<'_>| {
@@ -202,7 +276,7 @@ pub fn kmeans(
     let (data, given) = (scaled(rows)?, initial.map(scaled).transpose()?);
     let params = ClusteringParams { spherical: true, check_finite: false, ..params.clone() };
     let given = given.as_deref().map(|given| Rows::of(given, rows.dim()));
-    cluster(Rows::of(&data, rows.dim()), k, metric.similarity(), &params, given, observer)
+    cluster_by(Rows::of(&data, rows.dim()), k, metric.similarity(), &params, given, assigner, observer)
 }
 
 /// [`kmeans`] of rows that were prepared for their metric.
@@ -212,6 +286,19 @@ pub(crate) fn cluster(
     nearness: impl Into<Nearness>,
     params: &ClusteringParams,
     initial: Option<Rows<'_>>,
+    observer: &mut Observer<'_>,
+) -> Result<Clustering> {
+    cluster_by(rows, k, nearness, params, initial, None, observer)
+}
+
+/// The same with rows assigned by the caller's `assigner`, if there is one.
+pub(crate) fn cluster_by(
+    rows: Rows<'_>,
+    k: usize,
+    nearness: impl Into<Nearness>,
+    params: &ClusteringParams,
+    initial: Option<Rows<'_>>,
+    assigner: Option<&mut dyn ClusteringIndex>,
     observer: &mut Observer<'_>,
 ) -> Result<Clustering> {
     check(rows, k, params, initial)?;
@@ -243,6 +330,7 @@ pub(crate) fn cluster(
         nearness,
         params,
         frozen,
+        own: assigner,
         observer,
         columns: vec![0; rows.len()],
         scores: vec![0.0; rows.len()],
@@ -317,7 +405,7 @@ impl Run {
 
 /// What the runs share: the rows, the parameters, the progress, and buffers of a row's nearest centroid
 /// and its score.
-struct Trainer<'a, 'o, 'c> {
+struct Trainer<'a, 'o, 'c, 'i> {
     rows: Rows<'a>,
     /// The same with nothing missing.
     whole: Rows<'a>,
@@ -326,6 +414,8 @@ struct Trainer<'a, 'o, 'c> {
     params: &'a ClusteringParams,
     /// Leading centroids that do not move.
     frozen: usize,
+    /// Who assigns rows, if that is the caller's.
+    own: Option<&'i mut dyn ClusteringIndex>,
     observer: &'o mut Observer<'c>,
     columns: Vec<u32>,
     scores: Vec<f32>,
@@ -333,7 +423,7 @@ struct Trainer<'a, 'o, 'c> {
     done: u64,
 }
 
-impl Trainer<'_, '_, '_> {
+impl Trainer<'_, '_, '_, '_> {
     fn run(&mut self, redo: usize, given: &[f32]) -> Result<Run> {
         // Each run has numbers of its own, of which none depends on how many another run drew.
         let mut random = Random::new(self.params.seed.wrapping_add(1 + redo as u64));
@@ -343,7 +433,8 @@ impl Trainer<'_, '_, '_> {
         constrain(&mut centroids[given.len()..], self.rows.dim(), self.params);
         let mut iterations: Vec<IterationStats> = Vec::new();
         for _ in 0..self.params.niter {
-            let stats = self.iterate(&mut centroids, &mut random)?;
+            let rebuild = iterations.is_empty() || self.params.update_index;
+            let stats = self.iterate(&mut centroids, rebuild, &mut random)?;
             let settled = iterations.last().is_some_and(|last| self.settled(last.objective, stats.objective));
             iterations.push(stats);
             if settled {
@@ -360,9 +451,14 @@ impl Trainer<'_, '_, '_> {
         (now - before).abs() <= self.params.early_stop_threshold * before.abs()
     }
 
-    fn iterate(&mut self, centroids: &mut [f32], random: &mut Random) -> Result<IterationStats> {
+    fn iterate(
+        &mut self,
+        centroids: &mut [f32],
+        rebuild: bool,
+        random: &mut Random,
+    ) -> Result<IterationStats> {
         let start = Instant::now();
-        self.assign(centroids)?;
+        self.assign(centroids, rebuild)?;
         let assign_seconds = start.elapsed().as_secs_f64();
         let score: f64 = self.scores.iter().map(|&score| f64::from(score)).sum();
         let clusters = Clusters::new(&self.columns, self.k);
@@ -380,14 +476,23 @@ impl Trainer<'_, '_, '_> {
         })
     }
 
-    fn assign(&mut self, centroids: &[f32]) -> Result<()> {
-        let assigner = Assigner::new(self.nearness, Rows::new(centroids, self.rows.dim())?);
-        let step = (TICK_WORK / centroids.len()).max(1).next_multiple_of(crate::kernel::ROWS_MAX);
+    fn assign(&mut self, centroids: &[f32], rebuild: bool) -> Result<()> {
+        let centroids = Rows::new(centroids, self.rows.dim())?;
+        let assigner = match &mut self.own {
+            Some(own) => own.update(centroids, rebuild).map(|()| None)?,
+            None => Some(Assigner::new(self.nearness, centroids)),
+        };
+        let step = (TICK_WORK / centroids.as_slice().len()).max(1).next_multiple_of(crate::kernel::ROWS_MAX);
         for first in (0..self.rows.len()).step_by(step) {
             self.tick()?;
             let range = first..self.rows.len().min(first + step);
             let (columns, scores) = (&mut self.columns[range.clone()], &mut self.scores[range.clone()]);
-            assigner.assign(self.rows.slice(range.clone()), columns, scores);
+            let rows = self.rows.slice(range.clone());
+            match (&assigner, &mut self.own) {
+                (Some(assigner), _) => assigner.assign(rows, columns, scores),
+                (None, Some(own)) => assign_by(&mut **own, self.nearness, centroids, rows, columns, scores)?,
+                (None, None) => {}
+            }
             self.done += range.len() as u64;
         }
         Ok(())
@@ -461,6 +566,29 @@ fn push(centroid: &mut [f32], by: f32, categories: bool) {
         let pushed = *value * if d % 2 == 0 { 1.0 + by } else { 1.0 - by };
         *value = pushed.clamp(f32::MIN, most);
     }
+}
+
+/// Has rows assigned by the caller's code, and scores what it said.
+fn assign_by(
+    own: &mut dyn ClusteringIndex,
+    nearness: Nearness,
+    centroids: Rows<'_>,
+    rows: Rows<'_>,
+    columns: &mut [u32],
+    scores: &mut [f32],
+) -> Result<()> {
+    columns.fill(u32::MAX);
+    own.assign(rows, columns)?;
+    if let Some(column) = columns.iter().find(|column| **column as usize >= centroids.len()) {
+        let what = format!("a row belongs to centroid {column}, there are {}", centroids.len());
+        return Err(Error::Parameter { name: "clustering_index", what });
+    }
+    let pairs = rows.iter().zip(columns).zip(scores);
+    pairs.for_each(|((row, column), score)| {
+        let its = score_of_pair(nearness, row, centroids.row(*column as usize));
+        *score = if its.is_finite() { its } else { 0.0 };
+    });
+    Ok(())
 }
 
 /// Rows to centroids, by matrix products where they say what is nearest.

@@ -11,7 +11,7 @@
 //! ```
 
 use crate::Rows;
-use crate::kernel::{AlignedVec, Distance, Kernels, PANEL, Picked, Product, ROWS_MAX, Similarity};
+use crate::kernel::{AlignedVec, Distance, Kernels, Nearness, PANEL, Picked, Product, ROWS_MAX, Similarity};
 use rayon::prelude::*;
 
 /// Rows per task of the parallel forms: enough work to hide a task's cost, few enough to share.
@@ -248,6 +248,19 @@ pub(crate) fn nearest_measured(
             }
         });
     });
+}
+
+/// The score of two vectors, where smaller is nearer; NaN where the metric knows no distance of the two.
+pub(crate) fn score_of_pair(nearness: Nearness, a: &[f32], b: &[f32]) -> f32 {
+    match nearness {
+        Nearness::Similarity(Similarity::L2) => a.iter().zip(b).map(|(a, b)| (a - b) * (a - b)).sum(),
+        Nearness::Similarity(Similarity::Dot) => 0.0 - dot::<1>(a, b),
+        Nearness::Distance(distance) => {
+            let mut score = [0.0];
+            Kernels::get().distances_rows(distance, &[a], b, &mut score);
+            score[0]
+        }
+    }
 }
 
 /// Calls `each` with every query's number and its scores with all centroids.

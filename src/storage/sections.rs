@@ -25,6 +25,12 @@ pub(crate) enum Section {
     Transforms = 5,
     /// What the application keeps with the index; only where it has put something there.
     Note = 6,
+    /// How lists are found where the centroids do not say it, as drawn in `index/finder.rs`; only where the specification says so.
+    Finder = 7,
+    /// How far a merge of several transactions has come, as drawn in `index/merge.rs`; only while there is one.
+    Merge = 8,
+    /// The slices of a sliding window, as drawn in `index/window.rs`; only where there is one.
+    Window = 9,
 }
 
 const ORDER: u8 = 4;
@@ -65,9 +71,15 @@ impl<B: BytesTable, M, F, K> Tables<B, M, F, K> {
 }
 
 impl WriteTables<'_> {
+    /// Forgets a section.
+    pub(crate) fn remove_section(&mut self, section: Section) -> Result<()> {
+        self.model.retain_in(chunk_key(section, 0)..=chunk_key(section, u32::MAX), |_, _| false)?;
+        Ok(())
+    }
+
     /// Replaces a section.
     pub(crate) fn write_section(&mut self, section: Section, bytes: &[u8], seq: u64) -> Result<()> {
-        self.model.retain_in(chunk_key(section, 0)..=chunk_key(section, u32::MAX), |_, _| false)?;
+        self.remove_section(section)?;
         let chunks = chunks(bytes.len());
         for chunk in 0..chunks {
             let part = &bytes[chunk * CHUNK..bytes.len().min((chunk + 1) * CHUNK)];

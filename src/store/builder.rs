@@ -3,6 +3,7 @@
 use super::backup::publish;
 use super::withheld::Withheld;
 use super::{Handle, Inner, Store};
+use crate::coarse::{Quantizer, Quantizers};
 use crate::guard::{Quiet, guarded};
 use crate::index::writer::{ensure_catalog, random};
 use crate::storage::CATALOG;
@@ -51,6 +52,7 @@ pub(crate) struct Settings {
     pub(crate) quick_repair: bool,
     pub(crate) load_bytes: usize,
     pub(crate) pool: Option<Arc<rayon::ThreadPool>>,
+    pub(crate) quantizers: Quantizers,
 }
 
 impl Default for Settings {
@@ -61,6 +63,7 @@ impl Default for Settings {
             quick_repair: true,
             load_bytes: 64 << 20,
             pool: None,
+            quantizers: Quantizers::default(),
         }
     }
 }
@@ -116,6 +119,16 @@ impl Builder {
     pub fn thread_pool(mut self, pool: Arc<rayon::ThreadPool>) -> Self {
         self.settings.pool = Some(pool);
         self
+    }
+
+    /// A coarse quantizer of the caller's own, for the indexes that name it. Several may be given, of one name, too, if their
+    /// fingerprints are different; training takes the one given last.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a name that is none.
+    pub fn quantizer(mut self, quantizer: Arc<dyn Quantizer>) -> Result<Self> {
+        self.settings.quantizers.add(quantizer)?;
+        Ok(self)
     }
 
     /// As [`Store::create`].

@@ -19,6 +19,7 @@ pub use compare::CompareReport;
 pub use salvage::{SalvageReport, SalvagedIndex};
 pub use txn::{ReadTxn, WriteTxn};
 
+use crate::coarse::{Quantizer, Quantizers};
 use crate::guard::{Quiet, guarded};
 use crate::index::IndexReader;
 use crate::index::model::Model;
@@ -27,7 +28,7 @@ use crate::storage::format::Header;
 use crate::storage::pins::Budget;
 use crate::storage::snapshot::{Older, Remains, SNAPSHOT_AGE_MAX, Snapshot};
 use crate::storage::{self, BytesTable, Tables};
-use crate::{Error, Observer, Result};
+use crate::{Error, MergeProgress, Observer, Result};
 use builder::{Settings, Source};
 pub(crate) use handle::Handle;
 use parking_lot::{Mutex, RwLock};
@@ -59,6 +60,8 @@ pub(crate) struct Inner {
     models: Mutex<HashMap<[u8; 16], Arc<Model>>>,
     snapshots: Mutex<HashMap<[u8; 16], Cached>>,
     changes: Mutex<ChangeLog>,
+    /// Of the caller's own.
+    quantizers: RwLock<Quantizers>,
     /// Commits made through this store.
     commits: AtomicU64,
 }
@@ -236,6 +239,41 @@ impl Store {
         Ok(())
     }
 
+    /// Merges all vectors of `other` into an index, `add_id` added to their ids, in as many transactions as it takes, each committed: about
+    /// [`load_bytes`](Builder::load_bytes) of codes and kept rows at a time. After a crash, or cancelled, the same call goes on where the last commit left
+    /// it; readers meanwhile see what is there. [`IndexWriter::merge_some`](crate::IndexWriter::merge_some) is one step of it. Ticks as `"copy"`.
+    ///
+    /// # Errors
+    /// As [`IndexWriter::merge_some`](crate::IndexWriter::merge_some); what was committed stays.
+    pub fn merge_from(
+        &self,
+        index: &str,
+        other: &IndexReader<'_>,
+        add_id: u64,
+        observer: &mut Observer<'_>,
+    ) -> Result<MergeProgress> {
+        let rows = self.inner.settings.load_bytes / other.row_bytes().max(1);
+        loop {
+            let txn = self.begin_write()?;
+            let progress =
+                txn.index(index)?.merge_some(other, add_id, rows.max(1) as u64, &mut Observer::none())?;
+            txn.commit()?;
+            observer.tick("copy", progress.copied, progress.total)?;
+            if progress.is_done() {
+                return Ok(progress);
+            }
+        }
+    }
+
+    /// Gives the store a quantizer of the caller's own, for indexes of its name that are opened or trained from now on. One that has the same
+    /// name and another fingerprint stays: indexes that were trained with it need it, until they are trained with the new one.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for a name that is none.
+    pub fn add_quantizer(&self, quantizer: Arc<dyn Quantizer>) -> Result<()> {
+        self.inner.quantizers.write().add(quantizer)
+    }
+
     /// Sizes of the store.
     pub fn stats(&self) -> StoreStats {
         StoreStats {
@@ -253,17 +291,22 @@ impl Inner {
             given_up: Mutex::default(),
             source,
             budget: Budget::new(settings.pin_bytes()),
-            settings,
             models: Mutex::default(),
             snapshots: Mutex::default(),
             changes: Mutex::default(),
+            quantizers: RwLock::new(settings.quantizers.clone()),
             commits: AtomicU64::new(0),
+            settings,
         }
     }
 
     /// The database; a clone, so that no lock is held while a transaction begins or runs.
     pub(crate) fn database(&self) -> Result<Arc<Handle>> {
         self.db.read().clone().ok_or(Error::NeedsReopen)
+    }
+
+    pub(crate) fn quantizers(&self) -> Quantizers {
+        self.quantizers.read().clone()
     }
 
     pub(crate) fn commits(&self) -> u64 {
@@ -344,7 +387,7 @@ impl Inner {
         {
             return Ok(model.clone());
         }
-        let model = Arc::new(Model::load(tables, header)?);
+        let model = Arc::new(Model::load(tables, header, Some(&self.quantizers()))?);
         let mut models = self.models.lock();
         if began == Some(self.commits.load(SeqCst)) {
             models.insert(header.uuid, model.clone());

@@ -45,7 +45,7 @@ impl ReadTxn {
     ///
     /// # Errors
     /// [`Error::UnknownIndex`]; [`Error::Unfinished`] during a bulk load; [`Error::WriterLeftOpen`];
-    /// [`Error::NewerVersion`]; [`Error::Corrupt`].
+    /// [`Error::NewerVersion`]; [`Error::Corrupt`]; [`Error::Quantizer`] if the index needs one that the store was not given.
     pub fn index(&self, name: &str) -> Result<IndexReader<'static>> {
         if let Some(reader) = self.readers.lock().get(name) {
             return Ok(reader.clone());
@@ -187,7 +187,7 @@ impl WriteTxn {
     ///
     /// # Errors
     /// [`Error::UnknownIndex`]; [`Error::Unfinished`] during a bulk load; [`Error::WriterLeftOpen`];
-    /// [`Error::InUse`] if the index is open for change already; [`Error::Corrupt`].
+    /// [`Error::InUse`] if the index is open for change already; [`Error::Corrupt`]; [`Error::Quantizer`].
     pub fn index(&self, name: &str) -> Result<IndexWriter<'_>> {
         self.open(name, Purpose::Change)
     }
@@ -202,13 +202,14 @@ impl WriteTxn {
         let mut writer = IndexWriter::open_for(&self.txn, name, purpose, |tables, header| {
             let created = self.created.lock().contains(&header.uuid);
             match self.store.model(tables, header, (!created).then_some(self.commits)) {
-                Err(Error::Corrupt { .. }) if purpose == Purpose::Repair => {
+                Err(Error::Corrupt { .. } | Error::Quantizer { .. }) if purpose == Purpose::Repair => {
                     Ok(Arc::new(Model::load_damaged(tables, header)?))
                 }
                 model => model,
             }
         })?;
         writer.pool = self.store.settings.pool.clone();
+        writer.quantizers = self.store.quantizers();
         writer.poison = self.poison.clone();
         writer.changes = self.changes.clone();
         Ok(writer)

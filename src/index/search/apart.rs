@@ -46,7 +46,7 @@ fn search_some(
     let mut clock = Clock::start(request.stats);
     let projected = model.project(queries)?;
     let projected = Rows::of(&projected, model.inner_dim());
-    let probes: Lists<'_> = probes(model, projected, first, request);
+    let probes: Lists<'_> = probes(model, queries, projected, first, request)?;
     let mut route = ROUTE.take();
     route.lay(view, &probes, request)?;
     look_at(&clock, queries.len(), &route.stops);
