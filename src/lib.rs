@@ -67,7 +67,7 @@ pub use encoding::{
 };
 pub use error::{Error, Result};
 pub use index::{
-    Code, DistanceComputer, Fingerprint, IndexReader, IndexStats, IndexWriter, ListRef, ListScanner,
+    CalibrateParams, Calibration, Code, DistanceComputer, Fingerprint, IndexReader, IndexStats, IndexWriter, ListRef, ListScanner,
     Neighbor, PartStats, Placed, Preassigned, PreparedQuery, Problem, Reconstructed, RepairReport, Scanned,
     Slot, Subset, TopK, TrainParams, TrainReport, VerifyReport,
 };
@@ -78,7 +78,7 @@ pub use math::kmeans::{Clustering, ClusteringParams, IterationStats, kmeans};
 pub use math::seeding::Init;
 pub use math::selector::{IdSelector, IdSet};
 pub use metric::{LpOrder, Metric, NORM_MAX};
-pub use params::{ParallelMode, SearchParams};
+pub use params::{FilterMode, ParallelMode, SearchParams};
 pub use profile::SearchStats;
 pub use progress::{Observer, Tick};
 pub use rerank::Rerank;

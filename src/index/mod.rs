@@ -6,6 +6,7 @@
 mod add;
 mod add_codes;
 mod bound;
+mod calibrate;
 mod codes;
 mod exchange;
 mod filter;
@@ -30,6 +31,7 @@ pub(crate) mod verify;
 pub(crate) mod view;
 pub(crate) mod writer;
 
+pub use calibrate::{CalibrateParams, Calibration};
 pub use codes::{Code, ListRef, Placed, Reconstructed, Slot};
 pub use exchange::Fingerprint;
 pub use merge::Subset;

@@ -391,6 +391,7 @@ impl IndexWriter<'_> {
         // Last: until here the header and the lists of the old centroids stand as they were, so that a repair after a
         // failure finds them together.
         self.write_model(&new, seq)?;
+        self.tables.delete_section(Section::Calibration)?;
         self.tables.write_section(Section::Training, &encode_params(params), seq)
     }
 

@@ -167,12 +167,15 @@ impl<'t> IndexWriter<'t> {
     /// cannot be a default.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for a value of 0 or beyond 2^32 - 1, a bound that no search takes, a selector, or `rerank`
-    /// without kept rows.
+    /// [`Error::Parameter`] for a value of 0 or beyond 2^32 - 1, a bound that no search takes, a selector, a recall to reach, or
+    /// `rerank` without kept rows.
     pub fn set_search_defaults(&mut self, params: &SearchParams) -> Result<()> {
         let bad = |name, what: &str| Err(Error::Parameter { name, what: what.into() });
         if params.selector.is_some() {
             return bad("selector", "a selector cannot be a default");
+        }
+        if params.target_recall.is_some() {
+            return bad("target_recall", "a recall to reach cannot be a default");
         }
         if params.polysemous_ht.is_some() {
             return bad("polysemous_ht", "a Hamming threshold cannot be a default");
@@ -197,6 +200,7 @@ impl<'t> IndexWriter<'t> {
             max_empty_lists: limit("max_empty_lists", params.max_empty_lists)?,
             ensure_topk_full: params.ensure_topk_full.unwrap_or(false),
             mode: params.parallel_mode.unwrap_or_default(),
+            filter_mode: params.filter_mode.unwrap_or_default(),
         };
         self.change(|writer| {
             (writer.header.nprobe, writer.header.rerank) = (nprobe, rerank);

@@ -25,6 +25,8 @@ pub(crate) enum Section {
     Transforms = 5,
     /// What the application keeps with the index; only where it has put something there.
     Note = 6,
+    /// Which recall comes at which settings; only where somebody measured it since the last training.
+    Calibration = 7,
 }
 
 const ORDER: u8 = 4;
@@ -65,9 +67,14 @@ impl<B: BytesTable, M, F, K> Tables<B, M, F, K> {
 }
 
 impl WriteTables<'_> {
+    /// Removes a section, if it is there.
+    pub(crate) fn delete_section(&mut self, section: Section) -> Result<()> {
+        Ok(self.model.retain_in(chunk_key(section, 0)..=chunk_key(section, u32::MAX), |_, _| false)?)
+    }
+
     /// Replaces a section.
     pub(crate) fn write_section(&mut self, section: Section, bytes: &[u8], seq: u64) -> Result<()> {
-        self.model.retain_in(chunk_key(section, 0)..=chunk_key(section, u32::MAX), |_, _| false)?;
+        self.delete_section(section)?;
         let chunks = chunks(bytes.len());
         for chunk in 0..chunks {
             let part = &bytes[chunk * CHUNK..bytes.len().min((chunk + 1) * CHUNK)];
