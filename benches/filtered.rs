@@ -101,7 +101,9 @@ fn main() {
     let reader = store.begin_read().unwrap().index("i").unwrap();
 
     let flat = memory_flat(&data, metric);
-    println!("| rows | which | nprobe | recall | QPS, batch | QPS, single | probed: recall | QPS, batch | QPS, single |");
+    println!(
+        "| rows | which | nprobe | recall | QPS, batch | QPS, single | probed: recall | QPS, batch | QPS, single |"
+    );
     println!("|---|---|---|---|---|---|---|---|---|");
     for nprobe in &nprobes {
         for share in SHARES {
@@ -114,7 +116,11 @@ fn main() {
                 let adaptive = measure(&reader, &data, &params, &truth);
                 let probed = params.clone().filter_mode(FilterMode::Probed);
                 let probed = measure(&reader, &data, &probed, &truth);
-                println!("| {} ({:.1} %) | {way} | {nprobe} | {adaptive} | {probed} |", ids.len(), share * 100.0);
+                println!(
+                    "| {} ({:.1} %) | {way} | {nprobe} | {adaptive} | {probed} |",
+                    ids.len(),
+                    share * 100.0
+                );
             }
         }
     }

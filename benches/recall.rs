@@ -12,7 +12,9 @@
 use std::path::Path;
 use std::time::Instant;
 use vellum::files::{NumberReader, VectorReader};
-use vellum::{CalibrateParams, IndexReader, IndexSpec, Metric, Observer, Rows, SearchParams, Store, TrainParams};
+use vellum::{
+    CalibrateParams, IndexReader, IndexSpec, Metric, Observer, Rows, SearchParams, Store, TrainParams,
+};
 
 struct Data {
     dim: usize,

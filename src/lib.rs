@@ -35,6 +35,7 @@
 //! can also live in the application's own redb database: [`IndexWriter::create`], [`Builder::attach`]. Large inputs go through
 //! [`Store::bulk_load`]. [`Retriever`] is all that in one thing: vectors and identifiers in, identifiers and scores out. `ARCHITECTURE.md` in the repository draws the floors.
 
+mod autopilot;
 mod coarse;
 mod codec;
 mod encoding;
@@ -60,6 +61,7 @@ mod storage;
 mod store;
 mod transform;
 
+pub use autopilot::AutoReport;
 pub use codec::CodePacker;
 pub use encoding::{
     AdditiveCode, AdditiveKind, AdditiveNorm, Encoding, FastScan, ProductQuantizer, RaBitQ, Real,
@@ -67,9 +69,9 @@ pub use encoding::{
 };
 pub use error::{Error, Result};
 pub use index::{
-    CalibrateParams, Calibration, Code, DistanceComputer, Fingerprint, IndexReader, IndexStats, IndexWriter, ListRef, ListScanner,
-    Neighbor, PartStats, Placed, Preassigned, PreparedQuery, Problem, Reconstructed, RepairReport, Scanned,
-    Slot, Subset, TopK, TrainParams, TrainReport, VerifyReport,
+    CalibrateParams, Calibration, Code, DistanceComputer, Fingerprint, IndexReader, IndexStats, IndexWriter,
+    ListRef, ListScanner, Neighbor, PartStats, Placed, Preassigned, PreparedQuery, Problem, Reconstructed,
+    RepairReport, Scanned, Slot, Subset, TopK, TrainParams, TrainReport, VerifyReport,
 };
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]

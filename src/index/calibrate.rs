@@ -440,8 +440,7 @@ impl IndexReader<'_> {
             .iter()
             .flat_map(|group| std::iter::repeat_n(group.left_out.clone(), group.queries.len() / dim))
             .collect();
-        let mut nearest: Vec<TopK<'_>> =
-            queries.iter().map(|_| TopK::new(k, &ids, f32::INFINITY)).collect();
+        let mut nearest: Vec<TopK<'_>> = queries.iter().map(|_| TopK::new(k, &ids, f32::INFINITY)).collect();
         let visits: Vec<Visit> =
             (0..queries.len()).map(|query| Visit { query: query as u32, coarse: 0.0 }).collect();
         let mut scanner = codec.scanner(queries);
@@ -516,7 +515,11 @@ impl IndexWriter<'_> {
     ///
     /// # Errors
     /// As [`IndexReader::calibrate`].
-    pub fn calibrate(&mut self, params: &CalibrateParams, observer: &mut Observer<'_>) -> Result<Calibration> {
+    pub fn calibrate(
+        &mut self,
+        params: &CalibrateParams,
+        observer: &mut Observer<'_>,
+    ) -> Result<Calibration> {
         let calibration = self.reader().calibrate(params, observer)?;
         self.set_calibration(&calibration)?;
         Ok(calibration)
@@ -583,7 +586,8 @@ impl Calibration {
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "the calibration is no text")?;
         let (rows, queries, model) = (0, 0, None);
-        let mut read = Calibration { rows, queries, model, list_cost: 0.0, row_cost: 0.0, curves: Vec::new() };
+        let mut read =
+            Calibration { rows, queries, model, list_cost: 0.0, row_cost: 0.0, curves: Vec::new() };
         for line in text.lines() {
             read.set(line).ok_or_else(|| format!("calibration: `{line}`"))?;
         }

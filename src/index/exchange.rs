@@ -85,7 +85,7 @@ impl Parts<'_> {
 
 /// What codes depend on of a specification.
 fn code_spec(spec: &IndexSpec) -> String {
-    IndexSpec { kept: None, ..spec.clone() }.to_string()
+    IndexSpec { kept: None, auto: None, ..spec.clone() }.to_string()
 }
 
 fn with_parts<R>(model: &Model, centroids: Rows<'_>, read: impl FnOnce(&Parts<'_>) -> R) -> R {

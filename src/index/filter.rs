@@ -6,7 +6,7 @@
 //! selector that is thin becomes a bitmap, which the search's parameters remember.
 
 use super::view::View;
-use crate::math::selector::{IdSelector, RowSet};
+use crate::math::selector::{IdSelector, Resolved, RowSet};
 use crate::storage::format::Header;
 use crate::{Result, SearchParams};
 use std::sync::Arc;
@@ -24,9 +24,12 @@ const FEW_IDS: usize = 256;
 /// A look-up by id takes as long as asking so many rows in a walk through all of them.
 const ROWS_A_LOOK_UP: u64 = 128;
 
-/// Rows that are asked to learn whether a selector is thin, and of how many that are selected it is not.
-const SAMPLED: u32 = 256;
-const DENSE: usize = SAMPLED as usize / 16;
+/// Finding the id of a row takes as long as asking so many in a walk through all of them.
+const ROWS_AN_ID: f64 = 8.0;
+
+/// Rows that are asked to learn whether a selector is thin, and the share of them from which it is not.
+const SAMPLED: u64 = 256;
+const DENSE: f64 = 1.0 / 16.0;
 
 /// A selector that admits few rows, as far as a sample knows, with their number; or one that admits many.
 pub(crate) struct Sized {
@@ -50,28 +53,42 @@ impl Filter {
         Ok(Filter::Rows(Arc::new(walked(view, selector)?)))
     }
 
-    /// The same for a search that depends on how many rows there are. What it depends on follows from the selector and the
-    /// state of the index alone, not from what is searched: one query is answered as a batch is.
+    /// The same for a search of about `scanned` entries in all that goes further where few rows are admitted. What it
+    /// depends on follows from the selector and the state of the index alone: one query is answered as a batch is.
     pub(crate) fn sized(view: &dyn View, params: &SearchParams, scanned: usize) -> Result<Sized> {
-        let all = Sized { filter: Filter::All, matching: None };
+        let dense = |filter| Ok(Sized { filter, matching: None });
         let Some(selector) = params.selector.as_ref().filter(|selector| !selector.is_all()) else {
-            return Ok(all);
+            return dense(Filter::All);
         };
         let header = view.header();
-        let state = (header.uuid, header.seq, header.nonce);
         if let IdSelector::Not(excluded) = selector
             && let Some(ids) = excluded.exact_ids(look_ups_max(header))
             && ids.len() as u64 <= header.ntotal / 2
         {
             let mut rows = RowSet::full(header.next_row);
             looked_up(view, &ids)?.iter().for_each(|row| rows.remove(row));
-            return Ok(Sized { filter: Filter::Rows(Arc::new(rows)), matching: None });
+            return dense(Filter::Rows(Arc::new(rows)));
         }
-        if let Some(rows) = params.resolved.rows(state, || few(view, selector))? {
-            let matching = Some(rows.len());
-            return Ok(Sized { filter: Filter::Rows(rows), matching });
+        let state = (header.uuid, header.seq, header.nonce);
+        let known = params.resolved.get(state);
+        let again = known.is_some();
+        let resolved = match known {
+            Some(known) => known,
+            None => params.resolved.set(state, resolve(view, selector)?),
+        };
+        match resolved {
+            Resolved::Thin(rows) => Ok(Sized { matching: Some(rows.len()), filter: Filter::Rows(rows) }),
+            Resolved::DenseRows(rows) => dense(Filter::Rows(rows)),
+            // A walk pays where it asks about fewer rows than the search would, or is of use again.
+            Resolved::Dense(share)
+                if again || scanned as f64 / share * ROWS_AN_ID >= header.ntotal as f64 =>
+            {
+                let rows = Arc::new(walked(view, selector)?);
+                params.resolved.set(state, Resolved::DenseRows(rows.clone()));
+                dense(Filter::Rows(rows))
+            }
+            Resolved::Dense(_) => dense(Filter::Ids(selector.clone())),
         }
-        Ok(Sized { filter: Filter::new(view, Some(selector), scanned)?, matching: None })
     }
 
     pub(crate) fn is_all(&self) -> bool {
@@ -93,29 +110,29 @@ fn look_ups_max(header: &Header) -> usize {
     FEW_IDS.max((header.ntotal / ROWS_A_LOOK_UP) as usize)
 }
 
-/// The rows of a selector that can be listed, or that admits few of a sample.
-fn few(view: &dyn View, selector: &IdSelector) -> Result<Option<RowSet>> {
+/// What a selector is: thin if it can be listed, or admits few of a sample.
+fn resolve(view: &dyn View, selector: &IdSelector) -> Result<Resolved> {
     if let Some(ids) = selector.exact_ids(look_ups_max(view.header())) {
-        return looked_up(view, &ids).map(Some);
+        return Ok(Resolved::Thin(Arc::new(looked_up(view, &ids)?)));
     }
-    match is_dense(view, selector)? {
-        true => Ok(None),
-        false => walked(view, selector).map(Some),
+    match share(view, selector)? {
+        share if share >= DENSE => Ok(Resolved::Dense(share)),
+        _ => Ok(Resolved::Thin(Arc::new(walked(view, selector)?))),
     }
 }
 
-/// Asks rows that are spread evenly over the numbers, those of them that are there.
-fn is_dense(view: &dyn View, selector: &IdSelector) -> Result<bool> {
+/// The share of a sample that is selected: rows spread evenly over the numbers, of those that are there.
+fn share(view: &dyn View, selector: &IdSelector) -> Result<f64> {
     let next_row = u64::from(view.header().next_row);
-    let (mut asked, mut selected) = (0, 0);
-    for i in 0..u64::from(SAMPLED).min(next_row) {
-        let row = (i * next_row / u64::from(SAMPLED).min(next_row)) as u32;
-        if let Some(id) = view.id_if_there(row)? {
+    let most = SAMPLED.min(next_row);
+    let (mut asked, mut selected) = (0u32, 0);
+    for i in 0..most {
+        if let Some(id) = view.id_if_there((i * next_row / most) as u32)? {
             asked += 1;
-            selected += usize::from(selector.contains(id));
+            selected += u32::from(selector.contains(id));
         }
     }
-    Ok(selected * SAMPLED as usize >= DENSE * asked && asked > 0)
+    Ok(f64::from(selected) / f64::from(asked.max(1)))
 }
 
 fn looked_up(view: &dyn View, ids: &[u64]) -> Result<RowSet> {

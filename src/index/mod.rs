@@ -5,6 +5,7 @@
 
 mod add;
 mod add_codes;
+mod auto;
 mod bound;
 mod calibrate;
 mod codes;

@@ -96,10 +96,7 @@ struct Resolved {
 impl Resolved {
     /// True if a search with a selector may go beyond its lists: nothing else limits it.
     fn may_widen(&self, hamming: u32) -> bool {
-        self.filter_mode == FilterMode::Adaptive
-            && self.max_codes == 0
-            && self.max_lists == 0
-            && hamming == 0
+        self.filter_mode == FilterMode::Adaptive && self.max_codes == 0 && self.max_lists == 0 && hamming == 0
     }
 }
 

@@ -269,7 +269,9 @@ enum Lists<'a> {
 }
 
 fn probes<'a>(model: &Model, projected: Rows<'_>, first: usize, request: &Request<'a>) -> Lists<'a> {
-    let Some(chosen) = request.chosen else { return Lists::Nearest(model.probe(projected, request.probes())) };
+    let Some(chosen) = request.chosen else {
+        return Lists::Nearest(model.probe(projected, request.probes()));
+    };
     let scores =
         projected.iter().enumerate().map(|(q, query)| chosen.scores(model, query, first + q)).collect();
     Lists::Chosen { chosen, first, most: request.nprobe, scores }

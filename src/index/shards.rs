@@ -48,8 +48,15 @@ impl<'a> IndexReader<'a> {
         let Some(first) = shards.first() else {
             return Err(Error::Parameter { name: "shards", what: "none, expected at least 1".into() });
         };
-        let mut header =
-            Header { first_list: 0, ntotal: 0, next_row: 0, seq: 0, nonce: 0, twins: 0, ..first.header().clone() };
+        let mut header = Header {
+            first_list: 0,
+            ntotal: 0,
+            next_row: 0,
+            seq: 0,
+            nonce: 0,
+            twins: 0,
+            ..first.header().clone()
+        };
         if header.keys {
             return Err(Error::IdKind { what: "keys: the ids behind them are given by each shard" });
         }

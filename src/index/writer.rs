@@ -11,6 +11,7 @@
 //! `upsert` takes it for a new one and makes a second row of the same id, `remove_ids` passes over it. Looking for it
 //! in the column of ids would cost each verb a walk through all of them.
 
+use super::auto::AutoObserver;
 use super::model::Model;
 use super::reader::IndexReader;
 use super::view::WriterView;
@@ -37,6 +38,9 @@ pub struct IndexWriter<'t> {
     pub(crate) touched: Touched,
     /// What the verbs of the transaction have changed.
     pub(crate) changes: Changes,
+    /// Verbs that add may train an automatic index; who is told.
+    pub(crate) auto_train: bool,
+    pub(crate) auto_observer: Option<AutoObserver<'t>>,
 }
 
 /// Set when a change fails half-way, with the index's name; shared by a store's transaction and its writers, so
@@ -124,7 +128,8 @@ impl<'t> IndexWriter<'t> {
             tables.check_counts(&header)?;
         }
         let (poison, touched, changes) = Default::default();
-        Ok(IndexWriter { tables, header, model, pool: None, poison, touched, changes })
+        let (pool, auto_train, auto_observer) = (None, true, None);
+        Ok(IndexWriter { tables, header, model, pool, poison, touched, changes, auto_train, auto_observer })
     }
 
     /// A reader of this writer's state, uncommitted changes included. It pins nothing.

@@ -217,30 +217,34 @@ impl RowSet {
     }
 }
 
-/// The rows that a selector stood for in one state of one index, for the next search of the same; none if they are too
-/// many to be worth it.
+/// What a selector came to in one state of one index, for the next search of the same.
 #[derive(Default)]
-pub(crate) struct ResolvedSelector(Mutex<Option<(State, Option<Arc<RowSet>>)>>);
+pub(crate) struct ResolvedSelector(Mutex<Option<(State, Resolved)>>);
 
 /// What names a state of an index: uuid, change, nonce.
 pub(crate) type State = ([u8; 16], u64, u64);
 
+/// The rows of a selector.
+#[derive(Clone)]
+pub(crate) enum Resolved {
+    /// Few.
+    Thin(Arc<RowSet>),
+    /// Many: about such a share of all.
+    Dense(f64),
+    /// Many, and worth knowing.
+    DenseRows(Arc<RowSet>),
+}
+
 impl ResolvedSelector {
-    /// The rows in `state`, found out at the first time of asking.
-    pub(crate) fn rows<E>(
-        &self,
-        state: State,
-        resolve: impl FnOnce() -> Result<Option<RowSet>, E>,
-    ) -> Result<Option<Arc<RowSet>>, E> {
-        if let Some((of, rows)) = &*self.0.lock()
-            && *of == state
-        {
-            return Ok(rows.clone());
-        }
-        // Not under the lock: a callback may search, too.
-        let rows = resolve()?.map(Arc::new);
-        *self.0.lock() = Some((state, rows.clone()));
-        Ok(rows)
+    /// What is known of `state`.
+    pub(crate) fn get(&self, state: State) -> Option<Resolved> {
+        self.0.lock().as_ref().filter(|(of, _)| *of == state).map(|(_, resolved)| resolved.clone())
+    }
+
+    /// Remembers it.
+    pub(crate) fn set(&self, state: State, resolved: Resolved) -> Resolved {
+        *self.0.lock() = Some((state, resolved.clone()));
+        resolved
     }
 }
 

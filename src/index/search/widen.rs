@@ -32,6 +32,11 @@ pub(crate) enum Widen {
 /// Scoring a kept row takes as long as scanning this many bytes of codes, beside its own: it is fetched by itself.
 pub(crate) const FETCH_BYTES: usize = 512;
 
+/// So many times the entries that a search scores without a selector: what a filter admits lies farther out, in more
+/// directions. Of 108,000 texts, half of them or a tenth admitted by their source, `nprobe` 32 of 1,024 found .922 and .973 of the ten
+/// nearest with as many, .959 and .992 with twice as many; without a selector .923.
+const ENOUGH: usize = 2;
+
 /// What a search would do without a selector.
 #[derive(Clone, Copy)]
 pub(crate) struct Plain {
@@ -50,8 +55,7 @@ impl Widen {
         let (nlist, places) = (model.nlist(), model.places());
         let entries = view.header().entries(places) as usize;
         let share = entries.saturating_mul(plain.nprobe) / nlist;
-        let factor: f64 = std::env::var("VELLUM_ENOUGH").ok().and_then(|v| v.parse().ok()).unwrap_or(1.0);
-        let enough = ((share as f64 * factor) as usize).max(plain.k.saturating_mul(places));
+        let enough = share.saturating_mul(ENOUGH).max(plain.k.saturating_mul(places));
         if let (Filter::Rows(rows), Some(matching), Some(kept)) =
             (&sized.filter, sized.matching, model.judge().and(model.kept.first()))
         {
