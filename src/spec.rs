@@ -184,6 +184,12 @@ impl IndexSpec {
         IndexSpec { auto, encoding: Encoding::Nibble, ..Self::flat(dim, metric) }
     }
 
+    /// Says how many vectors will come in all, to a specification that chooses by itself; without effect on others.
+    pub fn with_expected_rows(self, rows: u64) -> Self {
+        let auto = self.auto.map(|_| Auto { expected: Some(rows) });
+        IndexSpec { auto, ..self }
+    }
+
     /// True if it chooses by itself.
     pub fn is_auto(&self) -> bool {
         self.auto.is_some()
@@ -281,9 +287,15 @@ impl IndexSpec {
     }
 
     /// Vectors that training with the default parameters looks at, at most: those of the clustering, of the transforms or of
-    /// the codes, whichever are most. `None` if there is nothing to train, `usize::MAX` if it looks at all.
+    /// the codes, whichever are most; of one that chooses by itself, the first training. `None` if there is nothing to train, `usize::MAX` if it looks at all.
     pub fn training_rows(&self) -> Option<usize> {
         let lists = match self.auto {
+            // Brute force is all it will come to.
+            Some(Auto { expected: Some(expected) })
+                if expected < autopilot::next(0, Some(expected), self.dim, None).rows =>
+            {
+                return None;
+            }
             Some(_) => self.auto_lists(0),
             None => self.nlist?,
         };
