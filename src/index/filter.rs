@@ -36,6 +36,8 @@ pub(crate) struct Sized {
     pub(crate) filter: Filter,
     /// Where the filter is a bitmap, and the selector is thin.
     pub(crate) matching: Option<usize>,
+    /// Of all rows, as far as is known.
+    pub(crate) share: f64,
 }
 
 impl Filter {
@@ -56,9 +58,9 @@ impl Filter {
     /// The same for a search of about `scanned` entries in all that goes further where few rows are admitted. What it
     /// depends on follows from the selector and the state of the index alone: one query is answered as a batch is.
     pub(crate) fn sized(view: &dyn View, params: &SearchParams, scanned: usize) -> Result<Sized> {
-        let dense = |filter| Ok(Sized { filter, matching: None });
+        let dense = |filter, share| Ok(Sized { filter, matching: None, share });
         let Some(selector) = params.selector.as_ref().filter(|selector| !selector.is_all()) else {
-            return dense(Filter::All);
+            return dense(Filter::All, 1.0);
         };
         let header = view.header();
         if let IdSelector::Not(excluded) = selector
@@ -67,7 +69,8 @@ impl Filter {
         {
             let mut rows = RowSet::full(header.next_row);
             looked_up(view, &ids)?.iter().for_each(|row| rows.remove(row));
-            return dense(Filter::Rows(Arc::new(rows)));
+            let share = 1.0 - ids.len() as f64 / header.ntotal.max(1) as f64;
+            return dense(Filter::Rows(Arc::new(rows)), share);
         }
         let state = (header.uuid, header.seq, header.nonce);
         let known = params.resolved.get(state);
@@ -77,17 +80,21 @@ impl Filter {
             None => params.resolved.set(state, resolve(view, selector)?),
         };
         match resolved {
-            Resolved::Thin(rows) => Ok(Sized { matching: Some(rows.len()), filter: Filter::Rows(rows) }),
-            Resolved::DenseRows(rows) => dense(Filter::Rows(rows)),
+            Resolved::Thin(rows) => {
+                let matching = rows.len();
+                let share = matching as f64 / header.ntotal.max(1) as f64;
+                Ok(Sized { filter: Filter::Rows(rows), matching: Some(matching), share })
+            }
+            Resolved::DenseRows(rows, share) => dense(Filter::Rows(rows), share),
             // A walk pays where it asks about fewer rows than the search would, or is of use again.
             Resolved::Dense(share)
                 if again || scanned as f64 / share * ROWS_AN_ID >= header.ntotal as f64 =>
             {
                 let rows = Arc::new(walked(view, selector)?);
-                params.resolved.set(state, Resolved::DenseRows(rows.clone()));
-                dense(Filter::Rows(rows))
+                params.resolved.set(state, Resolved::DenseRows(rows.clone(), share));
+                dense(Filter::Rows(rows), share)
             }
-            Resolved::Dense(_) => dense(Filter::Ids(selector.clone())),
+            Resolved::Dense(share) => dense(Filter::Ids(selector.clone()), share),
         }
     }
 

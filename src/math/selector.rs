@@ -231,8 +231,8 @@ pub(crate) enum Resolved {
     Thin(Arc<RowSet>),
     /// Many: about such a share of all.
     Dense(f64),
-    /// Many, and worth knowing.
-    DenseRows(Arc<RowSet>),
+    /// Many, and worth knowing; about such a share.
+    DenseRows(Arc<RowSet>, f64),
 }
 
 impl ResolvedSelector {

@@ -32,10 +32,17 @@ pub(crate) enum Widen {
 /// Scoring a kept row takes as long as scanning this many bytes of codes, beside its own: it is fetched by itself.
 pub(crate) const FETCH_BYTES: usize = 512;
 
-/// So many times the entries that a search scores without a selector: what a filter admits lies farther out, in more
-/// directions. Of 108,000 texts, half of them or a tenth admitted by their source, `nprobe` 32 of 1,024 found .922 and .973 of the ten
-/// nearest with as many, .959 and .992 with twice as many; without a selector .923.
-const ENOUGH: usize = 2;
+/// So many times the entries that a search scores without a selector should a search score with one that admits such a share of
+/// the rows: what a thin one admits lies farther out, in more directions. Of 108,000 texts, half of them or a tenth admitted by
+/// their source, `nprobe` 32 of 1,024 found .922 and .973 of the ten nearest with as many, .959 and .992 with twice as many;
+/// without a selector .923. One that admits nearly all changes nothing unless what it leaves out is right where the query is.
+fn times(share: f64) -> f64 {
+    match share {
+        0.75.. => 0.5,
+        0.6.. => 1.0,
+        _ => 2.0,
+    }
+}
 
 /// What a search would do without a selector.
 #[derive(Clone, Copy)]
@@ -55,7 +62,8 @@ impl Widen {
         let (nlist, places) = (model.nlist(), model.places());
         let entries = view.header().entries(places) as usize;
         let share = entries.saturating_mul(plain.nprobe) / nlist;
-        let enough = share.saturating_mul(ENOUGH).max(plain.k.saturating_mul(places));
+        let enough = (share as f64 * times(sized.share)) as usize;
+        let enough = enough.max(plain.k.saturating_mul(places));
         if let (Filter::Rows(rows), Some(matching), Some(kept)) =
             (&sized.filter, sized.matching, model.judge().and(model.kept.first()))
         {
