@@ -45,9 +45,8 @@ impl ParallelMode {
 pub enum FilterMode {
     /// Finds k good vectors however few the selector admits. Where they are so few that scoring the kept rows of all of
     /// them costs less than scanning codes, that is what is done, and the answer is exact. Else lists beyond `nprobe` are
-    /// looked into, the nearest first, until about as many codes of admitted vectors were scored as a search without a
-    /// selector would need, or there are no more; lists without any are passed over. The answer is never worse than
-    /// [`Probed`](Self::Probed)'s. A search with `max_codes`, `max_lists` or `polysemous_ht` is [`Probed`](Self::Probed), as
+    /// looked into, the nearest first, until up to twice as many codes of admitted vectors were scored as a search without a
+    /// selector scores, and k at least, or there are no more; lists without any are passed over. A search with `max_codes`, `max_lists` or `polysemous_ht` is [`Probed`](Self::Probed), as
     /// these are limits.
     #[default]
     Adaptive,

@@ -296,7 +296,7 @@ impl IndexSpec {
             {
                 return None;
             }
-            Some(_) => self.auto_lists(0),
+            Some(_) => self.first_lists(),
             None => self.nlist?,
         };
         let lists = lists.saturating_mul(ClusteringParams::default().max_points_per_centroid);
@@ -335,7 +335,7 @@ impl IndexSpec {
     /// The same with nothing left to be decided: what an index is created as.
     pub(crate) fn resolved(&self) -> Self {
         if self.auto.is_some() && self.nlist.is_none() {
-            let nlist = self.auto_lists(0);
+            let nlist = self.first_lists();
             return IndexSpec { nlist: Some(nlist), ..self.clone() }.resolved();
         }
         let measured = self.auto.is_some() && self.metric.distance().is_some();
@@ -357,13 +357,10 @@ impl IndexSpec {
         IndexSpec { encoding: self.encoding.resolved(self.inner_dim()), kept, coarse, ..self.clone() }
     }
 
-    /// The lists that training makes of `rows` rows: as many as the specification says, or as an automatic one chooses for
-    /// them, or for those that it waits for if they are fewer.
-    pub(crate) fn auto_lists(&self, rows: u64) -> usize {
+    /// The lists that the first training of an automatic index makes by itself.
+    fn first_lists(&self) -> usize {
         let Some(Auto { expected }) = self.auto else { return self.nlist.unwrap_or(1) };
-        let first = autopilot::next(0, expected, self.dim, None).rows;
-        let rows = if rows == 0 { first } else { rows };
-        let lists = autopilot::lists_for(rows, expected, self.dim);
+        let lists = autopilot::next(0, expected, self.dim, None).lists;
         if self.spill { lists.max(2) } else { lists }
     }
 

@@ -19,7 +19,7 @@ const SPECS: [(&str, bool); 8] = [
     ("IVF16,Flat", true),
     ("IVF16,FlatDedup", true),
     ("IVF16_SOAR,SQfp16", true),
-    ("IVF16,Nibble2", true),
+    ("IVF16,Nibble", true),
     ("IVF16_SOAR,Nibble2,RU8", true),
     ("IVF16,PQ4,RFlat", true),
     ("Nibble2,RFlat", true),

@@ -211,8 +211,8 @@ impl IndexReader<'_> {
     /// Ticks as `"truth"` and `"calibrate"`.
     ///
     /// # Errors
-    /// [`Error::TooFewRows`] if the index has fewer vectors than twice the largest k that is calibrated for; [`Error::CannotDecode`] where
-    /// vectors are not kept and codes do not say them; [`Error::Parameter`] for no queries or no k; [`Error::Cancelled`].
+    /// [`Error::TooFewRows`] if the index has fewer vectors than twice the largest k that is calibrated for; [`Error::Parameter`]
+    /// for no queries or no k, and for an index that has estimates of its vectors alone (`PQ16`, not `PQ16,RFlat`); [`Error::Cancelled`].
     pub fn calibrate(&self, params: &CalibrateParams, observer: &mut Observer<'_>) -> Result<Calibration> {
         self.check_calibrate(params)?;
         let groups = self.stored_groups(params)?;
@@ -258,9 +258,14 @@ impl IndexReader<'_> {
         if self.len() < 2 * most as u64 {
             return Err(Error::TooFewRows { rows: self.len() as usize, needed: 2 * most });
         }
-        match self.model.codec.decodes() || self.model.judge().is_some() {
+        let model = &*self.model;
+        let exact_codes = model.chain.is_none() && model.spec.encoding.is_exact();
+        match model.judge().is_some() || model.code_element().is_some() || exact_codes {
             true => Ok(()),
-            false => Err(Error::CannotDecode { encoding: self.model.spec.encoding.to_string() }),
+            false => {
+                let what = format!("`{}` keeps no vectors to know the truth by, only estimates", model.spec);
+                Err(Error::Parameter { name: "calibrate", what })
+            }
         }
     }
 
