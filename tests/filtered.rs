@@ -224,7 +224,7 @@ fn recall_of_real_vectors_holds_for_any_share() {
         writer.add(sample.base()).unwrap();
     });
     create(&store, "flat", &IndexSpec::flat(sample.dim, Metric::L2));
-    change(&store, "flat", |writer| drop(writer.add(sample.base()).unwrap()));
+    change(&store, "flat", |writer| writer.add(sample.base()).unwrap());
     let (index, flat) = (reader(&store, "i"), reader(&store, "flat"));
     for every in [1000, 100, 10, 2] {
         let ids = (0..n).filter(|id| id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40 < (1 << 24) / every);

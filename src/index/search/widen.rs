@@ -60,7 +60,8 @@ impl Widen {
             return None;
         }
         let (nlist, places) = (model.nlist(), model.places());
-        let entries = view.header().entries(places) as usize;
+        // Rows, where those share entries: so they are counted, and the answer is that of an entry each.
+        let entries = (view.header().ntotal as usize).saturating_mul(places);
         let share = entries.saturating_mul(plain.nprobe) / nlist;
         let enough = (share as f64 * times(sized.share)) as usize;
         let enough = enough.max(plain.k.saturating_mul(places));
