@@ -209,7 +209,8 @@ fn what_is_not_known_or_not_reached_is_an_error() {
     let (store, _) = sift("IVF16,PQ8");
     refused(store.calibrate("i", &few(), &mut Observer::none()), "calibrate");
     let (store, sample) = sift("IVF16,PQ2x4,RU8");
-    let measured = store.calibrate("i", &few(), &mut Observer::none()).unwrap();
+    let params = CalibrateParams { queries: 32, ks: vec![10], ..few() };
+    let measured = store.calibrate("i", &params, &mut Observer::none()).unwrap();
     refused(measured.settings(10, 1.0), "target_recall");
     let reader = reader(&store, "i");
     refused(reader.search(sample.queries().row(0), 10, &target(1.0)), "target_recall");
