@@ -244,6 +244,12 @@ pub enum Error {
         /// What cannot be done.
         what: &'static str,
     },
+    /// A search for a recall, in an index that was not calibrated since it was trained:
+    /// [`Store::calibrate`](crate::Store::calibrate).
+    NotCalibrated {
+        /// What the index is.
+        index: String,
+    },
     /// The progress callback asked to stop. What was not committed is undone.
     Cancelled,
     /// The medium failed.
@@ -307,6 +313,9 @@ impl fmt::Display for Error {
             IndexFull { what } => write!(f, "the index is full: no {what} left"),
             Parameter { name, what } => write!(f, "{name}: {what}"),
             Spec { text, what } => write!(f, "`{text}`: {what}"),
+            NotCalibrated { index } => {
+                write!(f, "index `{index}` is not calibrated: which nprobe has which recall is not known")
+            }
             Untrained { index } => write!(f, "index `{index}` is not trained"),
             CannotDecode { encoding } => write!(f, "{encoding} codes cannot be turned back into vectors"),
             Quantizer { name, what } => write!(f, "quantizer `{name}`: {what}"),

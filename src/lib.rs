@@ -35,6 +35,7 @@
 //! can also live in the application's own redb database: [`IndexWriter::create`], [`Builder::attach`]. Large inputs go through
 //! [`Store::bulk_load`]. [`Retriever`] is all that in one thing: vectors and identifiers in, identifiers and scores out. `ARCHITECTURE.md` in the repository draws the floors.
 
+mod autopilot;
 mod coarse;
 mod codec;
 mod encoding;
@@ -64,6 +65,7 @@ mod storage;
 mod store;
 mod transform;
 
+pub use autopilot::AutoReport;
 pub use coarse::{Quantizer, QuantizerName};
 pub use codec::CodePacker;
 pub use encoding::{
@@ -72,10 +74,10 @@ pub use encoding::{
 };
 pub use error::{Error, Result};
 pub use index::{
-    Code, ContentDigest, DistanceComputer, Fingerprint, IndexReader, IndexStats, IndexWriter, ListRef,
-    ListScanner, MergeProgress, Neighbor, PartStats, Placed, Preassigned, PreparedQuery, Problem,
-    Reconstructed, RepairReport, Scanned, SlidingWindow, Slot, Subset, TopK, TrainParams, TrainReport,
-    VerifyDepth, VerifyReport,
+    CalibrateParams, Calibration, Code, ContentDigest, DistanceComputer, Fingerprint, IndexReader,
+    IndexStats, IndexWriter, ListRef, ListScanner, MergeProgress, Neighbor, PartStats, Placed, Preassigned,
+    PreparedQuery, Problem, Reconstructed, RepairReport, Scanned, SlidingWindow, Slot, Subset, TopK,
+    TrainParams, TrainReport, VerifyDepth, VerifyReport,
 };
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
@@ -84,7 +86,7 @@ pub use math::kmeans::{Clustering, ClusteringIndex, ClusteringParams, IterationS
 pub use math::seeding::Init;
 pub use math::selector::{IdSelector, IdSet};
 pub use metric::{LpOrder, Metric, NORM_MAX};
-pub use params::{ParallelMode, SearchParams};
+pub use params::{FilterMode, ParallelMode, SearchParams};
 pub use profile::SearchStats;
 pub use progress::{Observer, Tick};
 pub use rerank::Rerank;

@@ -1,6 +1,6 @@
 //! How an index is searched ([`SearchParams`]): how far, with what filter, and shared out among threads how.
 
-use crate::math::selector::IdSelector;
+use crate::math::selector::{IdSelector, ResolvedSelector};
 use crate::{Rerank, SearchStats};
 use std::sync::Arc;
 
@@ -38,6 +38,36 @@ impl ParallelMode {
     }
 }
 
+/// What a top-k search with a selector may do beyond looking into `nprobe` lists. Searches without a selector, range searches and
+/// searches in lists of the caller's choice do not know the difference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FilterMode {
+    /// Finds k good vectors however few the selector admits. Where they are so few that scoring the kept rows of all of
+    /// them costs less than scanning codes, that is what is done, and the answer is exact. Else lists beyond `nprobe` are
+    /// looked into, the nearest first, until up to twice as many codes of admitted vectors were scored as a search without a
+    /// selector scores, and k at least, or there are no more; lists without any are passed over. A search with `max_codes`, `max_lists` or `polysemous_ht` is [`Probed`](Self::Probed), as
+    /// these are limits.
+    #[default]
+    Adaptive,
+    /// What the selector admits of the `nprobe` nearest lists, and nothing else: FAISS's meaning.
+    Probed,
+}
+
+impl FilterMode {
+    /// The tag on disk, never reused.
+    pub(crate) fn to_stored(self) -> u8 {
+        match self {
+            FilterMode::Adaptive => 0,
+            FilterMode::Probed => 1,
+        }
+    }
+
+    pub(crate) fn from_stored(tag: u8) -> Option<Self> {
+        [FilterMode::Adaptive, FilterMode::Probed].into_iter().find(|mode| mode.to_stored() == tag)
+    }
+}
+
 /// How to search. A field that is not set comes from the defaults stored with the index.
 ///
 /// ```
@@ -47,6 +77,7 @@ impl ParallelMode {
 #[derive(Clone, Debug, Default)]
 pub struct SearchParams {
     pub(crate) nprobe: Option<usize>,
+    pub(crate) target_recall: Option<f64>,
     pub(crate) max_codes: Option<usize>,
     pub(crate) max_lists: Option<usize>,
     pub(crate) ensure_topk_full: Option<bool>,
@@ -55,6 +86,9 @@ pub struct SearchParams {
     pub(crate) rerank: Option<Rerank>,
     pub(crate) polysemous_ht: Option<u32>,
     pub(crate) selector: Option<IdSelector>,
+    /// What the selector came to in the state that was searched last.
+    pub(crate) resolved: Arc<ResolvedSelector>,
+    pub(crate) filter_mode: Option<FilterMode>,
     pub(crate) stats: Option<Arc<SearchStats>>,
 }
 
@@ -67,6 +101,18 @@ impl SearchParams {
     /// Lists to probe, at least 1; more than there are means all of them.
     pub fn nprobe(self, nprobe: usize) -> Self {
         SearchParams { nprobe: Some(nprobe), ..self }
+    }
+
+    /// Finds this share of the k nearest, more than 0 to 1, on average: the lists to probe and the rows to score again are those at which
+    /// calibrating ([`Store::calibrate`](crate::Store::calibrate)) measured it, so neither they nor `max_codes`, `max_lists` or `polysemous_ht` may
+    /// be given with it; stored defaults of these have no say. Of queries that are like the stored vectors, or like those
+    /// that the index was calibrated with. Where one list is searched exactly, as before training, there is
+    /// nothing to calibrate and the recall is 1. Not for range searches or lists of the caller's choice.
+    ///
+    /// A search with it fails with [`Error::NotCalibrated`](crate::Error::NotCalibrated) before that, and with
+    /// [`Error::Parameter`](crate::Error::Parameter) for a recall that calibrating did not reach, or a k beyond the largest that it was for.
+    pub fn target_recall(self, recall: f64) -> Self {
+        SearchParams { target_recall: Some(recall), ..self }
     }
 
     /// Entries to score per query at most, counted after the selector, in the order of the probes; 0 is
@@ -113,9 +159,16 @@ impl SearchParams {
         SearchParams { polysemous_ht: Some(bits), ..self }
     }
 
-    /// Only vectors whose id the selector holds.
+    /// Only vectors whose id the selector holds. Parameters that are used again remember which rows that were, as long as
+    /// the index does not change.
     pub fn selector(self, selector: IdSelector) -> Self {
-        SearchParams { selector: Some(selector), ..self }
+        SearchParams { selector: Some(selector), resolved: Default::default(), ..self }
+    }
+
+    /// Whether a top-k search with a selector may look further than `nprobe` lists, or at the admitted vectors alone:
+    /// [`FilterMode::Adaptive`], unless something else is stored with the index.
+    pub fn filter_mode(self, mode: FilterMode) -> Self {
+        SearchParams { filter_mode: Some(mode), ..self }
     }
 
     /// Adds what the searches did, and how long each stage took, to `stats`: some reads of the clock for each call.

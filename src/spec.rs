@@ -4,6 +4,7 @@
 //! printed here and nowhere else. Parts that do not fit together are refused when the text is parsed or
 //! the index is created, with the reason.
 
+use crate::autopilot;
 use crate::coarse::QuantizerName;
 use crate::codec;
 use crate::encoding::Encoding;
@@ -107,6 +108,8 @@ const TREE_NLIST: usize = 1 << 16;
 pub struct IndexSpec {
     pub(crate) dim: usize,
     pub(crate) metric: Metric,
+    /// It chooses by itself.
+    pub(crate) auto: Option<Auto>,
     pub(crate) nlist: Option<usize>,
     pub(crate) coarse: Coarse,
     pub(crate) spill: bool,
@@ -117,11 +120,20 @@ pub struct IndexSpec {
     pub(crate) block_order: u8,
 }
 
+/// What an automatic index goes by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Auto {
+    pub(crate) expected: Option<u64>,
+}
+
 /// The most lists an index may have.
 pub const NLIST_MAX: usize = 1 << 24;
 /// The most components a vector may have, 65,515: one f32 vector and its row number fill the largest block. It
 /// holds for every encoding.
 pub const DIM_MAX: usize = (value_bytes(MAX_ORDER) - FRAME) / 4 - 1;
+
+/// How it is spelled that an index chooses by itself.
+const AUTO: &str = "Auto";
 
 /// How it is spelled that every centroid is looked at.
 const FLAT: &str = "(Flat)";
@@ -147,6 +159,7 @@ impl IndexSpec {
         IndexSpec {
             dim,
             metric,
+            auto: None,
             nlist: None,
             coarse: Coarse::Auto,
             spill: false,
@@ -156,6 +169,40 @@ impl IndexSpec {
             keys: false,
             block_order: BLOCK_ORDER,
         }
+    }
+
+    /// Chooses by itself (`"Auto"`): brute force while there are few vectors, lists once they pay, more lists when the vectors have become
+    /// four times as many. Codes are [`Encoding::Nibble`] with rows kept beside them (f32 codes under metrics other than L2 and
+    /// products), until there are lists f32, searched exactly. `expected` are the vectors that will come in all, if that is known:
+    /// the first training then waits for enough of them, and makes the lists that all will want (`"Auto1000000"`).
+    ///
+    /// The add (or upsert, or end of a bulk load) that brings the index to where lists pay trains it, in the same
+    /// transaction, on what is stored. That takes about a second for the first lists, and is done up to a million vectors; later
+    /// trainings are left to [`train_stored`](crate::IndexWriter::train_stored), as are all where
+    /// [`auto_train`](crate::IndexWriter::auto_train) says so or its observer cancels. [`IndexReader::auto`](crate::IndexReader::auto) and `vellum info`
+    /// explain what was chosen and when it will change. `with_encoding` and `with_kept_rows` have their say: `"Auto(Nibble2,RU8)"`. Of an
+    /// index that exists the specification names what was chosen: `"Auto(IVF725,Nibble2,RSQ8+Flat)"`.
+    ///
+    /// ```
+    /// # use vellum::{IndexSpec, Metric};
+    /// let spec = IndexSpec::auto(384, None, Metric::Cosine);
+    /// assert_eq!(spec, "Auto".parse::<IndexSpec>()?.with_dim(384).with_metric(Metric::Cosine));
+    /// # Ok::<(), vellum::Error>(())
+    /// ```
+    pub fn auto(dim: usize, expected: Option<u64>, metric: Metric) -> Self {
+        let auto = Some(Auto { expected });
+        IndexSpec { auto, encoding: Encoding::Nibble, ..Self::flat(dim, metric) }
+    }
+
+    /// Says how many vectors will come in all, to a specification that chooses by itself; without effect on others.
+    pub fn with_expected_rows(self, rows: u64) -> Self {
+        let auto = self.auto.map(|_| Auto { expected: Some(rows) });
+        IndexSpec { auto, ..self }
+    }
+
+    /// True if it chooses by itself.
+    pub fn is_auto(&self) -> bool {
+        self.auto.is_some()
     }
 
     /// Sets the number of components of a vector, 1 to [`DIM_MAX`].
@@ -260,9 +307,19 @@ impl IndexSpec {
     }
 
     /// Vectors that training with the default parameters looks at, at most: those of the clustering, of the transforms or of
-    /// the codes, whichever are most. `None` if there is nothing to train, `usize::MAX` if it looks at all.
+    /// the codes, whichever are most; of one that chooses by itself, the first training. `None` if there is nothing to train, `usize::MAX` if it looks at all.
     pub fn training_rows(&self) -> Option<usize> {
-        let lists = self.nlist?.saturating_mul(ClusteringParams::default().max_points_per_centroid);
+        let lists = match self.auto {
+            // Brute force is all it will come to.
+            Some(Auto { expected: Some(expected) })
+                if expected < autopilot::next(0, Some(expected), self.dim, None).rows =>
+            {
+                return None;
+            }
+            Some(_) => self.first_lists(),
+            None => self.nlist?,
+        };
+        let lists = lists.saturating_mul(ClusteringParams::default().max_points_per_centroid);
         let codes = codec::training_rows(self.encoding).unwrap_or(usize::MAX);
         let transforms = Chain::training_rows(&self.transforms, self.dim).unwrap_or(usize::MAX);
         Some(lists.max(codes).max(transforms))
@@ -309,6 +366,14 @@ impl IndexSpec {
 
     /// The same with nothing left to be decided: what an index is created as.
     pub(crate) fn resolved(&self) -> Self {
+        if self.auto.is_some() && self.nlist.is_none() {
+            let nlist = self.first_lists();
+            return IndexSpec { nlist: Some(nlist), ..self.clone() }.resolved();
+        }
+        let measured = self.auto.is_some() && self.metric.distance().is_some();
+        if measured && self.encoding == Encoding::Nibble && self.kept.is_none() {
+            return IndexSpec { encoding: Encoding::Flat, ..self.clone() }.resolved();
+        }
         let kept = match self.encoding {
             Encoding::Nibble => self.kept.or(Some(KeptRows::SQ8Flat)),
             _ => self.kept,
@@ -322,6 +387,13 @@ impl IndexSpec {
             _ => self.coarse,
         };
         IndexSpec { encoding: self.encoding.resolved(self.inner_dim()), kept, coarse, ..self.clone() }
+    }
+
+    /// The lists that the first training of an automatic index makes by itself.
+    fn first_lists(&self) -> usize {
+        let Some(Auto { expected }) = self.auto else { return self.nlist.unwrap_or(1) };
+        let lists = autopilot::next(0, expected, self.dim, None).lists;
+        if self.spill { lists.max(2) } else { lists }
     }
 
     /// Why the parts do not go with a metric that is neither L2 nor a product, if they do not.
@@ -430,6 +502,13 @@ impl IndexSpec {
 
 impl fmt::Display for IndexSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(Auto { expected }) = self.auto {
+            f.write_str(AUTO)?;
+            expected.map_or(Ok(()), |rows| write!(f, "{rows}"))?;
+            let chosen = IndexSpec { auto: None, ..self.clone() };
+            let chosen = chosen.to_string();
+            return if chosen == "Nibble" { Ok(()) } else { write!(f, "({chosen})") };
+        }
         self.transforms.iter().try_for_each(|transform| write!(f, "{transform},"))?;
         if let Some(nlist) = self.nlist {
             write!(f, "IVF{nlist}")?;
@@ -452,6 +531,9 @@ impl FromStr for IndexSpec {
 
     fn from_str(text: &str) -> Result<Self> {
         let bad = |what: String| Error::Spec { text: text.into(), what };
+        if let Some(rest) = text.strip_prefix(AUTO) {
+            return parse_auto(rest).map_err(bad);
+        }
         let mut spec = IndexSpec::flat(0, Metric::L2);
         let mut parts = text.split(',').peekable();
         while let Some(Ok(transform)) = parts.peek().map(|part| part.parse()) {
@@ -481,6 +563,31 @@ impl FromStr for IndexSpec {
             Some(rest) => Err(bad(format!("`{rest}` is one part too many"))),
         }
     }
+}
+
+/// What follows the word: the number of vectors that are expected, and what was chosen, each if it is there.
+fn parse_auto(text: &str) -> Result<IndexSpec, String> {
+    let (expected, chosen) = text.split_at(text.find('(').unwrap_or(text.len()));
+    let expected = match expected {
+        "" => None,
+        digits => {
+            Some(number(digits).ok_or("Auto is followed by a number of vectors, if by anything")? as u64)
+        }
+    };
+    let chosen = match chosen {
+        "" => "Nibble",
+        chosen => chosen
+            .strip_prefix('(')
+            .and_then(|chosen| chosen.strip_suffix(')'))
+            .filter(|chosen| !chosen.starts_with(AUTO))
+            .ok_or("what Auto chose stands in brackets")?,
+    };
+    let spec = match chosen.parse::<IndexSpec>() {
+        Ok(spec) => spec,
+        Err(Error::Spec { what, .. }) => return Err(what),
+        Err(other) => return Err(other.to_string()),
+    };
+    Ok(IndexSpec { auto: Some(Auto { expected }), ..spec })
 }
 
 /// The number of lists and how they are found: `65536`, `65536(Flat)`, `65536(IVF256)`.
@@ -580,6 +687,12 @@ mod tests {
             "IVF1(IVF1),SQfp16",
             "IVF70000(Flat),Flat",
             "IVF9(Flat)_SOAR,Flat",
+            "Auto",
+            "Auto1000000",
+            "Auto(Nibble2,RU8)",
+            "Auto(IVF725,Nibble2,RSQ8+Flat)",
+            "Auto5000(IVF100_SOAR,SQfp16,RFlat)",
+            "Auto(OPQ16_64,IVF100,PQ16,RFlat)",
         ] {
             assert_eq!(text.parse::<IndexSpec>().unwrap().to_string(), text);
         }
@@ -634,6 +747,14 @@ mod tests {
             "IVF4_SOAR(IVF2),Flat",
             "IVF4(),Flat",
             "IVF4(flat),Flat",
+            "Auto(",
+            "Auto()",
+            "Auto(Auto)",
+            "Auto-3",
+            "auto",
+            "Auto,Flat",
+            "Auto(Flat),RFlat",
+            "Auto99999999999999999999",
             "IVF(IVF2),Flat",
             "Flat(IVF2)",
             "IVF4(IVF99999999999999999999),Flat",
@@ -655,6 +776,11 @@ mod tests {
             ("IVF16777216_SOAR,Flat", 8, "IVF16777216(IVF8192)_SOAR,Flat"),
             ("IVF70000(Flat),Flat", 8, "IVF70000(Flat),Flat"),
             ("IVF70000(IVF3),Flat", 8, "IVF70000(IVF3),Flat"),
+            ("Auto", 128, "Auto(IVF725,Nibble2,RSQ8+Flat)"),
+            ("Auto", 384, "Auto(IVF368,Nibble1,RSQ8+Flat)"),
+            ("Auto1000000", 128, "Auto1000000(IVF3500,Nibble2,RSQ8+Flat)"),
+            ("Auto(Nibble2,RU8)", 128, "Auto(IVF725,Nibble2,RU8)"),
+            ("Auto(IVF9,Flat)", 128, "Auto(IVF9,Flat)"),
         ] {
             let spec = text.parse::<IndexSpec>().unwrap().with_dim(dim);
             assert_eq!(spec.resolved().to_string(), resolved);

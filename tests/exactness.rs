@@ -472,6 +472,7 @@ fn max_codes_cuts_where_it_says() {
                     }
                     // 0 is no limit, in a call and as a stored default.
                     let params = nprobe(probed).max_codes(0).selector(selector.clone());
+                    let params = params.filter_mode(FilterMode::Probed);
                     assert_eq!(reader.search(query, n, &params).unwrap().len(), seen.len());
                 }
             }

@@ -184,7 +184,8 @@ fn case_08_selectors() {
         let all = index.search(&query, N, &nprobe(3)).unwrap();
         for selector in &selectors {
             let kept: Vec<Neighbor> = all.iter().copied().filter(|n| selector.contains(n.id)).collect();
-            let found = index.search(&query, N, &nprobe(3).selector(selector.clone())).unwrap();
+            let params = nprobe(3).selector(selector.clone()).filter_mode(FilterMode::Probed);
+            let found = index.search(&query, N, &params).unwrap();
             assert_eq!(bits(&found), bits(&kept), "{text} {selector:?}");
         }
     }

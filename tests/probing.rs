@@ -196,7 +196,8 @@ fn one_query_over_many_lists_uses_the_pool() {
             true
         });
         // Fewer entries than rows: the selector is asked entry by entry, where they are scanned.
-        index.search(&[0.5; DIM], 400, &nprobe(8).selector(selector).parallel_mode(mode)).unwrap();
+        let params = nprobe(8).selector(selector).filter_mode(FilterMode::Probed);
+        index.search(&[0.5; DIM], 400, &params.parallel_mode(mode)).unwrap();
         let seen = seen.lock().unwrap();
         assert_eq!(seen.iter().any(Option::is_some), pooled, "{mode:?}: {seen:?}");
     }
@@ -224,7 +225,7 @@ fn limits_end_a_query_where_they_say() {
             ] {
                 let k = 150;
                 let params = nprobe(9).max_codes(max_codes).max_lists(max_lists).ensure_topk_full(full);
-                let params = params.selector(selector.clone());
+                let params = params.selector(selector.clone()).filter_mode(FilterMode::Probed);
                 let found = index.search_batch(queries, k, &params).unwrap();
                 let probed = index.probe(queries, 9).unwrap();
                 for (q, found) in found.iter().enumerate() {

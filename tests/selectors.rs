@@ -69,7 +69,7 @@ impl Fixture {
             for probes in [1, 3] {
                 let open = reader.search(query, n, &nprobe(probes)).unwrap();
                 let kept: Vec<Neighbor> = open.into_iter().filter(|n| keep(n.id)).collect();
-                let params = nprobe(probes).selector(selector.clone());
+                let params = nprobe(probes).selector(selector.clone()).filter_mode(FilterMode::Probed);
                 for k in [1, 10, n] {
                     let found = reader.search(query, k, &params).unwrap();
                     assert_eq!(
@@ -215,7 +215,7 @@ fn three_ways_to_one_answer() {
                 let queries = fixture.queries.repeat(copies);
                 let queries = rows(&queries, fixture.dim);
                 let answer = |selector: &IdSelector| {
-                    let params = nprobe(probes).selector(selector.clone());
+                    let params = nprobe(probes).selector(selector.clone()).filter_mode(FilterMode::Probed);
                     all_bits(&reader.search_batch(queries, 25, &params).unwrap())
                 };
                 let expected = answer(&listed);

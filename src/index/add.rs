@@ -89,6 +89,7 @@ impl IndexWriter<'_> {
         let ids = self.new_ids(rows.len())?;
         let list: Vec<u64> = ids.clone().collect();
         self.change(|writer| writer.insert(&list, &encoded))?;
+        self.settle()?;
         Ok(ids)
     }
 
@@ -123,7 +124,8 @@ impl IndexWriter<'_> {
         self.check_ids(ids, rows.len())?;
         self.check_new(ids)?;
         let encoded = self.encoded(rows)?;
-        self.change(|writer| writer.insert(ids, &encoded))
+        self.change(|writer| writer.insert(ids, &encoded))?;
+        self.settle()
     }
 
     /// Adds vectors, or replaces those whose ids are there. Returns how many were new.
@@ -134,7 +136,9 @@ impl IndexWriter<'_> {
         self.check_keys(false)?;
         self.check_ids(ids, rows.len())?;
         let encoded = self.encoded(rows)?;
-        self.change(|writer| writer.insert_or_replace(ids, &encoded))
+        let new = self.change(|writer| writer.insert_or_replace(ids, &encoded))?;
+        self.settle()?;
+        Ok(new)
     }
 
     /// Replaces the vectors of ids that are there; all of them or none.
@@ -168,6 +172,7 @@ impl IndexWriter<'_> {
             writer.insert(&list, &encoded)?;
             writer.map_keys(keys, &list)
         })?;
+        self.settle()?;
         Ok(ids)
     }
 
@@ -185,11 +190,13 @@ impl IndexWriter<'_> {
             .filter(|((_, id), _)| id.is_none())
             .map(|((k, _), id)| (k, *id))
             .unzip();
-        self.change(|writer| {
+        let new = self.change(|writer| {
             let new = writer.insert_or_replace(&ids, &encoded)?;
             writer.map_keys(&new_keys, &new_ids)?;
             Ok(new)
-        })
+        })?;
+        self.settle()?;
+        Ok(new)
     }
 
     /// Replaces the vectors of keys that are there; all of them or none.

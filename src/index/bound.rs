@@ -367,6 +367,7 @@ mod tests {
                 limits: Default::default(),
                 mode: Default::default(),
                 filter: &Filter::All,
+                widen: None,
                 hamming: 0,
                 shared: false,
                 stats: None,

@@ -45,6 +45,14 @@ impl fmt::Display for Fingerprint {
     }
 }
 
+impl Fingerprint {
+    /// What it is printed as.
+    pub(crate) fn from_hex(text: &str) -> Option<Self> {
+        let value = u128::from_str_radix(text, 16).ok().filter(|_| text.len() == 32)?;
+        Some(Fingerprint(value.to_be_bytes()))
+    }
+}
+
 /// The parts of a model that codes depend on, as they are exported.
 struct Parts<'m> {
     dim: u32,
@@ -80,7 +88,7 @@ impl Parts<'_> {
 
 /// What codes depend on of a specification.
 fn code_spec(spec: &IndexSpec) -> String {
-    IndexSpec { kept: None, ..spec.clone() }.to_string()
+    IndexSpec { kept: None, auto: None, ..spec.clone() }.to_string()
 }
 
 fn with_parts<R>(model: &Model, centroids: Rows<'_>, read: impl FnOnce(&Parts<'_>) -> R) -> R {

@@ -21,7 +21,7 @@ use super::{finder, twins};
 use crate::math::transform::Chain;
 use crate::storage::ids::NO_ID;
 use crate::storage::sections::Section;
-use crate::{Error, Observer, Result};
+use crate::{Error, IndexSpec, Observer, Result};
 use std::borrow::Cow;
 use std::ops::{ControlFlow, Range};
 
@@ -595,7 +595,9 @@ fn compatible(a: &Model, b: &Model) -> Result<()> {
     if a.spec.metric != b.spec.metric {
         return differ(&format!("metrics {} and {}", a.spec.metric, b.spec.metric));
     }
-    if a.spec.to_string() != b.spec.to_string() {
+    // Who chose it matters to nobody's codes.
+    let chosen = |model: &Model| IndexSpec { auto: None, ..model.spec.clone() }.to_string();
+    if chosen(a) != chosen(b) {
         return differ(&format!("`{}` and `{}`", a.spec, b.spec));
     }
     if a.spec.keys != b.spec.keys {

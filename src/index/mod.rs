@@ -5,7 +5,9 @@
 
 mod add;
 mod add_codes;
+mod auto;
 mod bound;
+mod calibrate;
 mod codes;
 mod digest;
 mod exchange;
@@ -34,6 +36,7 @@ pub(crate) mod view;
 mod window;
 pub(crate) mod writer;
 
+pub use calibrate::{CalibrateParams, Calibration};
 pub use codes::{Code, ListRef, Placed, Reconstructed, Slot};
 pub use digest::ContentDigest;
 pub use exchange::Fingerprint;

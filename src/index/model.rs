@@ -1,6 +1,7 @@
 //! The model: what training made, in memory. Codec, coarse quantizer, and the shapes that follow from
 //! the specification. Shared by all snapshots and writers of one model version.
 
+use super::calibrate::Calibration;
 use super::{finder, tree};
 use crate::coarse::{
     CoarseQuantizer, Finder, FlatCoarse, MeasuredCoarse, Probes, Quantizers, Tree, TreeCoarse,
@@ -18,6 +19,7 @@ use crate::storage::snapshot::Source;
 use crate::storage::{BytesTable, ReadTables, Stage, Tables};
 use crate::{Encoding, Error, IndexSpec, Metric, Observer, Result, Rows, metric};
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Instant;
 
 /// A column of kept rows.
@@ -57,6 +59,8 @@ pub(crate) struct Model {
     pub(crate) finder: Option<Finder>,
     /// What is done to vectors before they come to lists and codes, which live in the space behind it.
     pub(crate) chain: Option<Chain>,
+    /// Which recall comes at which settings, where that was measured.
+    pub(crate) calibration: Option<Arc<Calibration>>,
     pub(crate) version: u64,
 }
 
@@ -109,6 +113,7 @@ impl Model {
             tree: None,
             finder: None,
             chain: None,
+            calibration: None,
             version: 0,
         })
     }
@@ -156,18 +161,24 @@ impl Model {
         header: &Header,
         quantizers: Option<&Quantizers>,
     ) -> Result<Self> {
-        Self::load_with(tables, header, quantizers, |stored, _, _| stored)
+        let model = Self::load_with(tables, header, quantizers, |stored, _, _| stored)?;
+        Ok(Model { calibration: read_calibration(tables)?, ..model })
     }
 
-    /// The same for a repair, which can do without all that can be made again: the tree.
+    /// The same for a repair, which can do without all that can be made again: the tree, and what was calibrated.
     pub(crate) fn load_damaged<B: BytesTable, M, F, K>(
         tables: &Tables<B, M, F, K>,
         header: &Header,
     ) -> Result<Self> {
-        Self::load_with(tables, header, None, |stored, spec, centroids| match stored {
+        let model = Self::load_with(tables, header, None, |stored, spec, centroids| match stored {
             Err(Error::Corrupt { .. }) => Self::grow_tree(spec, centroids, &mut Observer::none()),
             stored => stored,
-        })
+        })?;
+        let calibration = match read_calibration(tables) {
+            Err(Error::Corrupt { .. }) => None,
+            read => read?,
+        };
+        Ok(Model { calibration, ..model })
     }
 
     /// `settle` is given what was read of the tree.
@@ -409,6 +420,14 @@ impl Model {
             false => Err(Error::CannotDecode { encoding: self.encoding.to_string() }),
         }
     }
+}
+
+pub(crate) fn read_calibration<B: BytesTable, M, F, K>(
+    tables: &Tables<B, M, F, K>,
+) -> Result<Option<Arc<Calibration>>> {
+    let Some(bytes) = tables.read_section(Section::Calibration)? else { return Ok(None) };
+    let bad = |what| Error::corrupt(&tables.names.model, (Section::Calibration as u64) << 32, what);
+    Calibration::decode(&bytes).map(Arc::new).map(Some).map_err(bad)
 }
 
 /// The codec of an encoding that nothing is learned for, of vectors of `dim` components.

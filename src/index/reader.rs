@@ -1,13 +1,15 @@
 //! The read verbs: search in all its forms, reconstruct, sizes.
 
+use super::calibrate::{Settings, check_recall};
 use super::filter::Filter;
 use super::model::Model;
 use super::preassigned::Preassigned;
-use super::search::{self, Goal, Limits, Request};
+use super::search::{self, Goal, Limits, Plain, Request, Widen};
 use super::stats;
 use super::view::View;
 use crate::coarse::{Quantizer, Quantizers};
 use crate::guard::Quiet;
+use crate::kernel::Element;
 use crate::math::topk::Hit;
 use crate::params::SearchParams;
 use crate::profile::{Clock, Stage};
@@ -16,7 +18,7 @@ use crate::storage;
 use crate::storage::format::{Header, State};
 use crate::storage::pins::Budget;
 use crate::storage::snapshot::Snapshot;
-use crate::{Error, Metric, ParallelMode, Rerank, Result, Rows};
+use crate::{Error, FilterMode, Metric, ParallelMode, Rerank, Result, Rows};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -99,10 +101,18 @@ struct Resolved {
     ensure_topk_full: bool,
     max_empty_lists: usize,
     mode: ParallelMode,
+    filter_mode: FilterMode,
     /// The k of a top-k search.
     k: usize,
     /// Rows to score again; `None` if nothing is, or, of stored defaults, if they do not say.
     rerank: Option<Rerank>,
+}
+
+impl Resolved {
+    /// True if a search with a selector may go beyond its lists: nothing else limits it.
+    fn may_widen(&self, hamming: u32) -> bool {
+        self.filter_mode == FilterMode::Adaptive && self.max_codes == 0 && self.max_lists == 0 && hamming == 0
+    }
 }
 
 /// Lists probed when nobody says how many: a thirty-second of them, but 8 to 64.
@@ -164,11 +174,19 @@ impl<'a> IndexReader<'a> {
     /// The search defaults stored with the index, with what is not stored filled in.
     pub fn search_defaults(&self) -> SearchParams {
         let Resolved {
-            nprobe, max_codes, max_lists, ensure_topk_full, max_empty_lists, mode, rerank, ..
+            nprobe,
+            max_codes,
+            max_lists,
+            ensure_topk_full,
+            max_empty_lists,
+            mode,
+            filter_mode,
+            rerank,
+            ..
         } = self.defaults();
         let params = SearchParams::new().nprobe(nprobe).max_codes(max_codes).max_lists(max_lists);
         let params = params.ensure_topk_full(ensure_topk_full).max_empty_lists(max_empty_lists);
-        SearchParams { rerank, ..params.parallel_mode(mode) }
+        SearchParams { rerank, ..params.parallel_mode(mode).filter_mode(filter_mode) }
     }
 
     fn defaults(&self) -> Resolved {
@@ -181,12 +199,48 @@ impl<'a> IndexReader<'a> {
             ensure_topk_full: header.limits.ensure_topk_full,
             max_empty_lists: header.limits.max_empty_lists as usize,
             mode: header.limits.mode,
+            filter_mode: header.limits.filter_mode,
             k: 1,
             rerank: header.rerank.filter(|_| self.model.spec.kept.is_some()),
         }
     }
 
+    /// What a search for a recall uses, and nothing else of what it could use.
+    fn resolve_target(&self, params: &SearchParams, k: Option<usize>, recall: f64) -> Result<SearchParams> {
+        let bad = |what: &str| Err(Error::Parameter { name: "target_recall", what: what.into() });
+        check_recall(recall)?;
+        let SearchParams { nprobe, rerank, max_codes, max_lists, polysemous_ht, .. } = params;
+        if nprobe.is_some() || rerank.is_some() {
+            return bad("chooses nprobe and rerank, and they were chosen");
+        }
+        if [*max_codes, *max_lists].iter().flatten().any(|limit| *limit > 0)
+            || polysemous_ht.is_some_and(|bits| bits > 0)
+        {
+            return bad("goes with no limit of what is scored");
+        }
+        let Some(k) = k else { return bad("range searches have no recall to reach") };
+        let settled = SearchParams { target_recall: None, ..params.clone() };
+        let settled = settled.max_codes(0).max_lists(0);
+        let exact = self.model.code_element().is_some_and(|code| code == Element::F32);
+        if self.nlist() == 1 && exact && self.model.judge().is_none() {
+            return Ok(settled.nprobe(1));
+        }
+        let Some(calibration) = self.calibration() else {
+            return Err(Error::NotCalibrated { index: self.model.spec.to_string() });
+        };
+        // No answer is longer than the index.
+        let Settings { nprobe, rerank } = calibration.find(k.min(self.len().max(1) as usize), recall)?;
+        Ok(SearchParams { rerank: rerank.map(|rows| Rerank::Rows(rows.max(k))), ..settled.nprobe(nprobe) })
+    }
+
     fn resolve(&self, params: &SearchParams, k: Option<usize>) -> Result<Resolved> {
+        if let Some(recall) = params.target_recall {
+            if k == Some(0) {
+                return Err(Error::Parameter { name: "k", what: "0, expected at least 1".into() });
+            }
+            let params = self.resolve_target(params, k, recall)?;
+            return self.resolve(&params, k);
+        }
         let zero = |name| Err(Error::Parameter { name, what: "0, expected at least 1".into() });
         let defaults = self.defaults();
         let nprobe = params.nprobe.unwrap_or(defaults.nprobe).min(self.nlist());
@@ -232,6 +286,7 @@ impl<'a> IndexReader<'a> {
             ensure_topk_full: params.ensure_topk_full.unwrap_or(defaults.ensure_topk_full),
             max_empty_lists: params.max_empty_lists.unwrap_or(defaults.max_empty_lists),
             mode: params.parallel_mode.unwrap_or(defaults.mode),
+            filter_mode: params.filter_mode.unwrap_or(defaults.filter_mode),
             k,
             rerank,
         })
@@ -293,6 +348,10 @@ impl<'a> IndexReader<'a> {
             Some(Rerank::Rows(rows)) => (rows, None),
             Some(Rerank::Bound(z)) => (self.model.spec.bounded_rows(k), Some(z)),
         };
+        if chosen.is_some() && params.target_recall.is_some() {
+            let what = "chooses lists, and they were chosen".into();
+            return Err(Error::Parameter { name: "target_recall", what });
+        }
         let goal = match rows.min(self.len() as usize) {
             0 => Goal::TopK { k, limit },
             rows => Goal::Rerank { rows, z, k, limit },
@@ -370,14 +429,25 @@ impl<'a> IndexReader<'a> {
         };
         let all = (self.len() as usize).saturating_mul(self.model.places());
         let scanned = all.saturating_mul(queries.len()).saturating_mul(nprobe) / self.nlist();
-        let filter = Filter::new(&*self.view, params.selector.as_ref(), scanned)?;
+        let hamming = params.polysemous_ht.unwrap_or(0);
+        let (filter, widen) = match goal {
+            Goal::TopK { .. } | Goal::Rerank { .. } if chosen.is_none() && resolved.may_widen(hamming) => {
+                let sized = Filter::sized(&*self.view, params, scanned)?;
+                let reranked = if let Goal::Rerank { rows, .. } = goal { rows } else { 0 };
+                let plain = Plain { nprobe, k: resolved.k, reranked };
+                let widen = Widen::of(&*self.view, &self.model, &sized, plain);
+                (sized.filter, widen)
+            }
+            _ => (Filter::new(&*self.view, params.selector.as_ref(), scanned)?, None),
+        };
         let Resolved { max_codes, max_lists, ensure_topk_full, max_empty_lists, mode, k, .. } = *resolved;
         // Two entries may be one vector.
         let at_least = if ensure_topk_full { k.saturating_mul(self.model.places()) } else { 0 };
         let limits = Limits { max_codes, max_lists, at_least, max_empty_lists };
-        let (hamming, stats) = (params.polysemous_ht.unwrap_or(0), params.stats.as_deref());
+        let stats = params.stats.as_deref();
         let shared = self.header().twins > 0;
-        let request = Request { goal, nprobe, chosen, limits, mode, filter: &filter, hamming, shared, stats };
+        let filter = &filter;
+        let request = Request { goal, nprobe, chosen, limits, mode, filter, widen, hamming, shared, stats };
         clock.lap(Stage::Prepare);
         let shared = queries.len() > 1 || mode != ParallelMode::Queries;
         self.in_pool(shared, || search::search(&*self.view, &self.model, queries, &request))

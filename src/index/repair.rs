@@ -16,7 +16,7 @@ mod claims;
 use self::claims::{Agreement, Claim, Claims, Member, Placed, Twins, Witnesses, settle_keys};
 use super::add::{Encoded, encode};
 use super::kept::KeptCheck;
-use super::model::{KeptColumn, Model};
+use super::model::{KeptColumn, Model, read_calibration};
 use super::writer::IndexWriter;
 use super::{rerank, tree};
 use crate::storage::block::{BlockBuf, BlockRef};
@@ -144,6 +144,7 @@ impl<'w, 't> Repair<'w, 't> {
         let lists = first..first.saturating_add(self.writer.header.nlist);
         self.drop_strays(lists.clone())?;
         self.tree()?;
+        self.calibration()?;
         let rows = self.survey(lists.clone())?;
         let mut ids = self.witnesses.settle(&rows);
         self.find_undecodable(&rows)?;
@@ -305,6 +306,14 @@ impl<'w, 't> Repair<'w, 't> {
             self.report.rebuilt_tree = true;
         }
         Ok(())
+    }
+
+    /// Gives up what was calibrated where it cannot be read: it can be measured again.
+    fn calibration(&mut self) -> Result<()> {
+        match read_calibration(&*self.writer.tables) {
+            Err(Error::Corrupt { .. }) => self.writer.tables.remove_section(Section::Calibration),
+            read => read.map(drop),
+        }
     }
 
     /// Reads what is left of a list and writes it anew if anything about it is wrong.

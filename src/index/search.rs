@@ -21,6 +21,9 @@
 //! count of `max_codes` and the collectors then go by rows, and the answer is what it would be if each had an entry.
 
 mod apart;
+mod widen;
+
+pub(crate) use widen::{FETCH_BYTES, Plain, Widen};
 
 use super::filter::Filter;
 use super::model::Model;
@@ -31,6 +34,7 @@ use super::view::{View, ViewIds};
 use crate::coarse::Probes;
 use crate::codec::{Codes, KeptForm, Probe, Scanner, Visit};
 use crate::kernel::Found;
+use crate::math::selector::RowSet;
 use crate::math::topk::{Collector, Entry, Hit, Radius, TopK};
 use crate::profile::{Clock, SearchStats, Stage};
 use crate::storage::block::Run;
@@ -66,7 +70,7 @@ pub(crate) struct Limits {
 }
 
 /// A checked request; parameters are resolved.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Request<'a> {
     pub(crate) goal: Goal,
     pub(crate) nprobe: usize,
@@ -75,6 +79,8 @@ pub(crate) struct Request<'a> {
     pub(crate) limits: Limits,
     pub(crate) mode: ParallelMode,
     pub(crate) filter: &'a Filter,
+    /// How a search with a selector goes beyond its lists, if it may.
+    pub(crate) widen: Option<Widen>,
     /// Bits in which an entry's code may differ from the query's, less one; 0 for any number.
     pub(crate) hamming: u32,
     /// Some entries are those of several rows.
@@ -106,6 +112,22 @@ impl Request<'_> {
             false => self.limits,
             true if self.limits.at_least > 0 => Limits::default(),
             true => Limits { max_codes: 0, ..self.limits },
+        }
+    }
+
+    /// The rows to score instead of looking for any.
+    fn rows(&self) -> Option<&RowSet> {
+        match &self.widen {
+            Some(Widen::Rows(rows)) => Some(rows),
+            _ => None,
+        }
+    }
+
+    /// Lists that the coarse quantizer is asked for, at first.
+    fn probes(&self) -> usize {
+        match self.widen {
+            Some(Widen::Lists { first, .. }) => first,
+            _ => self.nprobe,
         }
     }
 
@@ -143,13 +165,13 @@ pub(crate) fn search(
 ) -> Result<Vec<Vec<Hit>>> {
     let n = queries.len();
     let most = request.chunk(model.geometry.run_entries(), model.places()).min(model.codec.batch());
-    let one_by_one = request.one_by_one();
+    let one_by_one = request.one_by_one() || request.rows().is_some();
     match request.mode {
         ParallelMode::Lists if !one_by_one => return apart::search(view, model, queries, request, 1),
         ParallelMode::Pairs if !one_by_one => return apart::search(view, model, queries, request, most),
         _ => {}
     }
-    let chunk = match one_by_one {
+    let chunk = match request.one_by_one() {
         true => 1,
         false => n.div_ceil(rayon::current_num_threads()).clamp(1, most),
     };
@@ -173,6 +195,9 @@ fn search_chunk(
     let ids = ViewIds(view);
     let first = range.start;
     let queries = queries.slice(range);
+    if let Some(rows) = request.rows() {
+        return score_all(view, model, queries, rows, request);
+    }
     let mut collectors: Vec<_> =
         queries.iter().map(|_| Collect::new(request.goal, &ids, model.spills())).collect();
     let mut clock = Clock::start(request.stats);
@@ -180,7 +205,7 @@ fn search_chunk(
     let projected = Rows::of(&projected, model.inner_dim());
     let probes = probes(model, queries, projected, first, request)?;
     let mut route = ROUTE.take();
-    route.lay(view, &probes, request)?;
+    route.lay(view, model, queries, projected, &probes, request)?;
     let stops = match queries.len() {
         1 => &route.stops[..],
         _ => route.by_list(model.nlist(), request.nearest_first()),
@@ -210,6 +235,28 @@ fn search_chunk(
     hits
 }
 
+/// The best of these rows by their kept rows.
+fn score_all(
+    view: &dyn View,
+    model: &Model,
+    queries: Rows<'_>,
+    rows: &RowSet,
+    request: &Request<'_>,
+) -> Result<Vec<Vec<Hit>>> {
+    let (k, limit) = match request.goal {
+        Goal::TopK { k, limit } | Goal::Rerank { k, limit, .. } => (k, limit),
+        Goal::Radius { .. } => return Ok(queries.iter().map(|_| Vec::new()).collect()),
+    };
+    let mut clock = Clock::start(request.stats);
+    clock.looked_at(queries.len(), 0, || 0);
+    let entries: Vec<Entry> = rows.iter().map(|row| Entry { row, score: 0.0 }).collect();
+    let best = Best { k, limit, z: None };
+    let one = |query| rerank::top_k(view, model, query, entries.clone(), best, &clock);
+    let hits = queries.iter().map(one).collect();
+    clock.lap(Stage::Rank);
+    hits
+}
+
 fn look_at(clock: &Clock<'_>, queries: usize, stops: &[Stop]) {
     let filled = stops.iter().filter(|stop| stop.entries > 0).count();
     clock.looked_at(queries, filled, || stops.iter().map(|stop| u64::from(stop.entries)).sum());
@@ -229,7 +276,7 @@ fn probes<'a>(
     request: &Request<'a>,
 ) -> Result<Lists<'a>> {
     let Some(chosen) = request.chosen else {
-        return Ok(Lists::Nearest(model.probe(queries, projected, request.nprobe)?));
+        return Ok(Lists::Nearest(model.probe(queries, projected, request.probes())?));
     };
     let scores =
         projected.iter().enumerate().map(|(q, query)| chosen.scores(model, query, first + q)).collect();
@@ -299,7 +346,18 @@ struct Route {
 
 impl Route {
     /// The stops of all queries, query after query in the order of their probes.
-    fn lay(&mut self, view: &dyn View, lists: &Lists<'_>, request: &Request<'_>) -> Result<()> {
+    fn lay(
+        &mut self,
+        view: &dyn View,
+        model: &Model,
+        queries: Rows<'_>,
+        projected: Rows<'_>,
+        lists: &Lists<'_>,
+        request: &Request<'_>,
+    ) -> Result<()> {
+        if let Some(Widen::Lists { .. }) = request.widen {
+            return widen::lay(self, view, model, queries, projected, lists, request);
+        }
         self.stops.clear();
         let limits = request.laid_down();
         for query in 0..lists.len() {

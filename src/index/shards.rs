@@ -49,8 +49,15 @@ impl<'a> IndexReader<'a> {
         let Some(first) = shards.first() else {
             return Err(Error::Parameter { name: "shards", what: "none, expected at least 1".into() });
         };
-        let mut header =
-            Header { first_list: 0, ntotal: 0, next_row: 0, seq: 0, twins: 0, ..first.header().clone() };
+        let mut header = Header {
+            first_list: 0,
+            ntotal: 0,
+            next_row: 0,
+            seq: 0,
+            nonce: 0,
+            twins: 0,
+            ..first.header().clone()
+        };
         if header.keys {
             return Err(Error::IdKind { what: "keys: the ids behind them are given by each shard" });
         }
@@ -65,6 +72,8 @@ impl<'a> IndexReader<'a> {
             header.twins = header.twins.saturating_add(its.twins);
             header.next_id = header.next_id.max(its.next_id);
             header.seq = header.seq.wrapping_add(its.seq);
+            // Names the state of all of them.
+            header.nonce = header.nonce.rotate_left(7) ^ its.nonce;
         }
         let (model, pool) = (first.model.clone(), first.pool.clone());
         let view = Arc::new(Shards { shards: numbered, header });
@@ -154,6 +163,15 @@ impl View for Shards<'_> {
     fn id(&self, row: u32) -> Result<u64> {
         let shard = self.of_row(row);
         shard.reader.view.id(row - shard.first_row)
+    }
+
+    fn is_whole(&self) -> bool {
+        self.shards.iter().all(|shard| shard.reader.view.is_whole())
+    }
+
+    fn id_if_there(&self, row: u32) -> Result<Option<u64>> {
+        let shard = self.of_row(row);
+        shard.reader.view.id_if_there(row - shard.first_row)
     }
 
     fn approach_rows(&self, stage: Stage, rows: &[u32]) {

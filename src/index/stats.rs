@@ -4,7 +4,7 @@ use super::reader::IndexReader;
 use crate::guard::guarded;
 use crate::storage::twins::TWIN;
 use crate::storage::{BytesTable, Tables};
-use crate::{IndexSpec, Result};
+use crate::{AutoReport, IndexSpec, Result};
 use redb::{ReadableTable, TableStats};
 
 /// What an index holds and where its bytes are.
@@ -13,6 +13,8 @@ use redb::{ReadableTable, TableStats};
 pub struct IndexStats {
     /// What it was created as.
     pub spec: IndexSpec,
+    /// What an automatic index has chosen, why, and when that changes.
+    pub auto: Option<AutoReport>,
     /// Vectors.
     pub rows: u64,
     /// Entries of all lists: one a vector, or two where vectors stand in two lists, or one a distinct vector of a list
@@ -84,6 +86,7 @@ impl IndexReader<'_> {
         }
         Ok(IndexStats {
             spec: self.spec().clone(),
+            auto: self.auto(),
             rows: self.len(),
             entries,
             twins: header.twins.into(),

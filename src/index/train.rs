@@ -10,6 +10,7 @@ use super::reader::IndexReader;
 use super::twins::{self, Chains};
 use super::writer::{IndexWriter, random};
 use super::{finder, rerank, tree};
+use crate::autopilot;
 use crate::coarse::{Finder, Tree};
 use crate::codec::{self, Assigned, Codec, Training};
 use crate::kernel::Similarity;
@@ -17,6 +18,7 @@ use crate::math::kmeans::{Clustering, ClusteringIndex, ClusteringParams, Iterati
 use crate::math::random::Random;
 use crate::math::seeding::Init;
 use crate::math::transform::Chain;
+use crate::spec::Auto;
 use crate::storage::block::{Geometry, Run};
 use crate::storage::ids::Slots;
 use crate::storage::lists::block_key;
@@ -108,7 +110,7 @@ impl IndexWriter<'_> {
         assigner: Option<&mut dyn ClusteringIndex>,
         observer: &mut Observer<'_>,
     ) -> Result<TrainReport> {
-        let (spec, _) = self.spec_of_lists()?;
+        let (spec, _) = self.spec_of_lists(rows.len())?;
         let prepared = self.prepare_sample(rows, params)?;
         let sample = sample(Rows::of(&prepared, spec.dim), params);
         let raw = Rows::of(&sample, spec.dim);
@@ -139,7 +141,7 @@ impl IndexWriter<'_> {
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<TrainReport> {
-        let (spec, _) = self.spec_of_lists()?;
+        let (spec, _) = self.spec_of_lists(rows.len())?;
         let made = spec.encoding.is_learned() || !spec.transforms.is_empty();
         if made && !self.header.trained {
             return Err(Error::Untrained { index: spec.to_string() });
@@ -171,7 +173,7 @@ impl IndexWriter<'_> {
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<u64> {
-        let (spec, _) = self.spec_of_lists()?;
+        let (spec, _) = self.spec_of_lists(rows.len())?;
         let centroids = match self.model.centroids() {
             Some(centroids) => centroids.as_slice().to_vec(),
             None => return Err(Error::Untrained { index: spec.to_string() }),
@@ -208,12 +210,15 @@ impl IndexWriter<'_> {
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<u64> {
-        let (spec, nlist) = self.spec_of_lists()?;
+        let (spec, nlist) = self.spec_of_lists(rows.len())?;
         if let Coarse::Own(name) = spec.coarse {
             let what = format!("lists are those of the quantizer `{name}`: `train` takes them");
             return Err(Error::Parameter { name: "centroids", what });
         }
-        if centroids.len() != nlist {
+        // An automatic index leaves that to its user, too.
+        let spec =
+            if spec.auto.is_some() { IndexSpec { nlist: Some(centroids.len()), ..spec } } else { spec };
+        if spec.auto.is_none() && centroids.len() != nlist || centroids.is_empty() {
             return Err(Error::Length { what: "centroids", expected: nlist, got: centroids.len() });
         }
         if rows.is_empty() && (spec.encoding.is_learned() || !spec.transforms.is_empty()) {
@@ -254,8 +259,15 @@ impl IndexWriter<'_> {
         self.install_trained(Trained { centroids, tree, finder, chain, codec }, &params, observer)
     }
 
-    fn spec_of_lists(&self) -> Result<(IndexSpec, usize)> {
-        let spec = self.model.spec.clone();
+    /// The specification and its lists; an automatic one chooses them for what is stored and expected, no more than can be
+    /// trained on `rows` rows.
+    fn spec_of_lists(&self, rows: usize) -> Result<(IndexSpec, usize)> {
+        let mut spec = self.model.spec.clone();
+        if let Some(Auto { expected }) = spec.auto {
+            let most = expected.unwrap_or(0).max(self.header.ntotal);
+            let least = if spec.spill { 2 } else { 1 };
+            spec.nlist = Some(autopilot::lists_for(rows as u64, Some(most), spec.dim).max(least));
+        }
         match spec.nlist {
             Some(nlist) => self.check_decodes().map(|()| (spec, nlist)),
             None => Err(Error::Spec { text: spec.to_string(), what: "has no lists to train".into() }),
@@ -402,7 +414,11 @@ impl IndexWriter<'_> {
         observer: &mut Observer<'_>,
     ) -> Result<u64> {
         // Drawn, not counted: a training that was aborted must not share its number with a later one.
-        let model = Model::trained(&self.model.spec, trained, random())?;
+        let mut spec = self.model.spec.clone();
+        if spec.auto.is_some() {
+            spec.nlist = Some(trained.centroids.len() / spec.inner_dim());
+        }
+        let model = Model::trained(&spec, trained, random())?;
         self.change(|writer| writer.install(model, params, observer))?;
         Ok(self.header.ntotal)
     }
@@ -417,9 +433,10 @@ impl IndexWriter<'_> {
 
     /// Which of `n` rows to train on: as many as lists, codes and transforms look at.
     fn training_picks(&self, n: usize, params: &TrainParams) -> Vec<usize> {
+        let nlist = self.spec_of_lists(n).map_or(1, |(_, nlist)| nlist);
         let spec = &self.model.spec;
         let most = params.sample_rows.unwrap_or(usize::MAX);
-        let lists = params.clustering.max_points_per_centroid.saturating_mul(spec.nlist.unwrap_or(1));
+        let lists = params.clustering.max_points_per_centroid.saturating_mul(nlist);
         let codes = codec::training_rows(spec.encoding).unwrap_or(usize::MAX);
         let transforms = Chain::training_rows(&spec.transforms, spec.dim).unwrap_or(usize::MAX);
         let most = most.min(lists.max(codes).max(transforms));
@@ -490,6 +507,7 @@ impl IndexWriter<'_> {
 
         self.model = new.clone();
         self.header.trained = true;
+        self.header.spec = new.spec.to_string();
         self.header.model_version = new.version;
         // Counted again as they join their new entries.
         self.header.twins = 0;
@@ -530,6 +548,7 @@ impl IndexWriter<'_> {
         // Last: until here the header and the lists of the old centroids stand as they were, so that a repair after a
         // failure finds them together.
         self.write_model(&new, seq)?;
+        self.tables.remove_section(Section::Calibration)?;
         self.tables.write_section(Section::Training, &encode_params(params), seq)
     }
 

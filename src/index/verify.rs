@@ -8,6 +8,7 @@
 //! Out of reach are values that are whole, in their place, and agree with all others: what only a header knows, its
 //! search defaults, a metric of the same kind, a `next_id` or a change number that is too high.
 
+use super::calibrate::Calibration;
 use super::kept::KeptCheck;
 use super::model::{KeptColumn, Model};
 use super::train::decode_params;
@@ -275,6 +276,12 @@ impl Check<'_> {
                 && let Err(e) = decode_params(&bytes)
             {
                 report.note(name, (section as u64) << 32, e.to_string());
+            }
+        }
+        if let Some(bytes) = tables.read_section(Section::Calibration)? {
+            expected += chunks(bytes.len()) as u64;
+            if let Err(what) = Calibration::decode(&bytes) {
+                report.note(name, (Section::Calibration as u64) << 32, what);
             }
         }
         for section in [Section::Note, Section::Merge, Section::Window] {

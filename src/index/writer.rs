@@ -11,6 +11,7 @@
 //! `upsert` takes it for a new one and makes a second row of the same id, `remove_ids` passes over it. Looking for it
 //! in the column of ids would cost each verb a walk through all of them.
 
+use super::auto::AutoObserver;
 use super::model::Model;
 use super::reader::IndexReader;
 use super::view::WriterView;
@@ -40,6 +41,9 @@ pub struct IndexWriter<'t> {
     pub(crate) touched: Touched,
     /// What the verbs of the transaction have changed.
     pub(crate) changes: Changes,
+    /// Verbs that add may train an automatic index; who is told.
+    pub(crate) auto_train: bool,
+    pub(crate) auto_observer: Option<AutoObserver<'t>>,
 }
 
 /// Set when a change fails half-way, with the index's name; shared by a store's transaction and its writers, so
@@ -143,7 +147,19 @@ impl<'t> IndexWriter<'t> {
             tables.check_counts(&header)?;
         }
         let (poison, touched, changes, quantizers) = Default::default();
-        Ok(IndexWriter { tables, header, model, pool: None, quantizers, poison, touched, changes })
+        let (pool, auto_train, auto_observer) = (None, true, None);
+        Ok(IndexWriter {
+            tables,
+            header,
+            model,
+            pool,
+            quantizers,
+            poison,
+            touched,
+            changes,
+            auto_train,
+            auto_observer,
+        })
     }
 
     /// A reader of this writer's state, uncommitted changes included. It pins nothing.
@@ -186,12 +202,15 @@ impl<'t> IndexWriter<'t> {
     /// cannot be a default.
     ///
     /// # Errors
-    /// [`Error::Parameter`] for a value of 0 or beyond 2^32 - 1, a bound that no search takes, a selector, or `rerank`
-    /// without kept rows.
+    /// [`Error::Parameter`] for a value of 0 or beyond 2^32 - 1, a bound that no search takes, a selector, a recall to reach, or
+    /// `rerank` without kept rows.
     pub fn set_search_defaults(&mut self, params: &SearchParams) -> Result<()> {
         let bad = |name, what: &str| Err(Error::Parameter { name, what: what.into() });
         if params.selector.is_some() {
             return bad("selector", "a selector cannot be a default");
+        }
+        if params.target_recall.is_some() {
+            return bad("target_recall", "a recall to reach cannot be a default");
         }
         if params.polysemous_ht.is_some() {
             return bad("polysemous_ht", "a Hamming threshold cannot be a default");
@@ -216,6 +235,7 @@ impl<'t> IndexWriter<'t> {
             max_empty_lists: limit("max_empty_lists", params.max_empty_lists)?,
             ensure_topk_full: params.ensure_topk_full.unwrap_or(false),
             mode: params.parallel_mode.unwrap_or_default(),
+            filter_mode: params.filter_mode.unwrap_or_default(),
         };
         self.change(|writer| {
             (writer.header.nprobe, writer.header.rerank) = (nprobe, rerank);

@@ -3,6 +3,7 @@
 //! A search asks [`IdSelector::contains`] per candidate; removal and tight filters ask
 //! [`IdSelector::exact_ids`] first, because walking a few named ids beats testing every entry.
 
+use parking_lot::Mutex;
 use roaring::RoaringTreemap;
 use std::collections::HashSet;
 use std::fmt;
@@ -167,6 +168,89 @@ impl fmt::Debug for IdSelector {
             IdSelector::XOr(a, b) => f.debug_tuple("XOr").field(a).field(b).finish(),
             IdSelector::Callback(_) => f.write_str("Callback(..)"),
         }
+    }
+}
+
+/// A bitmap of row numbers.
+pub(crate) struct RowSet {
+    words: Vec<u64>,
+}
+
+impl RowSet {
+    /// None of so many rows.
+    pub(crate) fn new(rows: u32) -> Self {
+        RowSet { words: vec![0; rows.div_ceil(64) as usize] }
+    }
+
+    /// All of so many rows.
+    pub(crate) fn full(rows: u32) -> Self {
+        RowSet { words: vec![u64::MAX; rows.div_ceil(64) as usize] }
+    }
+
+    pub(crate) fn insert(&mut self, row: u32) {
+        if let Some(word) = self.words.get_mut(row as usize / 64) {
+            *word |= 1 << (row % 64);
+        }
+    }
+
+    pub(crate) fn remove(&mut self, row: u32) {
+        if let Some(word) = self.words.get_mut(row as usize / 64) {
+            *word &= !(1 << (row % 64));
+        }
+    }
+
+    pub(crate) fn contains(&self, row: u32) -> bool {
+        self.words.get(row as usize / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.words.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// The rows, ascending.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = u32> {
+        let bits = |(w, word): (usize, &u64)| {
+            let word = *word;
+            (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| w as u32 * 64 + bit)
+        };
+        self.words.iter().enumerate().filter(|(_, word)| **word != 0).flat_map(bits)
+    }
+}
+
+/// What a selector came to in one state of one index, for the next search of the same.
+#[derive(Default)]
+pub(crate) struct ResolvedSelector(Mutex<Option<(State, Resolved)>>);
+
+/// What names a state of an index: uuid, change, nonce.
+pub(crate) type State = ([u8; 16], u64, u64);
+
+/// The rows of a selector.
+#[derive(Clone)]
+pub(crate) enum Resolved {
+    /// Few.
+    Thin(Arc<RowSet>),
+    /// Many: about such a share of all.
+    Dense(f64),
+    /// Many, and worth knowing; about such a share.
+    DenseRows(Arc<RowSet>, f64),
+}
+
+impl ResolvedSelector {
+    /// What is known of `state`.
+    pub(crate) fn get(&self, state: State) -> Option<Resolved> {
+        self.0.lock().as_ref().filter(|(of, _)| *of == state).map(|(_, resolved)| resolved.clone())
+    }
+
+    /// Remembers it.
+    pub(crate) fn set(&self, state: State, resolved: Resolved) -> Resolved {
+        *self.0.lock() = Some((state, resolved.clone()));
+        resolved
+    }
+}
+
+impl fmt::Debug for ResolvedSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("ResolvedSelector").field(&self.0.lock().is_some()).finish()
     }
 }
 

@@ -14,7 +14,7 @@
 //! frame is believed only after [`Frame::open`] compared all of this. Everything is little-endian.
 #![warn(clippy::indexing_slicing)]
 
-use crate::{Error, Metric, ParallelMode, Rerank, Result};
+use crate::{Error, FilterMode, Metric, ParallelMode, Rerank, Result};
 use std::fmt;
 use std::ops::Deref;
 use zerocopy::little_endian::{F64, U16, U32, U64};
@@ -312,6 +312,7 @@ pub(crate) struct StoredLimits {
     pub(crate) max_empty_lists: u32,
     pub(crate) ensure_topk_full: bool,
     pub(crate) mode: ParallelMode,
+    pub(crate) filter_mode: FilterMode,
 }
 
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -354,7 +355,7 @@ struct RawHeader {
     /// 0 where no entry is shared.
     twins: U32,
     twin_pages: U32,
-    reserved2: [u8; 1],
+    filter_mode: u8,
 }
 
 pub(crate) const HEADER_MAGIC: [u8; 8] = *b"vellum.i";
@@ -402,7 +403,7 @@ impl Header {
             parallel_mode: self.limits.mode.to_stored(),
             twins: self.twins.into(),
             twin_pages: self.twin_pages.into(),
-            reserved2: [0; 1],
+            filter_mode: self.limits.filter_mode.to_stored(),
         };
         let mut bytes = raw.as_bytes().to_vec();
         bytes.extend_from_slice(self.spec.as_bytes());
@@ -435,7 +436,7 @@ impl Header {
         }
         let spec = rest.get(..raw.spec_bytes.get() as usize).ok_or_else(|| bad("specification cut off"))?;
         let shared = raw.shared == 1 || raw.twins == 0 && raw.twin_pages == 0;
-        if raw.reserved != 0 || raw.reserved2 != [0; 1] || rest.len() != spec.len() || !shared {
+        if raw.reserved != 0 || rest.len() != spec.len() || !shared {
             return Err(bad("reserved bytes in use"));
         }
         let flag = |byte: u8| match byte {
@@ -446,11 +447,13 @@ impl Header {
         let rerank = Rerank::from_stored(raw.rerank_form, raw.rerank.get());
         let rerank = rerank.ok_or_else(|| bad("unknown form of reranking"))?;
         let mode = ParallelMode::from_stored(raw.parallel_mode);
+        let filter_mode = FilterMode::from_stored(raw.filter_mode);
         let limits = StoredLimits {
             max_lists: raw.max_lists.get(),
             max_empty_lists: raw.max_empty_lists.get(),
             ensure_topk_full: flag(raw.ensure_topk_full)?,
             mode: mode.ok_or_else(|| bad("unknown way to share out a search"))?,
+            filter_mode: filter_mode.ok_or_else(|| bad("unknown way to search with a filter"))?,
         };
         Ok(Header {
             uuid: raw.uuid,

@@ -214,16 +214,20 @@ where
 
     /// The id of `row`.
     pub(crate) fn id_of(&self, row: u32) -> Result<u64> {
-        let mut bytes = [ABSENT; 8];
-        ids_column().get(&self.ids, &self.names.ids, row, &mut bytes)?;
-        decode_id(&bytes).ok_or_else(|| Error::corrupt(&self.names.ids, row.into(), "the row has no id"))
+        let name = &self.names.ids;
+        self.id_if_there(row)?.ok_or_else(|| Error::corrupt(name, row.into(), "the row has no id"))
     }
 
     /// True if `row` is in use.
     pub(crate) fn has_id(&self, row: u32) -> Result<bool> {
+        Ok(self.id_if_there(row)?.is_some())
+    }
+
+    /// The id of a row that may be free.
+    pub(crate) fn id_if_there(&self, row: u32) -> Result<Option<u64>> {
         let mut bytes = [ABSENT; 8];
         ids_column().get(&self.ids, &self.names.ids, row, &mut bytes)?;
-        Ok(decode_id(&bytes).is_some())
+        Ok(decode_id(&bytes))
     }
 
     /// Calls `each(row, id)` for every row that has an id, ascending by row.

@@ -31,6 +31,8 @@ pub(crate) enum Section {
     Merge = 8,
     /// The slices of a sliding window, as drawn in `index/window.rs`; only where there is one.
     Window = 9,
+    /// Which recall comes at which settings; only where somebody measured it since the last training.
+    Calibration = 10,
 }
 
 const ORDER: u8 = 4;
@@ -71,7 +73,7 @@ impl<B: BytesTable, M, F, K> Tables<B, M, F, K> {
 }
 
 impl WriteTables<'_> {
-    /// Forgets a section.
+    /// Forgets a section, if it is there.
     pub(crate) fn remove_section(&mut self, section: Section) -> Result<()> {
         self.model.retain_in(chunk_key(section, 0)..=chunk_key(section, u32::MAX), |_, _| false)?;
         Ok(())

@@ -314,11 +314,15 @@ impl Snapshot {
 
     /// The id of `row`.
     pub(crate) fn id(&self, row: u32) -> Result<u64> {
-        let column = ids_column();
         let name = &self.tables.names.ids;
+        self.id_if_there(row)?.ok_or_else(|| Error::corrupt(name, row.into(), "the row has no id"))
+    }
+
+    /// The same of a row that may be free.
+    pub(crate) fn id_if_there(&self, row: u32) -> Result<Option<u64>> {
+        let column = ids_column();
         let page = self.page(IDS, column, row)?;
-        let id = page.as_ref().and_then(|page| decode_id(page.entry(column, row)?));
-        id.ok_or_else(|| Error::corrupt(name, row.into(), "the row has no id"))
+        Ok(page.as_ref().and_then(|page| decode_id(page.entry(column, row)?)))
     }
 
     /// The twin of `row`.

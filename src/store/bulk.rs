@@ -185,6 +185,9 @@ impl BulkLoad {
             }
             Ok(())
         })?;
+        if last {
+            writer.settle()?;
+        }
         drop(writer);
         txn.commit()?;
         self.committed += loaded;

@@ -11,7 +11,7 @@ use super::script::{Ids, Keys, Params, Sel, Wrong, are_estimates, is_measured};
 use roaring::RoaringTreemap;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use vellum::{Encoding, IdSelector, IndexSpec, KeptRows, Metric, Neighbor, Rerank, SearchParams};
+use vellum::{Encoding, FilterMode, IdSelector, IndexSpec, KeptRows, Metric, Neighbor, Rerank, SearchParams};
 
 /// Every index of a store.
 pub(crate) type State = BTreeMap<String, IndexModel>;
@@ -359,6 +359,11 @@ impl Sel {
 }
 
 impl Params {
+    /// True if a filter does not go beyond its lists; so scripts are as long as they were.
+    pub(crate) fn probed(&self) -> bool {
+        self.nprobe == Some(4)
+    }
+
     pub(crate) fn params(&self) -> SearchParams {
         let mut params = SearchParams::new();
         if let Some(nprobe) = self.nprobe {
@@ -369,6 +374,9 @@ impl Params {
         }
         if let Some(rerank) = self.rerank {
             params = params.rerank(rerank);
+        }
+        if self.probed() {
+            params = params.filter_mode(FilterMode::Probed);
         }
         match &self.selector {
             Some(selector) => params.selector(selector.selector()),

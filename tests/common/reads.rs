@@ -204,7 +204,10 @@ fn answer(
     }
     world.count("answer", "compared as a part");
     part(model, found, &expected)?;
-    let complete = every_list && all_measured && matches!(goal, Goal::Nearest(_));
+    // A selector that leaves somebody out goes on until it has k.
+    let probed = params.probed() || model.defaults.probed();
+    let further = max_codes == usize::MAX && selected < model.rows.len() && !probed;
+    let complete = (every_list || further) && all_measured && matches!(goal, Goal::Nearest(_));
     // max_codes counts entries: where vectors stand in two lists, so many of them may be half as many vectors.
     let fewest = if complete { count.min(max_codes.div_ceil(model.places())) } else { 0 };
     match !(fewest..=count).contains(&found.len()) {

@@ -99,6 +99,8 @@ pub(crate) enum Command {
     Drop(Target),
     /// Give an index another name
     Rename(Rename),
+    /// Measure which recall comes at which settings, for `search --target-recall`
+    Calibrate(Calibrate),
     /// Give unused space back to the file system
     Compact(StoreOnly),
     /// Copy a store to a new file, while it is in use
@@ -127,6 +129,7 @@ impl Command {
             | Command::Remove(Remove { target, .. })
             | Command::Update(Update { target, .. })
             | Command::Export(Export { target, .. })
+            | Command::Calibrate(Calibrate { target, .. })
             | Command::Drop(target)
             | Command::Rename(Rename { target, .. })
             | Command::Repair(target) => (&target.store, Some(&target.index)),
@@ -146,6 +149,25 @@ pub(crate) struct Rename {
     pub(crate) target: Target,
     /// The new name
     pub(crate) to: String,
+}
+
+/// Measure which recall comes at which nprobe and rerank
+///
+/// Queries are vectors of the index, which neither they nor what was added around them may find, or those of a file. The
+/// result is stored with the index, until it is trained again; calibrate again when many vectors have come or gone.
+#[derive(Debug, Args)]
+pub(crate) struct Calibrate {
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// Query vectors that are like those to come [default: vectors of the index]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) queries: Option<PathBuf>,
+    /// Queries to measure with, at most
+    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = positive)]
+    pub(crate) most: usize,
+    /// Numbers of neighbours to measure; what is searched for may lie between them
+    #[arg(short, value_name = "K,K,...", value_delimiter = ',', default_value = "1,10,100", value_parser = positive)]
+    pub(crate) k: Vec<usize>,
 }
 
 #[derive(Debug, Args)]
@@ -319,6 +341,9 @@ pub(crate) struct Search {
     /// Lists to look into [default: the index's own]
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) nprobe: Option<usize>,
+    /// Look into as many lists, and rank as many candidates again, as gave this recall when the index was calibrated
+    #[arg(long, value_name = "SHARE", value_parser = recall, conflicts_with_all = ["nprobe", "rerank", "max_codes"])]
+    pub(crate) target_recall: Option<f64>,
     /// Entries to look at for each query, at most
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) max_codes: Option<usize>,
@@ -344,7 +369,7 @@ pub(crate) struct Search {
 /// --single and several threads, each thread makes its own calls. After one pass to warm up, points are repeated for
 /// --seconds: `qps` is that of the best repetition, `p50_us` and `p99_us` are percentiles of the duration of a call, so of a whole
 /// batch without --single and of one query with it. `rerank` is a number, or a text for a bound ("bound:3"), or null where
-/// --rerank is not given.
+/// --rerank is not given. With --target-recall both are those that the index was calibrated to, and "target_recall" comes first.
 #[derive(Debug, Args)]
 pub(crate) struct Bench {
     #[command(flatten)]
@@ -359,8 +384,11 @@ pub(crate) struct Bench {
     #[arg(short, default_value_t = 10, value_parser = neighbors)]
     pub(crate) k: usize,
     /// Lists to look into, one operating point for each
-    #[arg(long, value_name = "N,N,...", value_delimiter = ',', required = true, value_parser = positive)]
+    #[arg(long, value_name = "N,N,...", value_delimiter = ',', required_unless_present = "target_recall", value_parser = positive)]
     pub(crate) nprobe: Vec<usize>,
+    /// Recalls to reach, by what calibrating measured, one operating point for each
+    #[arg(long, value_name = "SHARE,...", value_delimiter = ',', value_parser = recall, conflicts_with_all = ["nprobe", "rerank"])]
+    pub(crate) target_recall: Vec<f64>,
     /// Candidates to rank again, numbers or bounds (bound:3), one operating point for each with each nprobe
     #[arg(long, value_name = "N,bound:Z,...", value_delimiter = ',', value_parser = rerank)]
     pub(crate) rerank: Vec<Rerank>,
@@ -500,6 +528,12 @@ fn threads(text: &str) -> Result<usize, String> {
     positive(text).ok().filter(|&n| n <= 1024).ok_or_else(|| "1 to 1024 threads are possible".into())
 }
 
+/// A share, more than 0 and at most 1.
+fn recall(text: &str) -> Result<f64, String> {
+    let share = text.parse().ok().filter(|share: &f64| *share > 0.0 && *share <= 1.0);
+    share.ok_or_else(|| "a recall is more than 0 and at most 1".into())
+}
+
 fn seconds(text: &str) -> Result<f64, String> {
     let seconds = text.parse().ok().filter(|s: &f64| (0.0..=3600.0).contains(s));
     seconds.ok_or_else(|| "a number of seconds, at most 3600".into())
@@ -523,6 +557,9 @@ mod tests {
             "vellum search S I --queries Q.npy -k 10 --nprobe 4 --out-ids F.npy --out-distances G.npy",
             "vellum bench S I --queries Q.npy --truth T.npy -k 10 --nprobe 1,2,4 --threads 1 --single",
             "vellum bench S I --queries Q.npy --truth T.npy --nprobe 1 --rerank 20,40 --json",
+            "vellum bench S I --queries Q.npy --truth T.npy --target-recall 0.9,0.95",
+            "vellum search S I --queries Q.npy --target-recall 0.95",
+            "vellum calibrate S I -k 10 --most 100",
             "vellum remove S I --ids 1,2,5-9",
             "vellum verify S --json",
             "vellum verify S I --depth pages",
@@ -548,6 +585,9 @@ mod tests {
             "vellum build S I --spec PQ --metric l2 --data B.npy",
             "vellum build S I --spec Flat --metric l3 --data B.npy",
             "vellum bench S I --queries Q.npy --truth T.npy --nprobe 1,,2",
+            "vellum bench S I --queries Q.npy --truth T.npy",
+            "vellum search S I --queries Q.npy --target-recall 1.5",
+            "vellum search S I --queries Q.npy --target-recall 0.9 --nprobe 3",
             "vellum info S --threads 0",
             "vellum info S --cache-bytes 1Q",
         ] {

@@ -22,18 +22,30 @@ pub(crate) fn bench(args: &Bench, common: &Common, console: &Console) -> Result<
     let queries = Rows::new(&queries, reader.dim())?;
     let truth = read_truth(&args.truth, queries.len(), args.k)?;
     let reranks = reranks(args, &reader)?;
-    let points = args.nprobe.iter().flat_map(|&nprobe| reranks.iter().map(move |&rerank| (nprobe, rerank)));
-    let total = (args.nprobe.len() * reranks.len()) as u64;
+    let mut points = Vec::new();
+    for &recall in &args.target_recall {
+        let (nprobe, rerank) = match reader.calibration() {
+            Some(calibration) => calibration.settings(args.k, recall)?,
+            None => return Err(Error::NotCalibrated { index: reader.spec().to_string() }.into()),
+        };
+        let head = format!(r#""target_recall":{recall},"#);
+        points.push((head, nprobe, rerank.map(Rerank::Rows), SearchParams::new().target_recall(recall)));
+    }
+    for &nprobe in &args.nprobe {
+        for &rerank in &reranks {
+            points.push((String::new(), nprobe, rerank, params(Some(nprobe), rerank, None)));
+        }
+    }
+    let total = points.len() as u64;
     let mut meter = Meter::new(console);
-    for ((nprobe, rerank), done) in points.zip(0..) {
+    for ((head, nprobe, rerank, params), done) in points.into_iter().zip(0..) {
         meter.step("bench", done, total)?;
-        let params = params(Some(nprobe), rerank, None);
         let call = Call { reader: &reader, k: args.k, params: &params, threads, single: args.single };
         let measured = measure(&call, queries, Duration::from_secs_f64(args.seconds))?;
         let profile = if args.profile { profile(&call, queries)? } else { String::new() };
         // Written by hand to keep the order that people read it in.
         console.line(format_args!(
-            r#"{{"nprobe":{nprobe},"rerank":{},"recall":{},"qps":{},"p50_us":{},"p99_us":{},"threads":{threads}{profile}}}"#,
+            r#"{{{head}"nprobe":{nprobe},"rerank":{},"recall":{},"qps":{},"p50_us":{},"p99_us":{},"threads":{threads}{profile}}}"#,
             rerank.map_or(Value::Null, spelled),
             json!(rounded(recall(&measured.found, &truth, args.k), 6)),
             json!(rounded(queries.len() as f64 / measured.best.as_secs_f64(), 1)),

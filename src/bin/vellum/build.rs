@@ -34,6 +34,8 @@ pub(crate) fn build(args: &Build, common: &Common, console: &Console) -> Result<
     let mut input = Input::open(&args.data, &args.names)?;
     let keyed = args.names.keys.is_some();
     let spec = fitted(args.kind.spec(input.vectors.dim()).with_keys(keyed), input.vectors.element());
+    // What it chooses suits the rows there are.
+    let spec = spec.with_expected_rows(input.vectors.rows());
     let mut stages = Stages::default();
     let training = within(args.memory, &args.training, &spec)?;
     let store = making(&args.target, builder(args.memory, common)?, |store| {
@@ -81,6 +83,8 @@ pub(crate) fn build(args: &Build, common: &Common, console: &Console) -> Result<
 const SAMPLE_SHARE: usize = 4;
 const CACHE_SHARE: usize = 4;
 const LOAD_SHARE: usize = 16;
+/// Rows that training looks at for each list.
+const ROWS_A_LIST: usize = 256;
 
 fn builder(memory: Option<usize>, common: &Common) -> Result<Builder, Failure> {
     let builder = common.builder()?;
@@ -91,7 +95,9 @@ fn builder(memory: Option<usize>, common: &Common) -> Result<Builder, Failure> {
 
 /// The training that fits the memory: a sample of no more rows than do.
 fn within(memory: Option<usize>, training: &Training, spec: &IndexSpec) -> Result<Training, Failure> {
-    let (Some(memory), Some(nlist)) = (memory, spec.nlist()) else { return Ok(training.clone()) };
+    let automatic = || spec.training_rows().filter(|_| spec.is_auto()).map(|rows| rows.div_ceil(ROWS_A_LIST));
+    let nlist = spec.nlist().or_else(automatic);
+    let (Some(memory), Some(nlist)) = (memory, nlist) else { return Ok(training.clone()) };
     let row_bytes = 4 * spec.dim();
     let most = memory / SAMPLE_SHARE / row_bytes;
     if most < nlist {

@@ -1,17 +1,17 @@
 //! `repair`, `drop`, `rename`, `compact`, `backup` and `export`: looking after a store.
 
-use crate::args::{Backup, Common, Export, Rename, StoreOnly, Target};
+use crate::args::{Backup, Calibrate, Common, Export, Rename, StoreOnly, Target};
 use crate::console::shown_key;
 use crate::console::{self, Console, count};
 use crate::failure::Failure;
-use crate::input::batch_rows;
+use crate::input::{batch_rows, read_rows};
 use crate::progress::Meter;
 use serde_json::json;
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
-use vellum::IndexReader;
 use vellum::files::NpyWriter;
+use vellum::{CalibrateParams, IndexReader, Rows};
 
 pub(crate) fn repair(args: &Target, common: &Common, console: &Console) -> Result<(), Failure> {
     let store = common.builder()?.open(&args.store)?;
@@ -57,6 +57,45 @@ pub(crate) fn repair(args: &Target, common: &Common, console: &Console) -> Resul
         0 => Ok(()),
         count => Err(Failure::Problems { count, index: args.index.clone() }),
     }
+}
+
+pub(crate) fn calibrate(args: &Calibrate, common: &Common, console: &Console) -> Result<(), Failure> {
+    let store = common.builder()?.open(&args.target.store)?;
+    let reader = store.begin_read()?.index(&args.target.index)?;
+    let params = CalibrateParams { queries: args.most, ks: args.k.clone(), ..CalibrateParams::default() };
+    let measured = match &args.queries {
+        None => console.watch(|observer| reader.calibrate(&params, observer))?,
+        Some(path) => {
+            let queries = read_rows(path, reader.dim())?;
+            let queries = Rows::new(&queries, reader.dim())?;
+            console.watch(|observer| reader.calibrate_with(queries, &params, observer))?
+        }
+    };
+    let txn = store.begin_write()?;
+    txn.index(&args.target.index)?.set_calibration(&measured)?;
+    txn.commit()?;
+    let mut points = Vec::new();
+    for k in measured.ks() {
+        for recall in [0.8, 0.9, 0.95, 0.99] {
+            points.push((k, recall, measured.settings(k, recall).ok()));
+        }
+    }
+    let shown = |number: Option<usize>| number.map_or("-".into(), |number| count(number as u64));
+    let row = |(k, recall, settings): &(usize, f64, Option<(usize, Option<usize>)>)| {
+        let nprobe = settings.map(|settings| settings.0);
+        [k.to_string(), recall.to_string(), shown(nprobe), shown(settings.and_then(|settings| settings.1))]
+    };
+    let rows: Vec<_> = points.iter().map(row).collect();
+    console.say(console::table(["k", "recall", "nprobe", "rerank"], &rows))?;
+    console.say(format_args!("measured with {} queries", count(measured.queries())))?;
+    console.json(|| {
+        let point = |(k, recall, settings): &(usize, f64, Option<(usize, Option<usize>)>)| {
+            let nprobe = settings.map(|settings| settings.0);
+            json!({"k": k, "recall": recall, "nprobe": nprobe, "rerank": settings.and_then(|settings| settings.1)})
+        };
+        let points: Vec<_> = points.iter().map(point).collect();
+        json!({"index": args.target.index, "rows": measured.rows(), "queries": measured.queries(), "settings": points})
+    })
 }
 
 pub(crate) fn drop_index(args: &Target, common: &Common, console: &Console) -> Result<(), Failure> {

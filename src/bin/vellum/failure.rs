@@ -112,6 +112,7 @@ fn store_advice(error: &Error, store: &str, index: &str) -> Option<String> {
         ),
         Error::Foreign { .. } => "is this the file that you meant?".into(),
         Error::NewerVersion { .. } => "use a newer vellum".into(),
+        Error::NotCalibrated { .. } => format!("measure it with `vellum calibrate {store} {index}`"),
         Error::Untrained { .. } => format!("train it with `vellum train {store} {index} --data FILE.npy`"),
         Error::TooFewRows { .. } => "train on more rows, or make an index of fewer lists".into(),
         Error::UnknownId { .. } => {

@@ -4,7 +4,7 @@ use crate::args::{Common, Depth, OneOrAll, Verify};
 use crate::console::{self, Console, count, rounded};
 use crate::failure::Failure;
 use serde_json::{Value, json};
-use vellum::{Encoding, Error, IndexStats, ReadTxn, Store, VerifyDepth, VerifyReport};
+use vellum::{AutoReport, Encoding, Error, IndexStats, ReadTxn, Store, VerifyDepth, VerifyReport};
 
 pub(crate) fn info(args: &OneOrAll, common: &Common, console: &Console) -> Result<(), Failure> {
     let store = common.builder()?.open(&args.store)?;
@@ -150,8 +150,13 @@ fn details(name: &str, stats: &IndexStats) -> String {
     ];
     let distinct = stats.spec.encoding() == Encoding::FlatDedup;
     let distinct = distinct.then(|| ("distinct", format!("{} of them", count(stats.rows - stats.twins))));
-    let mut text: String =
-        facts.iter().chain(&distinct).map(|(fact, value)| format!("  {fact:<13} {value}\n")).collect();
+    let auto = stats.auto.as_ref().map(|auto| ("automatic", auto.to_string()));
+    let mut text: String = facts
+        .iter()
+        .chain(&distinct)
+        .chain(&auto)
+        .map(|(fact, value)| format!("  {fact:<13} {value}\n"))
+        .collect();
     let part = |name: &str, values: String, stored: u64, file: u64| {
         [name.to_string(), values, count(stored), count(file)]
     };
@@ -184,6 +189,7 @@ fn describe(name: &str, stats: &Result<IndexStats, Error>) -> Value {
     json!({
         "index": name,
         "spec": stats.spec.to_string(),
+        "auto": stats.auto.as_ref().map(chosen),
         "metric": stats.spec.metric().to_string(),
         "dim": stats.spec.dim(),
         "rows": stats.rows,
@@ -201,6 +207,18 @@ fn describe(name: &str, stats: &Result<IndexStats, Error>) -> Value {
         "logical_bytes": stats.logical_bytes(),
         "file_bytes": stats.file_bytes(),
         "parts": stats.parts.iter().map(part).collect::<Value>(),
+    })
+}
+
+fn chosen(auto: &AutoReport) -> Value {
+    json!({
+        "what": auto.to_string(),
+        "expected": auto.expected,
+        "lists": auto.lists,
+        "next_rows": auto.next_rows,
+        "next_lists": auto.next_lists,
+        "by_itself": auto.by_itself,
+        "due": auto.is_due(),
     })
 }
 

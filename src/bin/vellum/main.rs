@@ -6,7 +6,7 @@
 //! console   text for people, JSON for machines  progress  bars, and Ctrl-C
 //! build     create build train add              change    remove update
 //! search    search                              inspect   info verify
-//! bench     bench                               care      repair drop rename compact backup export
+//! bench     bench                               care      repair calibrate drop rename compact backup export
 //! rescue    restore compare salvage             input     ids, batches, queries from files
 //! demo      demo, over a sample in the program
 //! ```
@@ -58,6 +58,7 @@ fn run(cli: &Cli, console: &Console) -> Result<(), Failure> {
         Command::Repair(args) => care::repair(args, common, console),
         Command::Drop(args) => care::drop_index(args, common, console),
         Command::Rename(args) => care::rename(args, common, console),
+        Command::Calibrate(args) => care::calibrate(args, common, console),
         Command::Compact(args) => care::compact(args, common, console),
         Command::Backup(args) => care::backup(args, common, console),
         Command::Restore(args) => rescue::restore(args, console),

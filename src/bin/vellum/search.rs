@@ -14,6 +14,7 @@ pub(crate) fn search(args: &Search, common: &Common, console: &Console) -> Resul
     let store = common.builder()?.open(&args.target.store)?;
     let reader = store.begin_read()?.index(&args.target.index)?;
     let params = params(args.nprobe, args.rerank, args.max_codes);
+    let params = args.target_recall.into_iter().fold(params, SearchParams::target_recall);
     let mut queries = open_rows(&args.queries, reader.dim())?;
     let mut output = Output::new(args, console)?;
     let mut meter = Meter::new(console);

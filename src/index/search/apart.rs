@@ -48,7 +48,7 @@ fn search_some(
     let projected = Rows::of(&projected, model.inner_dim());
     let probes: Lists<'_> = probes(model, queries, projected, first, request)?;
     let mut route = ROUTE.take();
-    route.lay(view, &probes, request)?;
+    route.lay(view, model, queries, projected, &probes, request)?;
     look_at(&clock, queries.len(), &route.stops);
     clock.lap(Stage::Coarse);
     let pieces = cut(&route.stops, PIECES_A_THREAD * rayon::current_num_threads());
