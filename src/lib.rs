@@ -88,7 +88,8 @@ pub use retrieval::{
 pub use rows::Rows;
 pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX};
 pub use store::{
-    BackupReport, Builder, BulkLoad, CompactReport, Durability, ReadTxn, Store, StoreStats, WriteTxn,
+    BackupReport, Builder, BulkLoad, CompactReport, Durability, ReadTxn, Store, StoreSpace, StoreStats,
+    WriteTxn,
 };
 pub use transform::{EigenPower, TransformKind};
 

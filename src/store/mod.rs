@@ -7,12 +7,14 @@ mod backup;
 mod builder;
 mod bulk;
 mod handle;
+mod space;
 mod txn;
 mod withheld;
 
 pub use backup::BackupReport;
 pub use builder::{Builder, Durability};
 pub use bulk::BulkLoad;
+pub use space::StoreSpace;
 pub use txn::{ReadTxn, WriteTxn};
 
 use crate::guard::{Quiet, guarded};

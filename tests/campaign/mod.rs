@@ -69,7 +69,12 @@ impl Outcome {
 
     /// For the test of the test: with a fault planted, the campaign must fail.
     pub fn expect_caught(&self) {
-        assert!(self.failures > 0, "{}: the planted fault was not noticed in {} cases", self.name, self.cases);
+        assert!(
+            self.failures > 0,
+            "{}: the planted fault was not noticed in {} cases",
+            self.name,
+            self.cases
+        );
     }
 }
 
