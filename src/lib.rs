@@ -97,7 +97,7 @@ pub use rows::Rows;
 pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX};
 pub use store::{
     BackupReport, Builder, BulkLoad, CompactReport, CompareReport, Durability, ReadTxn, SalvageReport,
-    SalvagedIndex, Store, StoreStats, WriteTxn,
+    SalvagedIndex, Store, StoreSpace, StoreStats, WriteTxn,
 };
 pub use transform::{EigenPower, TransformKind};
 

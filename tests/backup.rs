@@ -160,11 +160,28 @@ fn cancelled_at_every_tick() {
         assert_eq!(files(folder.path()), ["whole"], "tick {stop}");
     }
     assert_eq!(contents(&store), before);
-    // What a crash left behind of an earlier attempt is no obstacle.
+    // A file with a name like that of a copy in the making is somebody's: it is no obstacle, and stays.
     fs::write(folder.path().join("part.partial"), "half a copy").unwrap();
     store.backup(folder.path().join("part"), &mut Observer::none()).unwrap();
-    assert_eq!(files(folder.path()), ["part", "whole"]);
+    assert_eq!(files(folder.path()), ["part", "part.partial", "whole"]);
+    assert_eq!(fs::read_to_string(folder.path().join("part.partial")).unwrap(), "half a copy");
     assert_eq!(contents(&Store::open(folder.path().join("part")).unwrap()), before);
+}
+
+/// The copy was once made in `{path}.partial`, and what had that name was emptied first: here the store itself.
+#[test]
+fn a_store_with_the_name_of_a_half_made_copy_is_not_overwritten() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s.partial");
+    let store = Store::create(&path).unwrap();
+    fill(&store);
+    let before = contents(&store);
+    store.backup(folder.path().join("s"), &mut Observer::none()).unwrap();
+    assert_eq!(contents(&store), before);
+    drop(store);
+    for name in ["s", "s.partial"] {
+        assert_eq!(contents(&Store::open(folder.path().join(name)).unwrap()), before, "{name}");
+    }
 }
 
 #[test]

@@ -4,15 +4,23 @@
 //! whatever it is doing. The worry is a commit that was acknowledged and is gone, one that is there by half,
 //! or a file that only the process that wrote it could read. Each commit changes two indexes, is made of
 //! its number alone, and so can be replayed: what is found must be, to the last vector, the state after
-//! the last acknowledged commit or the one that was in flight.
+//! the last acknowledged commit or the one that was in flight. Between commits the child compacts and makes backups, so
+//! that some are killed in the middle of that: compaction must change nothing, and a backup is whole or not there.
+//!
+//! A case is one store that is killed once or twice: `VELLUM_CAMPAIGN_CASES=1000 cargo test --release --test kill`.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[allow(unreachable_pub)]
+mod campaign;
+#[path = "campaign/process.rs"]
+mod process;
+
+use process::{Process, Task, given, say, task};
 use std::collections::BTreeMap;
-use std::env;
-use std::io::{BufRead, BufReader, Write};
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use vellum::{
     ClusteringParams, Durability, Error, IdSelector, IndexSpec, IndexWriter, Metric, Observer, Rows,
     SearchParams, Store, TrainParams,
@@ -147,6 +155,11 @@ fn commits(store: &Store) -> u64 {
     }
 }
 
+/// Where a child puts its backups.
+fn backup_of(path: &Path) -> PathBuf {
+    path.with_extension("backup")
+}
+
 /// The child of the commit tests: commits for ever, and says so; or aborts, and says the same.
 fn commit_for_ever(path: &Path, setting: Setting, lie: bool) {
     let store = setting.open(path);
@@ -175,20 +188,27 @@ fn commit_for_ever(path: &Path, setting: Setting, lie: bool) {
             store.flush().unwrap();
             say(n + 1);
         }
+        if n % 5 == 2 {
+            store.compact().unwrap();
+        }
+        if n % 5 == 4 {
+            // There may be none yet.
+            let _ = fs::remove_file(backup_of(path));
+            store.backup(backup_of(path), &mut Observer::none()).unwrap();
+        }
     }
 }
 
-/// A line that the parent waits for, past the test harness.
-fn say(n: u64) {
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "\nACK {n}").unwrap();
-    out.flush().unwrap();
+/// The whole store, compared with the replayed history; how many commits it holds. A backup as well.
+fn check(path: &Path, setting: Setting) -> u64 {
+    if backup_of(path).exists() {
+        holds(&setting.open(&backup_of(path)));
+    }
+    holds(&setting.open(path))
 }
 
-/// The whole store, compared with the replayed history; how many commits it holds.
-fn check(path: &Path, setting: Setting) -> u64 {
-    let store = setting.open(path);
-    let n = commits(&store);
+fn holds(store: &Store) -> u64 {
+    let n = commits(store);
     if n == 0 {
         return 0;
     }
@@ -211,13 +231,13 @@ fn check(path: &Path, setting: Setting) -> u64 {
     n
 }
 
-/// Where the other processes begin: which of these a child does is in its environment.
+/// Where the other processes begin.
 #[test]
 #[ignore = "the child process of the other tests"]
 fn child() {
-    let path = PathBuf::from(env::var_os("VELLUM_KILL_PATH").unwrap());
-    let setting = Setting::of(&env::var("VELLUM_KILL_SETTING").unwrap());
-    match env::var("VELLUM_KILL_TASK").unwrap().as_str() {
+    let path = PathBuf::from(given("PATH"));
+    let setting = Setting::of(&given("SETTING"));
+    match task().as_str() {
         "commit" => commit_for_ever(&path, setting, false),
         "lie" => commit_for_ever(&path, setting, true),
         "check" => say(check(&path, setting)),
@@ -227,113 +247,73 @@ fn child() {
     }
 }
 
-struct Process {
-    child: Child,
-    lines: BufReader<ChildStdout>,
+fn start(task: &str, path: &Path, setting: Setting) -> Process {
+    Task::new(task).give_path("PATH", path).give("SETTING", format!("{setting:?}")).start()
 }
 
-impl Process {
-    fn start(task: &str, path: &Path, setting: Setting) -> Self {
-        let mut child = Command::new(env::current_exe().unwrap())
-            .args(["child", "--exact", "--ignored", "--nocapture", "--test-threads=1"])
-            .env("VELLUM_KILL_TASK", task)
-            .env("VELLUM_KILL_PATH", path)
-            .env("VELLUM_KILL_SETTING", format!("{setting:?}"))
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        Process { child, lines }
+/// Waits for `count` acknowledgements and a moment longer, kills; the last number acknowledged.
+fn kill_after(mut process: Process, count: u64, spins: u64) -> u64 {
+    let mut last = None;
+    for _ in 0..count {
+        last = Some(process.said().expect("the child died by itself"));
     }
-
-    /// The next acknowledgement, or `None` when the process has ended. A line cut off by the kill is none.
-    fn acknowledged(&mut self) -> Option<u64> {
-        let mut line = String::new();
-        while self.lines.read_line(&mut line).unwrap() > 0 {
-            if let Some(n) = line.strip_prefix("ACK ").and_then(|rest| rest.strip_suffix('\n')) {
-                return Some(n.parse().unwrap());
-            }
-            line.clear();
-        }
-        None
-    }
-
-    /// Waits for `count` acknowledgements and a moment longer, kills; the last number acknowledged.
-    fn kill_after(mut self, count: u64, spins: u64) -> u64 {
-        let mut last = 0;
-        for _ in 0..count {
-            last = self.acknowledged().expect("the child died by itself");
-        }
-        (0..spins).for_each(|_| std::hint::spin_loop());
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-        while let Some(n) = self.acknowledged() {
-            last = n;
-        }
-        last
-    }
-
-    /// What the process says before it ends well.
-    fn result(mut self) -> u64 {
-        let n = self.acknowledged();
-        assert!(self.child.wait().unwrap().success());
-        n.unwrap()
-    }
+    (0..spins).for_each(|_| std::hint::spin_loop());
+    let last = process.kill().or(last);
+    last.map_or(0, |n| n.parse().unwrap())
 }
 
-fn rounds() -> u64 {
-    env::var("VELLUM_KILL_ROUNDS").map_or(6, |rounds| rounds.parse().unwrap())
+/// The answer of a process that ends by itself.
+fn result(process: Process) -> u64 {
+    process.answer().unwrap().parse().unwrap()
 }
 
-fn kill_while_committing(setting: Setting, in_flight: u64) {
+/// One store, killed once or twice while it commits; how many commits that were in flight are there.
+fn kill_while_committing(task: &str, setting: Setting, chance: &mut campaign::Random) -> Result<u64, String> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kill.vellum");
-    let mut random = Random(0x5bd1_e995 + setting as u64);
+    // The flush before the kill, and at most the next one with the four commits before it.
+    let in_flight = if setting == Setting::Flushed { 4 } else { 1 };
     let mut survived = 0;
-    for round in 0..rounds() {
-        let process = Process::start("commit", &path, setting);
-        let acknowledged = process.kill_after(1 + random.below(5), random.below(2_000_000));
+    for round in 0..1 + chance.below(2) {
+        let process = start(task, &path, setting);
+        let acknowledged = kill_after(process, 1 + chance.below(7), chance.below(2_000_000));
         // Whoever comes first does the recovery.
-        let found = if round % 2 == 0 {
+        let (found, again) = if chance.one_in(2) {
             let found = check(&path, setting);
-            assert_eq!(Process::start("check", &path, setting).result(), found);
-            found
+            (found, result(start("check", &path, setting)))
         } else {
-            let found = Process::start("check", &path, setting).result();
-            assert_eq!(check(&path, setting), found);
-            found
+            let found = result(start("check", &path, setting));
+            (found, check(&path, setting))
         };
-        let possible = acknowledged..=acknowledged + in_flight;
-        assert!(possible.contains(&found), "round {round}: {found} commits, {acknowledged} acknowledged");
+        if found != again || !(acknowledged..=acknowledged + in_flight).contains(&found) {
+            return Err(format!(
+                "{setting:?}, kill {round}: {found} and {again} commits, {acknowledged} acknowledged"
+            ));
+        }
         survived += found - acknowledged;
     }
-    println!("kill {setting:?}: {} rounds, 0 lost commits, {survived} in flight survived", rounds());
+    Ok(survived)
+}
+
+#[test]
+fn no_acknowledged_commit_is_lost() {
+    let survived = AtomicU64::new(0);
+    let outcome = campaign::run("kill -9", 50, |case, chance| {
+        let setting = [Setting::Quick, Setting::Walk, Setting::Flushed][case as usize % 3];
+        survived.fetch_add(kill_while_committing("commit", setting, chance)?, Ordering::Relaxed);
+        Ok(())
+    });
+    println!("kill -9: 0 lost commits, {} in flight survived", survived.into_inner());
+    outcome.expect_clean();
 }
 
 /// The comparison has teeth: a child that acknowledges what it aborts is found out.
 #[test]
 fn a_lying_acknowledgement_is_noticed() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("lie.vellum");
-    let acknowledged = Process::start("lie", &path, Setting::Quick).kill_after(6, 0);
-    let found = check(&path, Setting::Quick);
-    assert!(found == 2 && acknowledged >= 6, "{found} commits, {acknowledged} acknowledged");
-}
-
-#[test]
-fn no_acknowledged_commit_is_lost_with_quick_repair() {
-    kill_while_committing(Setting::Quick, 1);
-}
-
-#[test]
-fn no_acknowledged_commit_is_lost_with_the_walk() {
-    kill_while_committing(Setting::Walk, 1);
-}
-
-#[test]
-fn no_flushed_commit_is_lost() {
-    // The flush before the kill, and at most the next one with the four commits before it.
-    kill_while_committing(Setting::Flushed, 4);
+    campaign::run_exactly("kill -9, planted", 4, |_, chance| {
+        kill_while_committing("lie", Setting::Quick, chance).map(|_| ())
+    })
+    .expect_caught();
 }
 
 /// The child of the load tests: begins or resumes a load that never ends.
@@ -369,44 +349,50 @@ fn unfinished(path: &Path, setting: Setting) -> u64 {
     rows
 }
 
-#[test]
-fn a_killed_load_is_resumed_or_discarded() {
-    for setting in [Setting::Quick, Setting::Walk] {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("load.vellum");
-        let mut random = Random(0x1234_5678);
-        for _ in 0..rounds().div_ceil(2) {
-            let process = Process::start("load", &path, setting);
-            let acknowledged = process.kill_after(5 + random.below(40), random.below(1_000_000));
-            let rows = unfinished(&path, setting);
-            assert_eq!(Process::start("unfinished", &path, setting).result(), rows);
-            // A transaction of the load holds at least 8,000 bytes of vectors, and ends with a batch.
-            let one = 8_000_u64.div_ceil(30 * DIM as u64 * 4) * 30;
-            assert!((acknowledged..=acknowledged + one).contains(&rows), "{rows} of {acknowledged}");
-        }
-        let store = setting.open(&path);
-        let mut load = store.bulk_load("data").unwrap();
-        let done = load.rows_done();
-        let rows = vectors(done..done + 1000);
-        assert_eq!(load.add(Rows::new(&rows, DIM).unwrap()).unwrap(), done..done + 1000);
-        load.finish().unwrap();
-        drop(store);
-
-        let store = setting.open(&path);
-        let txn = store.begin_read().unwrap();
-        let reader = txn.index("data").unwrap();
-        let ids: Vec<u64> = (0..done + 1000).collect();
-        assert_eq!(reader.ids().unwrap(), ids);
-        assert!(reader.reconstruct_batch(&ids).unwrap() == vectors(0..done + 1000));
-        assert!(txn.verify("data", &mut Observer::none()).unwrap().is_ok());
+/// A load that is killed several times, each time resumed, and finished in the end.
+fn kill_while_loading(setting: Setting, chance: &mut campaign::Random) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("load.vellum");
+    for _ in 0..1 + chance.below(3) {
+        let process = start("load", &path, setting);
+        let acknowledged = kill_after(process, 5 + chance.below(40), chance.below(1_000_000));
+        let rows = unfinished(&path, setting);
+        assert_eq!(result(start("unfinished", &path, setting)), rows);
+        // A transaction of the load holds at least 8,000 bytes of vectors, and ends with a batch.
+        let one = 8_000_u64.div_ceil(30 * DIM as u64 * 4) * 30;
+        assert!((acknowledged..=acknowledged + one).contains(&rows), "{rows} of {acknowledged}");
     }
+    let store = setting.open(&path);
+    let mut load = store.bulk_load("data").unwrap();
+    let done = load.rows_done();
+    let rows = vectors(done..done + 1000);
+    assert_eq!(load.add(Rows::new(&rows, DIM).unwrap()).unwrap(), done..done + 1000);
+    load.finish().unwrap();
+    drop(store);
+
+    let store = setting.open(&path);
+    let txn = store.begin_read().unwrap();
+    let reader = txn.index("data").unwrap();
+    let ids: Vec<u64> = (0..done + 1000).collect();
+    assert_eq!(reader.ids().unwrap(), ids);
+    assert!(reader.reconstruct_batch(&ids).unwrap() == vectors(0..done + 1000));
+    assert!(txn.verify("data", &mut Observer::none()).unwrap().is_ok());
+}
+
+#[test]
+fn a_killed_load_is_resumed() {
+    campaign::run("kill -9 of a load", 6, |case, chance| {
+        kill_while_loading([Setting::Quick, Setting::Walk][case as usize % 2], chance);
+        Ok(())
+    })
+    .expect_clean();
 }
 
 #[test]
 fn a_killed_load_can_be_thrown_away() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("discard.vellum");
-    Process::start("load", &path, Setting::Quick).kill_after(20, 0);
+    kill_after(start("load", &path, Setting::Quick), 20, 0);
     let rows = unfinished(&path, Setting::Quick);
     let store = Setting::Quick.open(&path);
     assert_eq!(store.discard_load("data").unwrap(), rows);

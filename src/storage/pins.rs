@@ -184,6 +184,14 @@ impl PinTable {
         matches!(self, PinTable::Resident(..))
     }
 
+    /// False if so many bytes can never be pinned at once.
+    pub(crate) fn could_hold(&self, bytes: usize) -> bool {
+        match self {
+            PinTable::Resident(..) => true,
+            PinTable::Clocked(clocked) => bytes <= clocked.budget.limit,
+        }
+    }
+
     /// Keeps a copy of `parts`, one after the other, if the budget has or makes room.
     pub(crate) fn keep(&self, number: u32, parts: &[&[u8]]) -> Option<Pinned<'_>> {
         match self {

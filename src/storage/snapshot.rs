@@ -276,6 +276,9 @@ impl Snapshot {
         if n == 0 {
             return Ok(());
         }
+        if !self.pins.could_hold(Arena::bytes_for(self.geometry.list_bytes(n as usize))) {
+            return self.stream(list, n, each);
+        }
         let changed = |block| Error::corrupt(&self.tables.names.blocks, block_key(list, block), "it changed");
         match self.list(list, n)? {
             List::Pinned(pin) => {
@@ -289,6 +292,21 @@ impl Snapshot {
                 each(block.run)
             }),
         }
+    }
+
+    /// The same for a list that is larger than all pins together may be: one block after the other, so that no more than one
+    /// is in memory. Whether they belong together is known only after the last; if not, all that was found is thrown away.
+    fn stream(&self, list: u32, n: u32, each: &mut dyn FnMut(Run<'_>) -> Result<()>) -> Result<()> {
+        let mut digest = 0;
+        for block in 0..self.geometry.blocks(n) {
+            let (table, name) = self.tables.home(&self.geometry, n, block);
+            let (key, entries) = (block_key(list, block), self.geometry.entries(n, block) as usize);
+            let guard = read_value(table, name, key)?;
+            let block = BlockRef::open(name, key, guard.value(), &self.geometry, entries)?;
+            digest ^= block.crc;
+            each(block.run)?;
+        }
+        check_digest(&self.tables.names.blocks, list, &self.entry(list)?, digest)
     }
 
     /// The bytes of `list`, if they are pinned for good: to have them in the cache soon.

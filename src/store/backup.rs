@@ -1,8 +1,9 @@
 //! Backup: one frozen state copied to a new file, while readers and the writer go on.
 //!
-//! Each table is copied in key order into a file of its own name with `.partial` appended, which gets
+//! Each table is copied in key order into a new file beside the one to be, `{path}.{16 digits}.partial`, which gets
 //! its real name only when everything in it is durable. What stands in the copy is compact.
 
+use super::builder::partial_of;
 use super::{ReadTxn, Store};
 use crate::guard::guarded;
 use crate::storage::{self, CATALOG, Names, format::store_header};
@@ -11,7 +12,7 @@ use redb::{Database, Key, ReadTransaction, ReadableTable, ReadableTableMetadata,
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::ops::Bound;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// What a backup copied.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,7 +31,8 @@ const COPY_BYTES: usize = 32 << 20;
 
 impl Store {
     /// Copies all indexes, as they are when the call begins, to a new file. Tables of the application's
-    /// own in an attached database are not copied. Ticks as `"backup"`, in values.
+    /// own in an attached database are not copied. Ticks as `"backup"`, in values. A process that is killed in between
+    /// leaves a file `{path}.{16 digits}.partial`, which may be deleted.
     ///
     /// # Errors
     /// [`Error::Exists`] if there is a file of that name; [`Error::Cancelled`], and then no file is left.
@@ -48,9 +50,7 @@ impl Store {
         if path.try_exists()? {
             return Err(Error::Exists { path: path.into() });
         }
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
+        let partial = partial_of(path);
         let made = guarded(|| copy_to(txn, &partial, observer)).and_then(|mut report| {
             publish(&partial, path)?;
             report.file_bytes = fs::metadata(path)?.len();
@@ -67,7 +67,7 @@ impl Store {
 fn copy_to(txn: &ReadTxn, partial: &Path, observer: &mut Observer<'_>) -> Result<BackupReport> {
     let from = txn.redb();
     let indexes = txn.indexes()?;
-    let file = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(partial)?;
+    let file = OpenOptions::new().read(true).write(true).create_new(true).open(partial)?;
     let mut builder = Database::builder();
     builder.set_cache_size(4 * COPY_BYTES);
     let mut to = builder.create_file(file)?;

@@ -273,9 +273,9 @@ fn open_error(e: DatabaseError) -> Error {
     }
 }
 
-/// A name beside `path` that nobody else has. A process that is killed while it makes a store leaves a file of
+/// A name beside `path` that nobody else has. A process that is killed while it makes a store or a copy leaves a file of
 /// such a name behind, and none at `path`.
-fn partial_of(path: &Path) -> PathBuf {
+pub(super) fn partial_of(path: &Path) -> PathBuf {
     let mut partial = path.as_os_str().to_owned();
     partial.push(format!(".{:016x}.partial", random()));
     partial.into()

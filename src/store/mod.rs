@@ -9,6 +9,7 @@ mod bulk;
 mod compare;
 mod handle;
 mod salvage;
+mod space;
 mod txn;
 mod withheld;
 
@@ -17,6 +18,7 @@ pub use builder::{Builder, Durability};
 pub use bulk::BulkLoad;
 pub use compare::CompareReport;
 pub use salvage::{SalvageReport, SalvagedIndex};
+pub use space::StoreSpace;
 pub use txn::{ReadTxn, WriteTxn};
 
 use crate::coarse::{Quantizer, Quantizers};
@@ -102,7 +104,14 @@ pub struct CompactReport {
     pub after_bytes: u64,
 }
 
-/// Sizes of a store.
+impl CompactReport {
+    /// Bytes given back to the file system; 0 if the file was as small as it gets.
+    pub fn freed_bytes(&self) -> u64 {
+        self.before_bytes.saturating_sub(self.after_bytes)
+    }
+}
+
+/// Sizes of a store that cost nothing to ask for; [`Store::space`] tells what is in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreStats {
@@ -158,6 +167,19 @@ impl Store {
     /// Gives free space back to the file system by moving what stands behind it. Indexes of which more than a fifth
     /// of the row numbers are free are renumbered first, each in a commit of its own: see
     /// [`IndexWriter::renumber`](crate::IndexWriter::renumber).
+    ///
+    /// A file does not become smaller by itself as vectors come and go, and redb doubles it when it needs room. This is the
+    /// one call that keeps it small: [`space`](Self::space) tells when it is worth it.
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir()?;
+    /// # let store = vellum::Store::create(folder.path().join("s.vellum"))?;
+    /// let space = store.space()?;
+    /// if 2 * space.file_bytes > 3 * space.live_bytes {
+    ///     store.compact()?;
+    /// }
+    /// # Ok::<(), vellum::Error>(())
+    /// ```
     ///
     /// # Errors
     /// [`Error::InUse`] while any reader or writer is active; [`Error::Unsupported`] for an attached

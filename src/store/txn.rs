@@ -236,6 +236,14 @@ impl WriteTxn {
         Ok(())
     }
 
+    /// Bytes of all pages in use, by whatever state.
+    pub(crate) fn allocated_bytes(&self) -> Result<u64> {
+        guarded(|| {
+            let stats = self.txn.stats()?;
+            Ok(stats.allocated_pages() * stats.page_size() as u64)
+        })
+    }
+
     /// Undoes all changes.
     pub fn abort(self) -> Result<()> {
         guarded(|| Ok(self.txn.into_inner().abort()?))

@@ -159,6 +159,12 @@ impl State {
     pub(crate) fn len(&self) -> u64 {
         self.ids.len() as u64
     }
+
+    /// All but the number of changes that led there.
+    pub(crate) fn same_vectors(&self, other: &State) -> bool {
+        let these = |s: &State| (s.ids.clone(), s.vectors.clone(), s.sizes.clone(), s.centroids.clone());
+        these(self) == these(other) && self.defaults == other.defaults && self.spec == other.spec
+    }
 }
 
 pub(crate) fn state(reader: &IndexReader<'_>) -> State {

@@ -119,12 +119,11 @@ pub(crate) fn rename(args: &Rename, common: &Common, console: &Console) -> Resul
 pub(crate) fn compact(args: &StoreOnly, common: &Common, console: &Console) -> Result<(), Failure> {
     let store = common.builder()?.open(&args.store)?;
     let report = console.watch(|observer| store.compact_with(observer))?;
-    let saved = report.before_bytes.saturating_sub(report.after_bytes);
     console.say(format_args!(
         "{} before, {} after: {} given back",
         console::bytes(report.before_bytes),
         console::bytes(report.after_bytes),
-        console::bytes(saved)
+        console::bytes(report.freed_bytes())
     ))?;
     console.json(|| json!({"before_bytes": report.before_bytes, "after_bytes": report.after_bytes}))
 }
