@@ -68,8 +68,8 @@ pub use encoding::{
 pub use error::{Error, Result};
 pub use index::{
     Code, DistanceComputer, Fingerprint, IndexReader, IndexStats, IndexWriter, ListRef, ListScanner,
-    Neighbor, PartStats, Placed, Preassigned, PreparedQuery, Problem, Reconstructed, RepairReport, Scanned,
-    Slot, Subset, TopK, TrainParams, TrainReport, VerifyReport,
+    MaintainParams, MaintainReport, Neighbor, PartStats, Placed, Preassigned, PreparedQuery, Problem,
+    Reconstructed, RepairReport, Scanned, Slot, Subset, TopK, TrainParams, TrainReport, VerifyReport,
 };
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
@@ -83,7 +83,8 @@ pub use profile::SearchStats;
 pub use progress::{Observer, Tick};
 pub use rerank::Rerank;
 pub use retrieval::{
-    Batch, Hash, Identifier, Identifiers, Quantize, Retrieved, Retriever, RetrieverBuilder, ScoreAh, Tree,
+    AutopilotMode, Batch, Growth, Hash, Identifier, Identifiers, Quantize, Retrieved, Retriever,
+    RetrieverBuilder, ScoreAh, Tree,
 };
 pub use rows::Rows;
 pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX};

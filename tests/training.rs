@@ -177,6 +177,7 @@ fn parameters_are_stored_with_the_model() {
             frozen_centroids: true,
             min_points_per_centroid: 7,
             max_points_per_centroid: 1000,
+            min_cluster_rows: 3,
             seed: u64::MAX,
             init: Init::AfkMc2,
             afkmc2_chain_length: 9,

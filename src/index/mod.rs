@@ -10,6 +10,7 @@ mod codes;
 mod exchange;
 mod filter;
 mod kept;
+mod maintain;
 mod merge;
 pub(crate) mod model;
 mod note;
@@ -32,6 +33,7 @@ pub(crate) mod writer;
 
 pub use codes::{Code, ListRef, Placed, Reconstructed, Slot};
 pub use exchange::Fingerprint;
+pub use maintain::{MaintainParams, MaintainReport};
 pub use merge::Subset;
 pub use preassigned::Preassigned;
 pub use reader::{IndexReader, Neighbor, TopK};

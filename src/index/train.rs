@@ -13,6 +13,7 @@ use super::{rerank, tree};
 use crate::coarse::Tree;
 use crate::codec::{self, Assigned, Codec, Training};
 use crate::kernel::Similarity;
+use crate::math::avq;
 use crate::math::kmeans::{Clustering, ClusteringParams, IterationStats, cluster};
 use crate::math::random::Random;
 use crate::math::seeding::Init;
@@ -21,7 +22,7 @@ use crate::storage::block::{Geometry, Run};
 use crate::storage::ids::Slots;
 use crate::storage::lists::block_key;
 use crate::storage::sections::Section;
-use crate::{Error, IndexSpec, Observer, Result, Rows, metric};
+use crate::{Encoding, Error, IndexSpec, Observer, Result, Rows, metric};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -33,6 +34,12 @@ pub struct TrainParams {
     /// Train on this many rows at most, chosen at random with the clustering's seed; all if `None`
     /// (k-means itself then takes no more than `max_points_per_centroid` a list).
     pub sample_rows: Option<usize>,
+    /// Rows that the codes are trained on at most, of the sample; as many as their kind asks for if `None`. Refused where
+    /// nothing is learned for codes. ScaNN's `training_sample_size` of `score_ah`.
+    pub code_rows: Option<usize>,
+    /// Iterations of the k-means of product codes and fast-scan ones; 25 if `None`. Refused with other codes. ScaNN's
+    /// `training_iterations` of `score_ah`.
+    pub code_iterations: Option<usize>,
     /// The first of the initial centroids, row after row, at most one a list; the clustering's `init` chooses the
     /// others. With its `frozen_centroids` they stay as they are, else they are where k-means begins: the
     /// centroids of an earlier training, say. Prepared as rows are: for inner product and cosine they are scaled to
@@ -54,6 +61,28 @@ pub struct TrainReport {
     pub few_rows: bool,
     /// Stored vectors that moved to their new lists.
     pub redistributed: u64,
+}
+
+impl TrainParams {
+    /// Refuses what codes of this kind know nothing to do with.
+    fn check(&self, spec: &IndexSpec) -> Result<()> {
+        let encoding = spec.encoding;
+        let clustered =
+            matches!(encoding, Encoding::Product(_) | Encoding::RefinedProduct(_) | Encoding::FastScan(_));
+        match (self.code_rows, self.code_iterations) {
+            (Some(0), _) => {
+                Err(Error::Parameter { name: "code_rows", what: "0, expected at least 1".into() })
+            }
+            (Some(_), _) if !encoding.is_learned() => {
+                Err(Error::Parameter { name: "code_rows", what: format!("{encoding} codes learn nothing") })
+            }
+            (_, Some(_)) if !clustered => {
+                let what = format!("{encoding} codes are not made by k-means of sub-spaces");
+                Err(Error::Parameter { name: "code_iterations", what })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Bytes of vectors that redistribution holds at once.
@@ -79,6 +108,7 @@ impl IndexWriter<'_> {
         observer: &mut Observer<'_>,
     ) -> Result<TrainReport> {
         let (spec, nlist) = self.spec_of_lists()?;
+        params.check(&spec)?;
         let prepared = self.prepare_sample(rows, params)?;
         let sample = sample(Rows::of(&prepared, spec.dim), params);
         let sample = Rows::of(&sample, spec.dim);
@@ -89,7 +119,7 @@ impl IndexWriter<'_> {
         let clustered = self.cluster_lists(&spec, nlist, sample, chain.as_ref(), params, observer)?;
         let trained = Self::in_pool(&self.pool, || -> Result<_> {
             let tree = Model::grow_tree(&spec, &clustered.0.centroids, observer)?;
-            let codec = train_codec(&spec, sample, &clustered.0.centroids, seed, observer)?;
+            let codec = train_codec(&spec, sample, &clustered.0.centroids, params, observer)?;
             Ok((tree, codec))
         });
         let (tree, codec) = trained?;
@@ -113,10 +143,7 @@ impl IndexWriter<'_> {
         if made && !self.header.trained {
             return Err(Error::Untrained { index: spec.to_string() });
         }
-        if self.model.codec.lists().is_some() {
-            let what = "the thresholds of its codes belong to lists: `train` makes both".into();
-            return Err(Error::Spec { text: spec.to_string(), what });
-        }
+        self.check_lists_alone()?;
         let prepared = self.prepare_sample(rows, params)?;
         let sample = sample(Rows::of(&prepared, spec.dim), params);
         let chain = self.model.chain.clone();
@@ -145,6 +172,7 @@ impl IndexWriter<'_> {
             Some(centroids) => centroids.as_slice().to_vec(),
             None => return Err(Error::Untrained { index: spec.to_string() }),
         };
+        params.check(&spec)?;
         if !spec.encoding.is_learned() {
             return Ok(0);
         }
@@ -183,6 +211,7 @@ impl IndexWriter<'_> {
         observer: &mut Observer<'_>,
     ) -> Result<u64> {
         let (spec, nlist) = self.spec_of_lists()?;
+        params.check(&spec)?;
         if centroids.len() != nlist {
             return Err(Error::Length { what: "centroids", expected: nlist, got: centroids.len() });
         }
@@ -209,11 +238,11 @@ impl IndexWriter<'_> {
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<u64> {
-        let (projected, seed) = (project(chain.as_ref(), sample), params.clustering.seed);
+        let projected = project(chain.as_ref(), sample);
         let sample = Rows::of(&projected, spec.inner_dim());
         let trained = Self::in_pool(&self.pool, || -> Result<_> {
             let tree = Model::grow_tree(spec, &centroids, observer)?;
-            let codec = train_codec(spec, sample, &centroids, seed, observer)?;
+            let codec = train_codec(spec, sample, &centroids, params, observer)?;
             Ok((tree, codec))
         });
         let (tree, codec) = trained?;
@@ -221,7 +250,7 @@ impl IndexWriter<'_> {
         self.install_trained(Trained { centroids, tree, chain, codec }, &params, observer)
     }
 
-    fn spec_of_lists(&self) -> Result<(IndexSpec, usize)> {
+    pub(super) fn spec_of_lists(&self) -> Result<(IndexSpec, usize)> {
         let spec = self.model.spec.clone();
         match spec.nlist {
             Some(nlist) => self.check_decodes().map(|()| (spec, nlist)),
@@ -229,8 +258,17 @@ impl IndexWriter<'_> {
         }
     }
 
+    /// Refuses new lists under codes that know the old ones.
+    pub(super) fn check_lists_alone(&self) -> Result<()> {
+        if self.model.codec.lists().is_none() {
+            return Ok(());
+        }
+        let what = "the thresholds of its codes belong to lists: `train` makes both".into();
+        Err(Error::Spec { text: self.model.spec.to_string(), what })
+    }
+
     /// k-means over a (projected) sample, and the parameters it ran with.
-    fn cluster_lists(
+    pub(super) fn cluster_lists(
         &self,
         spec: &IndexSpec,
         nlist: usize,
@@ -246,9 +284,18 @@ impl IndexWriter<'_> {
         let initial = initial.as_deref().map(|initial| project(chain, Rows::of(initial, spec.dim)));
         let initial = initial.as_deref().map(|initial| Rows::of(initial, sample.dim()));
         let mut clustering = params.clustering.clone();
-        clustering.spherical |= spec.metric.similarity() == Similarity::Dot;
+        // Anisotropic centroids are of any length, and rows go to them by L2.
+        clustering.spherical |= spec.metric.similarity() == Similarity::Dot && spec.avq.is_none();
+        let nearness = if spec.avq.is_some() { Similarity::L2.into() } else { spec.metric.nearness() };
         let checked = ClusteringParams { check_finite: false, ..clustering.clone() };
-        let run = || cluster(sample, nlist, spec.metric.nearness(), &checked, initial, observer);
+        let run = || {
+            let mut done = cluster(sample, nlist, nearness, &checked, initial, observer)?;
+            let frozen = initial.filter(|_| checked.frozen_centroids).map_or(0, |initial| initial.len());
+            if let Some(eta) = spec.avq() {
+                avq::stretch(sample, eta.into(), frozen, &mut done.centroids);
+            }
+            Ok::<_, Error>(done)
+        };
         let done = Self::in_pool(&self.pool, run)?;
         if metric::check_centroids(spec.metric, Rows::of(&done.centroids, sample.dim())).is_err() {
             let what = "false, and rows that are not finite or too long gave centroids that are";
@@ -268,7 +315,7 @@ impl IndexWriter<'_> {
     }
 
     /// The codec as it is, for another model.
-    fn same_codec(&self, spec: &IndexSpec) -> Result<Box<dyn Codec>> {
+    pub(super) fn same_codec(&self, spec: &IndexSpec) -> Result<Box<dyn Codec>> {
         match untrained_codec(spec, spec.encoding, spec.inner_dim()) {
             Some(codec) => Ok(codec),
             None => {
@@ -289,7 +336,7 @@ impl IndexWriter<'_> {
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<TrainReport> {
-        let params = TrainParams { clustering, sample_rows: params.sample_rows, initial: None };
+        let params = TrainParams { clustering, initial: None, ..params.clone() };
         let report = self.report(&done);
         let trained = Trained { centroids: done.centroids, tree, chain, codec };
         Ok(TrainReport { redistributed: self.install_trained(trained, &params, observer)?, ..report })
@@ -314,7 +361,7 @@ impl IndexWriter<'_> {
         let most = params.sample_rows.unwrap_or(usize::MAX);
         let spec = &self.model.spec;
         let lists = params.clustering.max_points_per_centroid.saturating_mul(nlist);
-        let codes = codec::training_rows(spec.encoding).unwrap_or(usize::MAX);
+        let codes = params.code_rows.or(codec::training_rows(spec.encoding)).unwrap_or(usize::MAX);
         let transforms = Chain::training_rows(&spec.transforms, spec.dim).unwrap_or(usize::MAX);
         let most = most.min(lists.max(codes).max(transforms));
         let ids = self.tables.all_ids(&self.header)?;
@@ -394,7 +441,7 @@ impl IndexWriter<'_> {
         self.tables.write_section(Section::Training, &encode_params(params), seq)
     }
 
-    fn write_model(&mut self, model: &Model, seq: u64) -> Result<()> {
+    pub(super) fn write_model(&mut self, model: &Model, seq: u64) -> Result<()> {
         let centroids = model.centroids().map_or(&[][..], |centroids| centroids.as_slice());
         let bytes: Vec<u8> = centroids.iter().flat_map(|component| component.to_le_bytes()).collect();
         self.tables.write_section(Section::Centroids, &bytes, seq)?;
@@ -472,15 +519,21 @@ impl IndexReader<'_> {
 
 /// Stored entries on their way to new lists.
 #[derive(Default)]
-struct Batch {
-    codes: Vec<u8>,
-    numbers: Vec<u32>,
+pub(super) struct Batch {
+    pub(super) codes: Vec<u8>,
+    pub(super) numbers: Vec<u32>,
     lists: Vec<u32>,
 }
 
 impl Batch {
     /// Takes the entries of a block whose rows are to be taken from this list.
-    fn take(&mut self, geometry: &Geometry, block: Run<'_>, list: u32, here: impl Fn(u32) -> bool) {
+    pub(super) fn take(
+        &mut self,
+        geometry: &Geometry,
+        block: Run<'_>,
+        list: u32,
+        here: impl Fn(u32) -> bool,
+    ) {
         let (code_bytes, from) = (geometry.layout.code_bytes(), self.codes.len());
         geometry.layout.unpack(block.codes, block.rows.len(), &mut self.codes);
         let mut end = from;
@@ -527,20 +580,25 @@ fn train_codec(
     spec: &IndexSpec,
     rows: Rows<'_>,
     centroids: &[f32],
-    seed: u64,
+    params: &TrainParams,
     observer: &mut Observer<'_>,
 ) -> Result<Box<dyn Codec>> {
-    let similarity = spec.metric.similarity();
+    let (similarity, seed, iterations) =
+        (spec.metric.similarity(), params.clustering.seed, params.code_iterations);
     if let Some(codec) = untrained_codec(spec, spec.encoding, rows.dim()) {
         return Ok(codec);
     }
-    let most = codec::training_rows(spec.encoding).unwrap_or(usize::MAX);
+    let most = params.code_rows.or(codec::training_rows(spec.encoding)).unwrap_or(usize::MAX);
     let sample = pick(rows, most, seed);
     let rows = Rows::of(&sample, rows.dim());
     let mut lists = vec![0; rows.len()];
     Model::coarse(spec, centroids.to_vec(), None).assign(rows, &mut lists, &mut vec![0.0; rows.len()]);
     let sample = Assigned { rows, lists: &lists, centroids: Some(Rows::of(centroids, rows.dim())) };
-    let trained = codec::train(spec.encoding, &Training { sample, similarity, seed }, observer)?;
+    let trained = codec::train(
+        spec.encoding,
+        &Training { sample, similarity, seed, iterations, rows: params.code_rows },
+        observer,
+    )?;
     // What cannot be opened again must not be stored: rows that nobody checked can make such tables.
     codec::load(spec.encoding, rows.dim(), similarity, &trained.tables()).map_err(unfit)
 }
@@ -566,11 +624,16 @@ pub(crate) fn encode_params(params: &TrainParams) -> Vec<u8> {
         Init::KMeansPlusPlus => "k-means++",
         Init::AfkMc2 => "afk-mc2",
     };
+    let line =
+        |name: &str, value: Option<usize>| value.map_or(String::new(), |value| format!("{name} {value}\n"));
+    let code_rows = line("code_rows", params.code_rows);
+    let code_iterations = line("code_iterations", params.code_iterations);
     let sample = params.sample_rows.map_or("all".to_string(), |rows| rows.to_string());
     format!(
         "niter {}\nnredo {}\nspherical {}\nint_centroids {}\nupdate_index {}\nfrozen_centroids {}\n\
          min_points_per_centroid {}\nmax_points_per_centroid {}\nseed {}\ninit {init}\n\
-         afkmc2_chain_length {}\nearly_stop_threshold {}\ncheck_finite {}\nsample_rows {sample}\n",
+         afkmc2_chain_length {}\nearly_stop_threshold {}\ncheck_finite {}\nmin_cluster_rows {}\nsample_rows {sample}\n\
+         {code_rows}{code_iterations}",
         c.niter,
         c.nredo,
         c.spherical,
@@ -583,6 +646,7 @@ pub(crate) fn encode_params(params: &TrainParams) -> Vec<u8> {
         c.afkmc2_chain_length,
         c.early_stop_threshold,
         c.check_finite,
+        c.min_cluster_rows,
     )
     .into_bytes()
 }
@@ -621,6 +685,9 @@ fn set_param(params: &mut TrainParams, name: &str, value: &str) -> Option<()> {
         "afkmc2_chain_length" => c.afkmc2_chain_length = value.parse().ok()?,
         "early_stop_threshold" => c.early_stop_threshold = value.parse().ok()?,
         "check_finite" => c.check_finite = value.parse().ok()?,
+        "min_cluster_rows" => c.min_cluster_rows = value.parse().ok()?,
+        "code_rows" => params.code_rows = Some(value.parse().ok()?),
+        "code_iterations" => params.code_iterations = Some(value.parse().ok()?),
         "sample_rows" if value == "all" => params.sample_rows = None,
         "sample_rows" => params.sample_rows = Some(value.parse().ok()?),
         _ => {}
@@ -643,7 +710,10 @@ mod tests {
             early_stop_threshold: 0.125,
             ..ClusteringParams::default()
         };
-        let params = TrainParams { clustering, sample_rows: Some(9), initial: None };
+        let clustering = ClusteringParams { min_cluster_rows: 7, ..clustering };
+        let (code_rows, code_iterations) = (Some(70), Some(3));
+        let params =
+            TrainParams { clustering, sample_rows: Some(9), code_rows, code_iterations, initial: None };
         assert_eq!(decode_params(&encode_params(&params)).unwrap(), params);
         assert!(decode_params(b"niter many\n").is_err());
     }

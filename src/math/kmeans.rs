@@ -55,6 +55,10 @@ pub struct ClusteringParams {
     pub min_points_per_centroid: usize,
     /// With more training rows per centroid than this, a sample of that many is used. Default 256.
     pub max_points_per_centroid: usize,
+    /// A cluster of fewer rows gives its centroid up to split a large one in two, as an empty one does, but not in
+    /// the last iteration; no more than the mean of rows a cluster counts. What is left of it goes to other clusters.
+    /// ScaNN's `min_partition_size`. Default 1: empty ones only.
+    pub min_cluster_rows: usize,
     /// Of the sample, the initial centroids and the splits. The same seed gives the same centroids on
     /// any number of threads. Default 1234.
     pub seed: u64,
@@ -82,6 +86,7 @@ impl Default for ClusteringParams {
             frozen_centroids: false,
             min_points_per_centroid: 39,
             max_points_per_centroid: 256,
+            min_cluster_rows: 1,
             seed: 1234,
             init: Init::Random,
             afkmc2_chain_length: 50,
@@ -342,8 +347,9 @@ impl Trainer<'_, '_, '_> {
         let mut centroids = seeds.choose(self.params, &mut random, &mut || self.tick())?;
         constrain(&mut centroids[given.len()..], self.rows.dim(), self.params);
         let mut iterations: Vec<IterationStats> = Vec::new();
-        for _ in 0..self.params.niter {
-            let stats = self.iterate(&mut centroids, &mut random)?;
+        for left in (0..self.params.niter).rev() {
+            let least = if left > 0 { self.params.min_cluster_rows.min(self.rows.len() / self.k) } else { 1 };
+            let stats = self.iterate(&mut centroids, least, &mut random)?;
             let settled = iterations.last().is_some_and(|last| self.settled(last.objective, stats.objective));
             iterations.push(stats);
             if settled {
@@ -360,7 +366,12 @@ impl Trainer<'_, '_, '_> {
         (now - before).abs() <= self.params.early_stop_threshold * before.abs()
     }
 
-    fn iterate(&mut self, centroids: &mut [f32], random: &mut Random) -> Result<IterationStats> {
+    fn iterate(
+        &mut self,
+        centroids: &mut [f32],
+        least: usize,
+        random: &mut Random,
+    ) -> Result<IterationStats> {
         let start = Instant::now();
         self.assign(centroids)?;
         let assign_seconds = start.elapsed().as_secs_f64();
@@ -369,7 +380,7 @@ impl Trainer<'_, '_, '_> {
         let mut sizes = clusters.sizes();
         let imbalance = imbalance(&sizes);
         self.update(&clusters, centroids)?;
-        let splits = self.split(&mut sizes, centroids, random);
+        let splits = self.split(&mut sizes, centroids, least, random);
         constrain(&mut centroids[self.frozen * self.rows.dim()..], self.rows.dim(), self.params);
         Ok(IterationStats {
             objective: if self.nearness.is_negated() { 0.0 - score } else { score },
@@ -409,15 +420,17 @@ impl Trainer<'_, '_, '_> {
         Ok(())
     }
 
-    /// Gives each empty cluster half of another: a copy of its centroid, both moved apart by a 1024th
+    /// Gives each cluster of less than `least` rows half of another: a copy of its centroid, both moved apart by a 1024th
     /// of each component. The donor is found by walking around the clusters and stopping at one with a
     /// probability that grows with its size.
-    fn split(&self, sizes: &mut [usize], centroids: &mut [f32], random: &mut Random) -> usize {
+    fn split(&self, sizes: &mut [usize], centroids: &mut [f32], least: usize, random: &mut Random) -> usize {
         let dim = self.rows.dim();
         let mut splits = 0;
         for empty in self.frozen..self.k {
-            if sizes[empty] == 0
+            // One that is not empty is given up only for two of its kind.
+            if sizes[empty] < least.max(1)
                 && let Some(donor) = self.donor(sizes, random)
+                && (sizes[empty] == 0 || donor != empty && sizes[donor] >= 2 * least)
             {
                 let copy = centroids[donor * dim..(donor + 1) * dim].to_vec();
                 centroids[empty * dim..(empty + 1) * dim].copy_from_slice(&copy);
