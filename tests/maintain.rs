@@ -121,9 +121,7 @@ fn lists_are_split_and_dissolved_and_nothing_is_lost() {
                 assert!(report.split > 0 && report.dissolved > 0 && report.moved > 0, "{what}: {report:?}");
                 assert_eq!((report.lists, report.left), (open(&store).nlist(), 0), "{what}");
                 assert_all_there(&store, &oracle, &what);
-                if !text.contains("RU8") {
-                    assert_codes_fit(&store, &oracle, &what);
-                }
+                assert_codes_fit(&store, &oracle, &what);
                 let longest = |sizes: &[usize]| sizes.iter().copied().max().unwrap();
                 let after = open(&store).list_sizes().unwrap();
                 assert!(longest(&after) < longest(&sizes), "{what}: {sizes:?} to {after:?}");
@@ -189,7 +187,7 @@ fn lists_that_take_other_numbers_keep_their_codes() {
     change(&store, "i", |index| index.remove_ids(&IdSelector::batch(gone.clone())).unwrap());
     let before: BTreeMap<u64, Vec<u8>> =
         open(&store).ids().unwrap().into_iter().map(|id| (id, reader.code(id).unwrap().bytes)).collect();
-    let report = maintain(&store, &MaintainParams { neighbours: 0, ..params() });
+    let report = maintain(&store, &MaintainParams { split_beyond: 1e9, ..params() });
     assert_eq!((report.split, report.dissolved, report.lists, report.moved), (0, 15, 5, 15));
     assert_sound(&store, "i");
     let after = open(&store);
@@ -219,9 +217,9 @@ fn a_call_takes_on_no_more_than_it_is_told() {
     let nothing = maintain(&store, &MaintainParams::default());
     assert_eq!((nothing.split, nothing.dissolved, nothing.moved, nothing.left), (0, 0, 0, 0));
     // By a size of lists instead of their mean.
-    let report = maintain(&store, &MaintainParams { list_entries: Some(8.0), ..MaintainParams::default() });
+    let report = maintain(&store, &MaintainParams { list_entries: Some(4.0), ..MaintainParams::default() });
     assert!(report.lists > 50, "{report:?}");
-    assert_all_there(&store, &oracle, "8 entries a list");
+    assert_all_there(&store, &oracle, "4 entries a list");
 }
 
 /// Equal vectors cannot be told apart: the list stays, and is not waited for.
@@ -236,11 +234,9 @@ fn equal_vectors_are_not_split() {
         index.add(rows(&[7.0; 400], 2)).unwrap();
     });
     let params = MaintainParams { dissolve_below: 0.0, split_beyond: 2.0, ..MaintainParams::default() };
-    let mut report = maintain(&store, &params);
-    if report.split > 0 {
-        // The others of its list were split off.
-        report = maintain(&store, &params);
-    }
+    // The others of its list are split off first.
+    let reports = (0..10).map(|_| maintain(&store, &params)).find(|report| report.split == 0);
+    let report = reports.unwrap();
     assert_eq!((report.split, report.moved, report.left), (0, 0, 0));
     assert_sound(&store, "i");
 }
@@ -282,15 +278,16 @@ fn what_cannot_be_maintained_is_refused_and_a_cancelled_call_changes_nothing() {
         let txn = store.begin_write().unwrap();
         let result = txn.index("i").unwrap().maintain(&params(), &mut Observer::new(&mut stop));
         txn.commit().unwrap();
-        match result {
-            Err(Error::Cancelled) => assert_eq!(state(&open(&store)), before),
-            done => break assert!(done.unwrap().split > 0 && cancelled_at > 1),
+        if let Err(Error::Cancelled) = result {
+            assert_eq!(state(&open(&store)), before);
+            continue;
         }
+        assert!(result.unwrap().split > 0 && cancelled_at > 1);
+        break;
     }
     assert_ne!(state(&open(&store)), before);
 }
 
-/// A damaged index that was maintained is repaired as any other.
 #[test]
 fn a_transaction_that_is_aborted_leaves_the_old_lists() {
     let (store, oracle) = grown("IVF24_SOAR,Flat", Metric::L2);
