@@ -159,12 +159,9 @@ mod tests {
             // A row that is its own centroid has no residual.
             data[..dim].copy_from_slice(&centroids[dim..2 * dim]);
             let rows = Rows::new(&data, dim).unwrap();
-            for (similarity, lambda) in [
-                (Similarity::L2, 1.5),
-                (Similarity::Dot, 1.5),
-                (Similarity::L2, 0.0),
-                (Similarity::Dot, 20.0),
-            ] {
+            for (similarity, lambda) in
+                [(Similarity::L2, 1.5), (Similarity::Dot, 1.5), (Similarity::L2, 0.0), (Similarity::Dot, 6.0)]
+            {
                 let coarse = FlatCoarse::new(centroids.clone(), dim, similarity).spilling_by(lambda as f32);
                 let (mut lists, mut second) = (vec![0; n], vec![0; n]);
                 coarse.assign(rows, &mut lists, &mut vec![0.0; n]);

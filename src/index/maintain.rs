@@ -85,7 +85,8 @@ pub struct MaintainReport {
     pub lists: usize,
     /// Vectors that were encoded anew.
     pub moved: u64,
-    /// Lists that wait for the next call. Not those that cannot be split because their vectors are all equal.
+    /// Lists that wait for the next call, after one that has changed something. Lists that cannot be split, because their
+    /// vectors are all equal, do not wait.
     pub left: usize,
 }
 
@@ -115,46 +116,53 @@ impl MaintainParams {
     }
 }
 
-/// Lists to be changed.
-#[derive(Debug, Default, PartialEq)]
+/// A list to be changed: its entries, and into how many it is to be split if it is not to be dissolved.
+#[derive(Clone, Copy, Debug, PartialEq)]
 struct Wanted {
-    /// Lists, and into how many each is to be split.
-    split: Vec<(u32, usize)>,
-    dissolve: Vec<u32>,
-    left: usize,
+    list: u32,
+    n: u32,
+    parts: Option<usize>,
 }
 
 impl Wanted {
-    /// `lists_min` lists must stay.
-    fn new(sizes: &[u32], params: &MaintainParams, lists_min: usize, rows_max: u64) -> Self {
+    /// The longest first, then the tiniest; `lists_min` lists must stay.
+    fn of_sizes(sizes: &[u32], params: &MaintainParams, lists_min: usize) -> Vec<Self> {
         let total: u64 = sizes.iter().map(|n| u64::from(*n)).sum();
         let entries = params.list_entries.unwrap_or(total as f64 / sizes.len() as f64);
         let (most, least) = (entries * params.split_beyond, entries * params.dissolve_below);
-        let by_size = |lists: &mut Vec<u32>| lists.sort_by_key(|list| (sizes[*list as usize], *list));
-        let those = |is: &dyn Fn(f64) -> bool| -> Vec<u32> {
-            (0..).zip(sizes).filter(|(_, n)| is(f64::from(**n))).map(|(list, _)| list).collect()
+        let all = || (0..).zip(sizes.iter().copied());
+        let split = |(list, n): (u32, u32)| {
+            let parts = ((f64::from(n) / entries).round() as usize).max(2);
+            Wanted { list, n, parts: Some(parts) }
         };
-        let (mut long, mut tiny) = (those(&|n| n > most && n >= 2.0), those(&|n| n < least));
-        by_size(&mut long);
-        by_size(&mut tiny);
+        let mut long: Vec<Self> = all().filter(|(_, n)| f64::from(*n) > most && *n > 1).map(split).collect();
+        long.sort_by_key(|wanted| (u32::MAX - wanted.n, wanted.list));
+        let dissolve = |(list, n)| Wanted { list, n, parts: None };
+        let mut tiny: Vec<Self> = all().filter(|(_, n)| f64::from(*n) < least).map(dissolve).collect();
+        tiny.sort_by_key(|wanted| (wanted.n, wanted.list));
         tiny.truncate(sizes.len().saturating_sub(lists_min));
-        let mut wanted = Wanted { left: long.len() + tiny.len(), ..Wanted::default() };
-        let mut rows = 0;
-        for list in long.into_iter().rev().chain(tiny) {
-            let n = sizes[list as usize];
-            rows += u64::from(n);
-            if rows > rows_max && rows > u64::from(n) {
-                break;
-            }
-            wanted.left -= 1;
-            match f64::from(n) > most {
-                true => wanted.split.push((list, ((f64::from(n) / entries).round() as usize).max(2))),
-                false => wanted.dissolve.push(list),
-            }
-        }
-        wanted.split.sort_unstable();
-        wanted.dissolve.sort_unstable();
-        wanted
+        long.extend(tiny);
+        long
+    }
+}
+
+/// What is to be done.
+#[derive(Default)]
+struct Plan {
+    /// Lists that are split, and the centroids that they are split into.
+    split: Vec<u32>,
+    made: Vec<f32>,
+    dissolve: Vec<u32>,
+    /// Lists beyond what one call takes on.
+    left: usize,
+}
+
+impl Plan {
+    /// Lists whose centroid is no more, ascending.
+    fn gone(&self) -> Vec<u32> {
+        let mut gone = [&self.split[..], &self.dissolve[..]].concat();
+        gone.sort_unstable();
+        gone
     }
 }
 
@@ -244,30 +252,26 @@ impl IndexWriter<'_> {
             return Err(Error::Untrained { index: spec.to_string() });
         }
         self.check_lists_alone()?;
-        let row_bytes = 4 * spec.dim as u64;
-        let rows_max = params.rows_max.unwrap_or(TAKEN_BYTES as u64 / row_bytes);
-        let lists_min = spec.supers().unwrap_or(1).max(if spec.spill { 2 } else { 1 });
-        let wanted = Wanted::new(&self.sizes()?, params, lists_min, rows_max);
-        let mut report = MaintainReport { lists: nlist, left: wanted.left, ..MaintainReport::default() };
-        let (made, split) = self.split_lists(&spec, &wanted.split, observer)?;
-        let mut gone: Vec<u32> = split.iter().chain(&wanted.dissolve).copied().collect();
-        gone.sort_unstable();
+        let rows_max = params.rows_max.unwrap_or((TAKEN_BYTES / (4 * spec.dim)) as u64);
+        let plan = self.plan(&spec, params, rows_max, observer)?;
+        let gone = plan.gone();
         if gone.is_empty() {
-            return Ok(report);
+            return Ok(MaintainReport { lists: nlist, left: plan.left, ..MaintainReport::default() });
         }
-        let fresh = (made.len() / spec.inner_dim()) as u32;
+        let fresh = (plan.made.len() / spec.inner_dim()) as u32;
         let numbering = Numbering::new(nlist as u32, gone, fresh);
-        let model = self.renumbered(&spec, &numbering, &made)?;
+        let model = self.renumbered(&spec, &numbering, &plan.made)?;
         let mut moving = self.all_of(&numbering.gone)?;
-        self.drawn_in(&model, &numbering, &split, params.neighbours, &mut moving)?;
+        self.drawn_in(&model, &numbering, &plan.split, params.neighbours, &mut moving)?;
         let encoded = self.encoded_anew(&model, &moving)?;
-        observer.tick("split", 1, 1)?;
-        report = MaintainReport {
-            split: split.len(),
-            dissolved: wanted.dissolve.len(),
+        let done = numbering.gone.len() as u64;
+        observer.tick("split", done + 1, done + 1)?;
+        let mut report = MaintainReport {
+            split: plan.split.len(),
+            dissolved: plan.dissolve.len(),
             lists: model.nlist(),
             moved: moving.numbers.len() as u64,
-            ..report
+            left: plan.left,
         };
         if self.model.shares() {
             report.moved =
@@ -283,36 +287,62 @@ impl IndexWriter<'_> {
         Ok(self.tables.list_entries(lists)?.iter().map(|entry| entry.n).collect())
     }
 
-    /// Centroids for the lists to be split, and the lists that can be.
-    fn split_lists(
+    /// Chooses lists and makes centroids, for no more vectors than these but one list always.
+    fn plan(
         &self,
         spec: &IndexSpec,
-        wanted: &[(u32, usize)],
+        params: &MaintainParams,
+        rows_max: u64,
         observer: &mut Observer<'_>,
-    ) -> Result<(Vec<f32>, Vec<u32>)> {
-        let stored = self.reader().training()?.unwrap_or_default();
-        let (mut made, mut split) = (Vec::new(), Vec::new());
-        for (done, &(list, parts)) in wanted.iter().enumerate() {
-            observer.tick("split", done as u64, wanted.len() as u64 + 1)?;
-            let own = self.own_rows(list)?;
-            let rows = self.model.project(Rows::of(&own.vectors, spec.dim))?;
-            let rows = Rows::of(&rows, spec.inner_dim());
-            let parts = parts.min(rows.len());
-            if parts < 2 {
-                continue;
+    ) -> Result<Plan> {
+        let lists_min = spec.supers().unwrap_or(1).max(if spec.spill { 2 } else { 1 });
+        let wanted = Wanted::of_sizes(&self.sizes()?, params, lists_min);
+        let training = self.reader().training()?.unwrap_or_default();
+        let (mut plan, mut rows) = (Plan::default(), 0);
+        for (at, &Wanted { list, n, parts }) in wanted.iter().enumerate() {
+            if rows > 0 && rows + u64::from(n) > rows_max {
+                plan.left = wanted.len() - at;
+                break;
             }
-            let seed = stored.clustering.seed.wrapping_add(u64::from(list));
-            let clustering = ClusteringParams { frozen_centroids: false, seed, ..stored.clustering.clone() };
-            let params = TrainParams { clustering, ..TrainParams::default() };
-            let mut silent = Observer::none();
-            let (found, _) = self.cluster_lists(spec, parts, rows, None, &params, &mut silent)?;
-            let centroids = used(spec, found.centroids, rows);
-            if centroids.len() >= 2 * spec.inner_dim() {
-                made.extend(centroids);
-                split.push(list);
+            observer.tick("split", at as u64, wanted.len() as u64 + 1)?;
+            match parts {
+                None => plan.dissolve.push(list),
+                Some(parts) => match self.split_list(spec, list, parts, &training)? {
+                    Some(made) => {
+                        plan.split.push(list);
+                        plan.made.extend(made);
+                    }
+                    // One that cannot be split is no work.
+                    None => continue,
+                },
             }
+            // Empty lists are not for nothing either.
+            rows += u64::from(n).max(1);
         }
-        Ok((made, split))
+        Ok(plan)
+    }
+
+    /// Centroids to split a list by, if it can be split.
+    fn split_list(
+        &self,
+        spec: &IndexSpec,
+        list: u32,
+        parts: usize,
+        training: &TrainParams,
+    ) -> Result<Option<Vec<f32>>> {
+        let own = self.own_rows(list)?;
+        let rows = self.model.project(Rows::of(&own.vectors, spec.dim))?;
+        let rows = Rows::of(&rows, spec.inner_dim());
+        let parts = parts.min(rows.len());
+        if parts < 2 {
+            return Ok(None);
+        }
+        let seed = training.clustering.seed.wrapping_add(u64::from(list));
+        let clustering = ClusteringParams { frozen_centroids: false, seed, ..training.clustering.clone() };
+        let params = TrainParams { clustering, ..TrainParams::default() };
+        let (found, _) = self.cluster_lists(spec, parts, rows, None, &params, &mut Observer::none())?;
+        let centroids = used(spec, found.centroids, rows);
+        Ok((centroids.len() >= 2 * spec.inner_dim()).then_some(centroids))
     }
 
     /// The model with these centroids.
@@ -580,24 +610,25 @@ fn used(spec: &IndexSpec, centroids: Vec<f32>, rows: Rows<'_>) -> Vec<f32> {
 mod tests {
     use super::*;
 
-    fn wanted(sizes: &[u32], params: MaintainParams, lists_min: usize, rows_max: u64) -> Wanted {
-        Wanted::new(sizes, &params, lists_min, rows_max)
-    }
-
     #[test]
     fn the_longest_are_split_and_the_tiniest_dissolved() {
         let sizes = [90, 790, 80, 10, 30];
-        let params =
-            || MaintainParams { split_beyond: 3.0, dissolve_below: 0.1, ..MaintainParams::default() };
-        let all = Wanted { split: vec![(1, 4)], dissolve: vec![3], left: 0 };
-        assert_eq!(wanted(&sizes, params(), 1, u64::MAX), all);
-        let one = Wanted { split: vec![(1, 4)], dissolve: vec![], left: 1 };
-        assert_eq!(wanted(&sizes, params(), 1, 5), one);
-        assert_eq!(wanted(&sizes, params(), 5, u64::MAX).dissolve, []);
-        let entries = MaintainParams { list_entries: Some(10.0), ..params() };
-        assert_eq!(wanted(&sizes, entries, 1, u64::MAX).split, [(0, 9), (1, 79), (2, 8)]);
-        assert_eq!(wanted(&[7, 7, 7], params(), 1, u64::MAX), Wanted::default());
-        assert_eq!(wanted(&[0, 0], params(), 1, u64::MAX), Wanted::default());
+        let params = |list_entries| MaintainParams {
+            list_entries,
+            split_beyond: 3.0,
+            dissolve_below: 0.1,
+            ..MaintainParams::default()
+        };
+        let wanted = |sizes: &[u32], list_entries, lists_min| -> Vec<(u32, Option<usize>)> {
+            let wanted = Wanted::of_sizes(sizes, &params(list_entries), lists_min);
+            wanted.iter().map(|wanted| (wanted.list, wanted.parts)).collect()
+        };
+        assert_eq!(wanted(&sizes, None, 1), [(1, Some(4)), (3, None)]);
+        assert_eq!(wanted(&sizes, None, 5), [(1, Some(4))], "no list may go");
+        assert_eq!(wanted(&sizes, Some(10.0), 1), [(1, Some(79)), (0, Some(9)), (2, Some(8))]);
+        assert_eq!(wanted(&[7, 7, 7], None, 1), []);
+        assert_eq!(wanted(&[0, 0], None, 1), []);
+        assert_eq!(wanted(&[0, 5, 0], Some(5.0), 2), [(0, None)], "two must stay");
     }
 
     /// Against a list of names: every list that stays keeps its centroid under one number, and no number is without one.

@@ -55,9 +55,9 @@ pub struct ClusteringParams {
     pub min_points_per_centroid: usize,
     /// With more training rows per centroid than this, a sample of that many is used. Default 256.
     pub max_points_per_centroid: usize,
-    /// A cluster of fewer rows gives its centroid up to split a large one in two, as an empty one does, but not in
-    /// the last iteration; no more than the mean of rows a cluster counts. What is left of it goes to other clusters.
-    /// ScaNN's `min_partition_size`. Default 1: empty ones only.
+    /// A cluster of fewer rows gives its centroid up to split one of twice as many in two, as an empty one does after
+    /// each iteration; no more than the mean of rows a cluster counts. Its rows go to other clusters. ScaNN's
+    /// `min_partition_size`. Default 1: empty ones only.
     pub min_cluster_rows: usize,
     /// Of the sample, the initial centroids and the splits. The same seed gives the same centroids on
     /// any number of threads. Default 1234.
@@ -347,8 +347,8 @@ impl Trainer<'_, '_, '_> {
         let mut centroids = seeds.choose(self.params, &mut random, &mut || self.tick())?;
         constrain(&mut centroids[given.len()..], self.rows.dim(), self.params);
         let mut iterations: Vec<IterationStats> = Vec::new();
-        for left in (0..self.params.niter).rev() {
-            let least = if left > 0 { self.params.min_cluster_rows.min(self.rows.len() / self.k) } else { 1 };
+        let least = self.params.min_cluster_rows.min(self.rows.len() / self.k);
+        for _ in 0..self.params.niter {
             let stats = self.iterate(&mut centroids, least, &mut random)?;
             let settled = iterations.last().is_some_and(|last| self.settled(last.objective, stats.objective));
             iterations.push(stats);

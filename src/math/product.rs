@@ -385,7 +385,7 @@ mod tests {
     }
 
     fn book(rows: &[f32], dim: usize, m: usize, bits: usize) -> ProductBook {
-        ProductBook::train(Rows::of(rows, dim), m, bits, 7.into(), &mut Observer::none()).unwrap()
+        ProductBook::train(Rows::of(rows, dim), m, bits, 7u64.into(), &mut Observer::none()).unwrap()
     }
 
     /// The bits one by one.
@@ -560,10 +560,11 @@ mod tests {
             last = tick.done;
             ControlFlow::Continue(())
         };
-        ProductBook::train(Rows::of(&rows, 4), 2, 3, 1.into(), &mut Observer::new(&mut count)).unwrap();
+        ProductBook::train(Rows::of(&rows, 4), 2, 3, 1u64.into(), &mut Observer::new(&mut count)).unwrap();
         assert!(last > 0);
         let mut stop = |_: Tick| ControlFlow::Break(());
-        let stopped = ProductBook::train(Rows::of(&rows, 4), 2, 3, 1.into(), &mut Observer::new(&mut stop));
+        let stopped =
+            ProductBook::train(Rows::of(&rows, 4), 2, 3, 1u64.into(), &mut Observer::new(&mut stop));
         assert!(matches!(stopped, Err(Error::Cancelled)));
     }
 }

@@ -430,6 +430,7 @@ impl<Q> Retriever<Q> {
         if let Some(tree) = wanted.tree {
             // What lists had when they were trained, or what the autopilot would have them have.
             let all = if online { rows } else { stored.tended.trained };
+            let all = if tree.soar { 2 * all } else { all };
             let params = MaintainParams {
                 list_entries: Some((all as f64 / tree.num_leaves as f64).max(1.0)),
                 split_beyond: 2.0,
