@@ -420,6 +420,11 @@ impl<Q> Retriever<Q> {
     fn tend(&self, txn: &WriteTxn, mut stored: Stored) -> Result<()> {
         let mut writer = self.open_in(txn)?;
         let rows = writer.len();
+        if rows == 0 {
+            // Nothing to learn from.
+            stored.tended = Tended { rows, changed: 0, ..stored.tended };
+            return writer.set_note(&stored.encode());
+        }
         let wanted = stored.plan.settled(rows, writer.spec().dim());
         let online = wanted.autopilot.is_some();
         let another = wanted.tree.is_some() != stored.plan.tree.is_some();

@@ -476,7 +476,7 @@ impl Plan {
 
     /// How an index of so many lists is searched: the same share of them as of those that it was to have.
     pub(super) fn search_defaults_of(&self, lists: usize) -> SearchParams {
-        let Some(tree) = self.tree else { return self.search_defaults() };
+        let Some(tree) = self.tree else { return self.search_defaults().nprobe(lists) };
         let share = tree.num_leaves_to_search as f64 / tree.num_leaves as f64;
         self.search_defaults().nprobe(((share * lists as f64).ceil() as usize).max(1))
     }
