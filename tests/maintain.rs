@@ -82,7 +82,7 @@ fn assert_all_there(store: &Store, oracle: &Oracle, what: &str) {
     let reader = open(store);
     assert_eq!(reader.spec().nlist(), Some(reader.nlist()), "{what}");
     let params = match reader.spec().kept_rows() {
-        Some(_) => everywhere().rerank(oracle.vectors.len()),
+        Some(_) => everywhere().rerank(oracle.vectors.len() + 1),
         None => everywhere(),
     };
     for query in rows(&integers(20, DIM, 130, 9), DIM).iter() {

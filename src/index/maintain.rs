@@ -300,7 +300,9 @@ impl IndexWriter<'_> {
         let training = self.reader().training()?.unwrap_or_default();
         let (mut plan, mut rows) = (Plan::default(), 0);
         for (at, &Wanted { list, n, parts }) in wanted.iter().enumerate() {
-            if rows > 0 && rows + u64::from(n) > rows_max {
+            // Empty lists are not for nothing either.
+            let work = u64::from(n).max(1);
+            if rows > 0 && rows + work > rows_max {
                 plan.left = wanted.len() - at;
                 break;
             }
@@ -316,8 +318,7 @@ impl IndexWriter<'_> {
                     None => continue,
                 },
             }
-            // Empty lists are not for nothing either.
-            rows += u64::from(n).max(1);
+            rows += work;
         }
         Ok(plan)
     }
