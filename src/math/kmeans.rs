@@ -420,18 +420,20 @@ impl Trainer<'_, '_, '_> {
         Ok(())
     }
 
-    /// Gives each cluster of less than `least` rows half of another: a copy of its centroid, both moved apart by a 1024th
-    /// of each component. The donor is found by walking around the clusters and stopping at one with a
+    /// Gives each empty cluster half of another, and each of less than `least` rows half of the largest: a copy of its centroid, both moved apart by a 1024th
+    /// of each component. The donor of an empty one is found by walking around the clusters and stopping at one with a
     /// probability that grows with its size.
     fn split(&self, sizes: &mut [usize], centroids: &mut [f32], least: usize, random: &mut Random) -> usize {
         let dim = self.rows.dim();
         let mut splits = 0;
         for empty in self.frozen..self.k {
-            // One that is not empty is given up only for two of its kind.
-            if sizes[empty] < least.max(1)
-                && let Some(donor) = self.donor(sizes, random)
-                && (sizes[empty] == 0 || donor != empty && sizes[donor] >= 2 * least)
-            {
+            let donor = match sizes[empty] {
+                0 => self.donor(sizes, random),
+                // One that is not empty is given up only for two of its kind.
+                n if n < least => self.largest(sizes).filter(|donor| sizes[*donor] >= 2 * least),
+                _ => None,
+            };
+            if let Some(donor) = donor {
                 let copy = centroids[donor * dim..(donor + 1) * dim].to_vec();
                 centroids[empty * dim..(empty + 1) * dim].copy_from_slice(&copy);
                 let categories = self.nearness.has_categories();
@@ -449,12 +451,17 @@ impl Trainer<'_, '_, '_> {
     fn donor(&self, sizes: &[usize], random: &mut Random) -> Option<usize> {
         let spare = self.rows.len().saturating_sub(self.k).max(1) as f64;
         let movable = self.frozen..self.k;
-        for candidate in movable.clone().cycle().take(10_000) {
+        for candidate in movable.cycle().take(10_000) {
             if random.unit() < sizes[candidate].saturating_sub(1) as f64 / spare {
                 return Some(candidate);
             }
         }
-        movable.max_by_key(|&i| (sizes[i], std::cmp::Reverse(i))).filter(|&i| sizes[i] > 1)
+        self.largest(sizes).filter(|&i| sizes[i] > 1)
+    }
+
+    /// The first of the largest that may move.
+    fn largest(&self, sizes: &[usize]) -> Option<usize> {
+        (self.frozen..self.k).max_by_key(|&i| (sizes[i], std::cmp::Reverse(i)))
     }
 
     fn work_per_run(&self) -> u64 {
