@@ -291,13 +291,16 @@ fn clusters_of_too_few_rows_are_given_up() {
     assert_eq!(distances(1000), distances(50));
 }
 
+/// A builder with another parameter.
+type Change = fn(RetrieverBuilder) -> RetrieverBuilder;
+
 /// Three components of eight have nearly all the variance, then all have.
 #[test]
 fn vectors_say_how_many_components_are_enough() {
     let mut narrow = reals(300, DIM, 9);
     narrow.chunks_exact_mut(DIM).for_each(|row| row[3..].iter_mut().for_each(|x| *x *= 0.01));
     let wide = reals(300, DIM, 10);
-    let kinds: [(&str, fn(RetrieverBuilder) -> RetrieverBuilder); 2] =
+    let kinds: [(&str, Change); 2] =
         [("PCA", |b| b.pca_significance(0.95, 1.0)), ("Trunc", |b| b.truncate_significance(0.95))];
     for (name, change) in kinds {
         let builder = change(Retriever::builder().num_leaves(2).num_leaves_to_search(2));
