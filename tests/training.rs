@@ -184,6 +184,8 @@ fn parameters_are_stored_with_the_model() {
             early_stop_threshold: 0.1 + 0.2,
             check_finite: false,
         },
+        code_rows: None,
+        code_iterations: None,
         sample_rows: Some(150),
         initial: Some(reals(2, 4, 94)),
     };
