@@ -75,9 +75,9 @@ pub use encoding::{
 pub use error::{Error, Result};
 pub use index::{
     CalibrateParams, Calibration, Code, ContentDigest, DistanceComputer, Fingerprint, IndexReader,
-    IndexStats, IndexWriter, ListRef, ListScanner, MergeProgress, Neighbor, PartStats, Placed, Preassigned,
-    PreparedQuery, Problem, Reconstructed, RepairReport, Scanned, SlidingWindow, Slot, Subset, TopK,
-    TrainParams, TrainReport, VerifyDepth, VerifyReport,
+    IndexStats, IndexWriter, ListRef, ListScanner, MaintainParams, MaintainReport, MergeProgress, Neighbor,
+    PartStats, Placed, Preassigned, PreparedQuery, Problem, Reconstructed, RepairReport, Scanned,
+    SlidingWindow, Slot, Subset, TopK, TrainParams, TrainReport, VerifyDepth, VerifyReport,
 };
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]
@@ -91,7 +91,8 @@ pub use profile::SearchStats;
 pub use progress::{Observer, Tick};
 pub use rerank::Rerank;
 pub use retrieval::{
-    Batch, Hash, Identifier, Identifiers, Quantize, Retrieved, Retriever, RetrieverBuilder, ScoreAh, Tree,
+    AutopilotMode, Batch, Growth, Hash, Identifier, Identifiers, Quantize, Retrieved, Retriever,
+    RetrieverBuilder, ScoreAh, Tree,
 };
 pub use rows::Rows;
 pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX};

@@ -7,7 +7,8 @@
 use crate::autopilot;
 use crate::coarse::QuantizerName;
 use crate::codec;
-use crate::encoding::Encoding;
+use crate::encoding::{Encoding, Real};
+use crate::kernel::Similarity;
 use crate::math::kmeans::ClusteringParams;
 use crate::math::transform::Chain;
 use crate::storage::format::{FRAME, MAX_ORDER, value_bytes};
@@ -113,9 +114,14 @@ pub struct IndexSpec {
     pub(crate) nlist: Option<usize>,
     pub(crate) coarse: Coarse,
     pub(crate) spill: bool,
+    /// Of spilling; `None` is [`SPILL_STRENGTH`].
+    pub(crate) strength: Option<Real>,
+    pub(crate) avq: Option<Real>,
     pub(crate) transforms: Vec<TransformKind>,
     pub(crate) encoding: Encoding,
     pub(crate) kept: Option<KeptRows>,
+    /// Of rounding kept rows.
+    pub(crate) shaped: Option<Real>,
     pub(crate) keys: bool,
     pub(crate) block_order: u8,
 }
@@ -144,6 +150,12 @@ const OWN: &str = "(own:";
 
 /// How spilling is spelled, after the number of lists: spilling with orthogonality-amplified residuals.
 const SPILL: &str = "_SOAR";
+/// λ of spilling, unless a specification says another (`_SOAR0.8`).
+const SPILL_STRENGTH: f32 = 1.5;
+/// How anisotropic centroids are spelled, behind that: `_AVQ2`.
+const AVQ: &str = "_AVQ";
+/// How it is spelled that kept rows are rounded with a threshold: `RSQ8_aq0.2`.
+const SHAPED: &str = "_aq";
 
 /// Blocks of 16,368 bytes: a 1-block change writes 16 KiB, and a list of 75 KB is five gets.
 const BLOCK_ORDER: u8 = 2;
@@ -163,9 +175,12 @@ impl IndexSpec {
             nlist: None,
             coarse: Coarse::Auto,
             spill: false,
+            strength: None,
+            avq: None,
             transforms: Vec::new(),
             encoding: Encoding::Flat,
             kept: None,
+            shaped: None,
             keys: false,
             block_order: BLOCK_ORDER,
         }
@@ -224,7 +239,24 @@ impl IndexSpec {
     /// a query that misses it in the first finds it in the second. Fewer lists need to be probed for the same recall, and
     /// the codes take twice the bytes. Takes 2 lists or more; nothing is spilled before training.
     pub fn with_spill(self, spill: bool) -> Self {
-        IndexSpec { spill, ..self }
+        IndexSpec { spill, strength: self.strength.filter(|_| spill), ..self }
+    }
+
+    /// The same with λ, which says how much more an error along the first residual costs than one across it when the second
+    /// list is chosen (`IVF1024_SOAR0.8`): 0 takes the second nearest list, more takes lists in other directions. 0 or more;
+    /// 1.5 unless said otherwise, ScaNN's `soar_lambda`.
+    pub fn with_spill_strength(self, lambda: Real) -> Self {
+        let strength = Some(lambda).filter(|lambda| lambda.get() != SPILL_STRENGTH);
+        IndexSpec { spill: true, strength, ..self }
+    }
+
+    /// Makes centroids by anisotropic weights (`IVF1024_AVQ2`, ScaNN's `avq`): a centroid is the c that minimises
+    /// `Σ ‖x‖^(η−1)·(‖e‖² + (η−1)·⟨e, x/‖x‖⟩²)` over its list's vectors, e = x − c, and not their mean: errors along a vector,
+    /// which change its products, weigh η times as much as errors across it, and those of longer vectors more. k-means
+    /// goes by L2, as rows go to lists; queries go to lists by product, and a centroid's length counts there. η is 1 or more,
+    /// 1.6 to 2.5 as a rule. Takes inner product or cosine, and no tree.
+    pub fn with_avq(self, eta: Real) -> Self {
+        IndexSpec { avq: Some(eta), ..self }
     }
 
     /// Transforms vectors before lists are found and codes made (`PCA64,IVF1024,SQ8`): one after the other, each trained
@@ -243,6 +275,14 @@ impl IndexSpec {
     /// Keeps the vectors beside the codes.
     pub fn with_kept_rows(self, kept: KeptRows) -> Self {
         IndexSpec { kept: Some(kept), ..self }
+    }
+
+    /// Rounds the components of kept rows up or down so that the error along the row is small, which products with near
+    /// queries feel, for more of it across (`RSQ8_aq0.2`, `RBF16_aq0.2`): ScaNN's noise shaping. The threshold is that
+    /// of [`FastScan::anisotropic`](crate::FastScan::anisotropic), more than 0. Takes inner product or cosine, rows of
+    /// f16, bf16 or [`KeptRows::SQ8`], and codes that are estimates.
+    pub fn with_kept_threshold(self, threshold: Real) -> Self {
+        IndexSpec { shaped: Some(threshold), ..self }
     }
 
     /// Names vectors by keys (strings or bytes, 1 to 1,024 bytes) instead of integers.
@@ -299,6 +339,21 @@ impl IndexSpec {
     /// True if each vector stands in two lists.
     pub fn spill(&self) -> bool {
         self.spill
+    }
+
+    /// λ of [`with_spill_strength`](Self::with_spill_strength).
+    pub fn spill_strength(&self) -> f32 {
+        self.strength.map_or(SPILL_STRENGTH, Real::get)
+    }
+
+    /// η of [`with_avq`](Self::with_avq).
+    pub fn avq(&self) -> Option<f32> {
+        self.avq.map(Real::get)
+    }
+
+    /// The threshold of [`with_kept_threshold`](Self::with_kept_threshold).
+    pub fn kept_threshold(&self) -> Option<f32> {
+        self.shaped.map(Real::get)
     }
 
     /// What is done to vectors before lists are found and codes made.
@@ -379,8 +434,10 @@ impl IndexSpec {
             _ => self.kept,
         };
         let coarse = match (self.coarse, self.nlist) {
-            // A tree goes by matrix products, which say no other distance.
-            (Coarse::Auto, Some(nlist)) if nlist >= TREE_NLIST && self.metric.distance().is_some() => {
+            // A tree goes by matrix products, which say no other distance, and by one similarity for rows and queries.
+            (Coarse::Auto, Some(nlist))
+                if nlist >= TREE_NLIST && (self.metric.distance().is_some() || self.avq.is_some()) =>
+            {
                 Coarse::Flat
             }
             (Coarse::Auto, Some(nlist)) if nlist >= TREE_NLIST => Coarse::Tree(2 * nlist.isqrt()),
@@ -440,6 +497,20 @@ impl IndexSpec {
             }
             (Coarse::Tree(_) | Coarse::Raw | Coarse::Own(_), Some(_)) => {}
         }
+        match (self.avq.map(Real::get), self.nlist, self.coarse) {
+            (Some(eta), ..) if eta < 1.0 => return Some(format!("{AVQ}{eta}, allowed is 1 or more")),
+            (Some(_), None, _) => return Some("centroids of lists, and there are none".into()),
+            (Some(_), _, Coarse::Tree(_)) => {
+                return Some("a tree of directions, and anisotropic centroids are of any length".into());
+            }
+            _ => {}
+        }
+        if let Some(lambda) = self.strength.map(Real::get).filter(|lambda| *lambda < 0.0) {
+            return Some(format!("{SPILL}{lambda}, allowed is 0 or more"));
+        }
+        if let Some(what) = self.misshaped() {
+            return Some(what);
+        }
         if let ([first, ..], None) = (&self.transforms[..], self.nlist) {
             return Some(format!("{first} takes lists (IVF1 for one), as it comes with their training"));
         }
@@ -469,6 +540,36 @@ impl IndexSpec {
         }
     }
 
+    /// Why kept rows cannot be rounded with a threshold, if they cannot.
+    fn misshaped(&self) -> Option<String> {
+        let threshold = self.shaped?.get();
+        if threshold <= 0.0 {
+            return Some(format!("{SHAPED}{threshold}, allowed is more than 0"));
+        }
+        match self.kept {
+            Some(KeptRows::F16 | KeptRows::BF16 | KeptRows::SQ8) => {}
+            Some(kept) => return Some(format!("{} has nothing to round up or down", kept.name())),
+            None => return Some("a threshold for kept rows, and none are kept".into()),
+        }
+        self.encoding.element().map(|_| {
+            format!(
+                "{} codes are components, rounded to the nearest: rows beside them are, too",
+                self.encoding
+            )
+        })
+    }
+
+    /// Why weights by products do not go with the metric, if they do not.
+    fn unproductive(&self) -> Option<String> {
+        let metric = self.metric;
+        if metric.distance().is_none() && metric.similarity() == Similarity::Dot {
+            return None;
+        }
+        let what = self.avq.map(|eta| format!("{AVQ}{eta}"));
+        let what = what.or_else(|| self.shaped.map(|threshold| format!("{SHAPED}{threshold}")))?;
+        Some(format!("{what} weighs errors by products, which {metric} is not: take ip or cosine"))
+    }
+
     /// Refuses what cannot be created.
     pub(crate) fn check(&self) -> Result<()> {
         let bad = |what: String| Err(Error::Spec { text: self.to_string(), what });
@@ -488,6 +589,9 @@ impl IndexSpec {
         if let Encoding::FastScan(params) = self.encoding
             && let Some(what) = params.misfit(self.metric)
         {
+            return bad(what);
+        }
+        if let Some(what) = self.unproductive() {
             return bad(what);
         }
         if let Some(nlist) = self.nlist.filter(|nlist| *nlist == 0 || *nlist > NLIST_MAX) {
@@ -519,10 +623,14 @@ impl fmt::Display for IndexSpec {
                 Coarse::Raw => f.write_str(RAW)?,
                 Coarse::Own(name) => write!(f, "{OWN}{name})")?,
             }
-            write!(f, "{},", if self.spill { SPILL } else { "" })?;
+            write!(f, "{}", if self.spill { SPILL } else { "" })?;
+            self.strength.map_or(Ok(()), |lambda| write!(f, "{lambda}"))?;
+            self.avq.map_or(Ok(()), |eta| write!(f, "{AVQ}{eta}"))?;
+            f.write_str(",")?;
         }
         write!(f, "{}", self.encoding)?;
-        self.kept.map_or(Ok(()), |kept| write!(f, ",{}", kept.name()))
+        self.kept.map_or(Ok(()), |kept| write!(f, ",{}", kept.name()))?;
+        self.shaped.map_or(Ok(()), |threshold| write!(f, "{SHAPED}{threshold}"))
     }
 }
 
@@ -541,18 +649,33 @@ impl FromStr for IndexSpec {
             parts.next();
         }
         if let Some(lists) = parts.peek().and_then(|part| part.strip_prefix("IVF")) {
-            let (lists, least) = lists.strip_suffix(SPILL).map_or((lists, 1), |lists| (lists, 2));
+            let (lists, avq) = split_mark(lists, AVQ);
+            spec.avq = avq
+                .map(|eta| real(eta).ok_or_else(|| bad(format!("`{AVQ}{eta}`: 1 or more, such as {AVQ}2"))))
+                .transpose()?;
+            let (lists, spill) = split_mark(lists, SPILL);
+            let least = if spill.is_some() { 2 } else { 1 };
+            if let Some(lambda) = spill.filter(|lambda| !lambda.is_empty()) {
+                let strength = real(lambda)
+                    .ok_or_else(|| bad(format!("`{SPILL}{lambda}`: 0 or more, such as {SPILL}0.8")))?;
+                spec = spec.with_spill_strength(strength);
+            }
             let (lists, coarse) = split_coarse(lists).ok_or_else(|| {
                 bad("lists are found by way of `(Flat)`, `(Raw)`, `(own:NAME)`, or of a tree, such as `(IVF256)`".into())
             })?;
             spec.coarse = coarse;
             let nlist = number(lists).filter(|n| (least..=NLIST_MAX).contains(n));
             spec.nlist = Some(nlist.ok_or_else(|| bad(format!("IVF takes {least} to {NLIST_MAX} lists")))?);
-            spec.spill = least == 2;
+            spec.spill = spill.is_some();
             parts.next();
         }
         spec.encoding = parts.next().unwrap_or_default().parse().map_err(bad)?;
         if let Some(kept) = parts.next() {
+            let (kept, threshold) = split_mark(kept, SHAPED);
+            let real = |text| {
+                real(text).ok_or_else(|| bad(format!("`{SHAPED}{text}`: more than 0, such as {SHAPED}0.2")))
+            };
+            spec.shaped = threshold.map(real).transpose()?;
             let known = KEPT_ROWS.into_iter().find(|k| k.name() == kept || k.refine() == Some(kept));
             let unknown =
                 || bad(format!("`{kept}` keeps no rows: RFlat, RF16, RBF16, RU8, RSQ8 or RSQ8+Flat"));
@@ -605,6 +728,16 @@ fn split_coarse(lists: &str) -> Option<(&str, Coarse)> {
     }
     let supers = coarse.strip_prefix("(IVF")?.strip_suffix(')')?;
     Some((lists, Coarse::Tree(number(supers)?)))
+}
+
+/// What comes before a mark, and what behind it if it is there.
+fn split_mark<'t>(text: &'t str, mark: &str) -> (&'t str, Option<&'t str>) {
+    text.split_once(mark).map_or((text, None), |(text, rest)| (text, Some(rest)))
+}
+
+/// A number that is not negative.
+fn real(text: &str) -> Option<Real> {
+    Real::parse(text).filter(|number| number.get() >= 0.0)
 }
 
 /// Digits and nothing else.
@@ -677,6 +810,9 @@ mod tests {
             "Nibble1",
             "IVF4,Nibble2,RF16",
             "IVF2_SOAR,Flat",
+            "IVF2_SOAR0,Flat",
+            "IVF9_SOAR0.8_AVQ2.5,PQ4x4fsr,RSQ8_aq0.2",
+            "IVF9(Flat)_AVQ1,PQ4,RBF16_aq1",
             "IVF1024_SOAR,Nibble1,RFlat",
             "IVF4,Flat,RU8",
             "SQbf16,RU8",
@@ -725,6 +861,17 @@ mod tests {
             "IVF_SOAR,Flat",
             "IVF4_soar,Flat",
             "IVF4_SOAR_SOAR,Flat",
+            "IVF4_SOAR-1,Flat",
+            "IVF4_SOARx,Flat",
+            "IVF4_AVQ,Flat",
+            "IVF4_AVQ0.9,Flat",
+            "IVF4_AVQ2_SOAR,Flat",
+            "IVF4(IVF2)_AVQ2,Flat",
+            "IVF4,PQ4,RSQ8_aq",
+            "IVF4,PQ4,RSQ8_aq0",
+            "IVF4,PQ4,RFlat_aq0.2",
+            "IVF4,PQ4,RSQ8+Flat_aq0.2",
+            "IVF4,Flat,RBF16_aq0.2",
             "Flat_SOAR",
             "IVF4,Flat,R8",
             "IVF4,FlatDedup,RFlat",
@@ -775,6 +922,7 @@ mod tests {
             ("IVF65536,Flat", 8, "IVF65536(IVF512),Flat"),
             ("IVF16777216_SOAR,Flat", 8, "IVF16777216(IVF8192)_SOAR,Flat"),
             ("IVF70000(Flat),Flat", 8, "IVF70000(Flat),Flat"),
+            ("IVF65536_SOAR1.5_AVQ2,Flat", 8, "IVF65536(Flat)_SOAR_AVQ2,Flat"),
             ("IVF70000(IVF3),Flat", 8, "IVF70000(IVF3),Flat"),
             ("Auto", 128, "Auto(IVF725,Nibble2,RSQ8+Flat)"),
             ("Auto", 384, "Auto(IVF368,Nibble1,RSQ8+Flat)"),
@@ -784,6 +932,22 @@ mod tests {
         ] {
             let spec = text.parse::<IndexSpec>().unwrap().with_dim(dim);
             assert_eq!(spec.resolved().to_string(), resolved);
+        }
+    }
+
+    #[test]
+    fn weights_by_products_take_products() {
+        for text in ["IVF9_AVQ2,Flat", "IVF9,PQ4,RSQ8_aq0.2"] {
+            let spec = text.parse::<IndexSpec>().unwrap().with_dim(8);
+            for (metric, fits) in [
+                (Metric::L2, false),
+                (Metric::L1, false),
+                (Metric::InnerProduct, true),
+                (Metric::Cosine, true),
+            ] {
+                let checked = spec.clone().with_metric(metric).check();
+                assert_eq!(checked.is_ok(), fits, "{text}, {metric}: {checked:?}");
+            }
         }
     }
 

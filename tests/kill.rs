@@ -11,7 +11,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[allow(unreachable_pub)]
 mod campaign;
 #[path = "campaign/process.rs"]
 mod process;

@@ -14,7 +14,6 @@
     reason = "a failed helper is a failed test"
 )]
 
-#[allow(unreachable_pub)]
 mod campaign;
 #[path = "campaign/process.rs"]
 mod process;

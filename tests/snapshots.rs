@@ -11,7 +11,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
-#[allow(unreachable_pub)]
 mod campaign;
 
 use std::collections::BTreeMap;

@@ -11,7 +11,7 @@
 
 use super::quantised::{Quantised, View};
 use super::shortlist::Shortlist;
-use super::{CoarseQuantizer, Probes, spill};
+use super::{CoarseQuantizer, LAMBDA, Probes, spill};
 use crate::Rows;
 use crate::kernel::{Kernels, Similarity};
 use crate::math::linalg::Panels;
@@ -26,6 +26,10 @@ pub(crate) struct FlatCoarse {
     panels: Panels,
     quantised: Option<Quantised>,
     similarity: Similarity,
+    /// How rows go to lists: as queries do, as a rule.
+    assigned_by: Similarity,
+    /// Of spilling.
+    lambda: f32,
 }
 
 /// Queries whose scores are held at once: 64 × 2,048 lists are 512 KiB, which stays in the L2 cache.
@@ -74,7 +78,19 @@ impl FlatCoarse {
         let panels = Panels::with_kernels(kernels, rows);
         let many = rows.len() >= quantised_min;
         let quantised = if many { Quantised::new(rows, similarity) } else { None };
-        FlatCoarse { kernels, dim, panels, quantised, centroids, similarity }
+        let (assigned_by, lambda) = (similarity, LAMBDA);
+        FlatCoarse { kernels, dim, panels, quantised, centroids, similarity, assigned_by, lambda }
+    }
+
+    /// The same that finds second lists with this λ.
+    pub(crate) fn spilling_by(self, lambda: f32) -> Self {
+        FlatCoarse { lambda, ..self }
+    }
+
+    /// The same to whose lists rows go by another similarity than queries: centroids of any length attract rows by product
+    /// as far as they are long.
+    pub(crate) fn assigning_by(self, assigned_by: Similarity) -> Self {
+        FlatCoarse { assigned_by, ..self }
     }
 
     /// Scores all lists exactly.
@@ -148,11 +164,11 @@ thread_local! {
 
 impl CoarseQuantizer for FlatCoarse {
     fn assign(&self, rows: Rows<'_>, lists: &mut [u32], scores: &mut [f32]) {
-        self.panels.nearest_par(self.similarity, rows, lists, scores);
+        self.panels.nearest_par(self.assigned_by, rows, lists, scores);
     }
 
     fn spill(&self, rows: Rows<'_>, lists: &[u32], second: &mut [u32]) {
-        spill::second_lists(&self.panels, self.centroids(), rows, lists, second);
+        spill::second_lists(&self.panels, self.centroids(), self.lambda, rows, lists, second);
     }
 
     fn nearest(&self, queries: Rows<'_>, nprobe: usize, probes: &mut Probes) {

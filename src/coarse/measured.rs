@@ -30,7 +30,14 @@ impl CoarseQuantizer for MeasuredCoarse {
 
     fn spill(&self, rows: Rows<'_>, lists: &[u32], second: &mut [u32]) {
         // By Euclidean distances, as under any metric; no specification asks for it.
-        spill::second_lists(&Panels::new(self.centroids()), self.centroids(), rows, lists, second);
+        spill::second_lists(
+            &Panels::new(self.centroids()),
+            self.centroids(),
+            super::LAMBDA,
+            rows,
+            lists,
+            second,
+        );
     }
 
     fn nearest(&self, queries: Rows<'_>, nprobe: usize, probes: &mut Probes) {

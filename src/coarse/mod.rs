@@ -16,6 +16,9 @@ pub(crate) use tree::{Tree, TreeCoarse};
 
 use crate::Rows;
 
+/// λ of spilling where nobody says another.
+const LAMBDA: f32 = 1.5;
+
 /// The lists to probe, per query, nearest first.
 #[derive(Debug, Default)]
 pub(crate) struct Probes {
@@ -36,7 +39,7 @@ pub(crate) trait CoarseQuantizer: Send + Sync {
     /// more.
     ///
     /// With r = x − c, the residual in the first list c, the second is the c' ≠ c that minimises
-    /// `‖x − c'‖² + λ·⟨r/‖r‖, x − c'⟩²` with λ = 1.5, or ‖x − c'‖² alone where r is 0: a query that misses x in its first
+    /// `‖x − c'‖² + λ·⟨r/‖r‖, x − c'⟩²` with λ of the specification, 1.5 as a rule, or ‖x − c'‖² alone where r is 0: a query that misses x in its first
     /// list points along r, so a second residual across r is the one that helps it (SOAR, Sun et al. 2023). Distances are
     /// Euclidean whatever the metric: they measure what a list keeps of x.
     fn spill(&self, rows: Rows<'_>, lists: &[u32], second: &mut [u32]);

@@ -16,13 +16,11 @@ use rayon::prelude::*;
 const TASK_ROWS: usize = 512;
 /// Costs that it holds at once: 512 KiB, which stay in the L2 cache with as many products.
 const COSTS_AT_ONCE: usize = 1 << 17;
-/// How much the part of the second residual along the first weighs beside the whole.
-const LAMBDA: f32 = 1.5;
-
 /// The second list of each of `rows`, which stand in `lists` first, on the threads of the current rayon pool.
 pub(super) fn second_lists(
     panels: &Panels,
     centroids: Rows<'_>,
+    lambda: f32,
     rows: Rows<'_>,
     lists: &[u32],
     second: &mut [u32],
@@ -30,7 +28,7 @@ pub(super) fn second_lists(
     let tasks = lists.par_chunks(TASK_ROWS).zip(second.par_chunks_mut(TASK_ROWS));
     tasks.enumerate().for_each(|(task, (lists, second))| {
         let first = task * TASK_ROWS;
-        second_of_some(panels, centroids, rows.slice(first..first + lists.len()), lists, second);
+        second_of_some(panels, centroids, lambda, rows.slice(first..first + lists.len()), lists, second);
     });
 }
 
@@ -38,6 +36,7 @@ pub(super) fn second_lists(
 pub(super) fn second_among(
     kernels: &Kernels,
     columns: &Scattered,
+    lambda: f32,
     row: &[f32],
     first: u32,
     lists: &[u32],
@@ -50,7 +49,7 @@ pub(super) fn second_among(
     direction(row, columns.rows().row(first as usize), across);
     kernels.picked_scores(&columns.picked(Similarity::L2, row), lists, costs);
     kernels.picked_scores(&columns.picked(Similarity::Dot, across), lists, products);
-    add_across(costs, products, dot::<1>(row, across));
+    add_across(lambda, costs, products, dot::<1>(row, across));
     let taken = lists.iter().position(|list| *list == first).unwrap_or(usize::MAX);
     lists[least_but(costs, taken) as usize]
 }
@@ -63,7 +62,14 @@ pub(super) struct Room {
     products: Vec<f32>,
 }
 
-fn second_of_some(panels: &Panels, centroids: Rows<'_>, rows: Rows<'_>, lists: &[u32], second: &mut [u32]) {
+fn second_of_some(
+    panels: &Panels,
+    centroids: Rows<'_>,
+    lambda: f32,
+    rows: Rows<'_>,
+    lists: &[u32],
+    second: &mut [u32],
+) {
     let (nlist, dim) = (panels.len(), rows.dim());
     let at_once = (COSTS_AT_ONCE / nlist).clamp(1, TASK_ROWS).min(rows.len());
     let (mut costs, mut products) = (vec![0.0; at_once * nlist], vec![0.0; at_once * nlist]);
@@ -83,16 +89,16 @@ fn second_of_some(panels: &Panels, centroids: Rows<'_>, rows: Rows<'_>, lists: &
         let per_row = costs.chunks_exact_mut(nlist).zip(products.chunks_exact(nlist));
         for (i, (costs, products)) in per_row.enumerate() {
             let along = dot::<1>(rows.row(i), &directions[i * dim..(i + 1) * dim]);
-            add_across(costs, products, along);
+            add_across(lambda, costs, products, along);
             second[i] = least_but(costs, lists[i] as usize);
         }
     }
 }
 
 /// Adds the part of each second residual along the first to the distances; the products ⟨r̂, c'⟩ are negated.
-fn add_across(costs: &mut [f32], products: &[f32], along: f32) {
+fn add_across(lambda: f32, costs: &mut [f32], products: &[f32], along: f32) {
     for (cost, product) in costs.iter_mut().zip(products) {
-        *cost += LAMBDA * (along + product) * (along + product);
+        *cost += lambda * (along + product) * (along + product);
     }
 }
 
@@ -133,7 +139,7 @@ mod tests {
     }
 
     /// The definition, in f64.
-    fn cost(row: &[f32], first: &[f32], other: &[f32]) -> f64 {
+    fn cost(lambda: f64, row: &[f32], first: &[f32], other: &[f32]) -> f64 {
         let minus = |a: &[f32], b: &[f32]| -> Vec<f64> {
             a.iter().zip(b).map(|(a, b)| f64::from(*a) - f64::from(*b)).collect()
         };
@@ -141,7 +147,7 @@ mod tests {
         let (r, away) = (minus(row, first), minus(row, other));
         let norm = dot(&r, &r).sqrt();
         let along = if norm == 0.0 { 0.0 } else { dot(&r, &away) / norm };
-        dot(&away, &away) + 1.5 * along * along
+        dot(&away, &away) + lambda * along * along
     }
 
     /// Breaks if the two products are put together wrongly, if a border of tasks or blocks is, or if a row's second
@@ -153,14 +159,16 @@ mod tests {
             // A row that is its own centroid has no residual.
             data[..dim].copy_from_slice(&centroids[dim..2 * dim]);
             let rows = Rows::new(&data, dim).unwrap();
-            for similarity in [Similarity::L2, Similarity::Dot] {
-                let coarse = FlatCoarse::new(centroids.clone(), dim, similarity);
+            for (similarity, lambda) in
+                [(Similarity::L2, 1.5), (Similarity::Dot, 1.5), (Similarity::L2, 0.0), (Similarity::Dot, 6.0)]
+            {
+                let coarse = FlatCoarse::new(centroids.clone(), dim, similarity).spilling_by(lambda as f32);
                 let (mut lists, mut second) = (vec![0; n], vec![0; n]);
                 coarse.assign(rows, &mut lists, &mut vec![0.0; n]);
                 coarse.spill(rows, &lists, &mut second);
                 for (i, row) in rows.iter().enumerate() {
                     let first = coarse.centroids().row(lists[i] as usize);
-                    let cost = |list: u32| cost(row, first, coarse.centroids().row(list as usize));
+                    let cost = |list: u32| cost(lambda, row, first, coarse.centroids().row(list as usize));
                     let others = (0..nlist as u32).filter(|list| *list != lists[i]);
                     let least = others.map(cost).fold(f64::INFINITY, f64::min);
                     assert_ne!(second[i], lists[i]);

@@ -46,7 +46,7 @@
 use super::flat::FlatCoarse;
 use super::quantised::{Quantised, View};
 use super::shortlist::Shortlist;
-use super::{CoarseQuantizer, Probes, spill};
+use super::{CoarseQuantizer, LAMBDA, Probes, spill};
 use crate::kernel::{BYTE_PANEL, Kernels, Similarity};
 use crate::math::kmeans::{ClusteringParams, cluster};
 use crate::math::linalg::{Panels, Scattered};
@@ -86,6 +86,8 @@ impl Tree {
 pub(crate) struct TreeCoarse {
     kernels: &'static Kernels,
     similarity: Similarity,
+    /// Of spilling.
+    lambda: f32,
     /// The centroids of the super-clusters.
     upper: FlatCoarse,
     branches: Vec<Branch>,
@@ -156,7 +158,8 @@ impl CoarseQuantizer for TreeCoarse {
             let near = probes.lists.chunks_exact_mut(probes.nprobe);
             for (((row, near), list), second) in rows.iter().zip(near).zip(lists).zip(second) {
                 near.sort_unstable();
-                *second = spill::second_among(self.kernels, &self.centroids, row, *list, near, room);
+                *second =
+                    spill::second_among(self.kernels, &self.centroids, self.lambda, row, *list, near, room);
             }
         });
     }
@@ -200,6 +203,11 @@ impl TreeCoarse {
         TreeCoarse::with_kernels(Kernels::get(), centroids, dim, similarity, tree)
     }
 
+    /// The same that finds second lists with this λ.
+    pub(crate) fn spilling_by(self, lambda: f32) -> Self {
+        TreeCoarse { lambda, ..self }
+    }
+
     /// The same with these kernels.
     pub(crate) fn with_kernels(
         kernels: &'static Kernels,
@@ -222,6 +230,7 @@ impl TreeCoarse {
         TreeCoarse {
             kernels,
             similarity,
+            lambda: LAMBDA,
             upper: FlatCoarse::of_kernels(kernels, tree.centroids, dim, similarity),
             branches,
             lists,

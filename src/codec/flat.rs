@@ -82,7 +82,8 @@ impl Codec for Flat {
 
     fn bounds<'a>(&'a self, queries: Rows<'a>, kept: KeptForm) -> Option<Box<dyn Scanner + 'a>> {
         // Steps stand beside flat codes only until a nibble code is trained, and then the code has the last word.
-        let kept = kept.element()?;
+        // Its proof is of the nearest components.
+        let kept = Some(kept).filter(|kept| !kept.is_shaped())?.element()?;
         let codes = self.scanner(queries);
         Some(match self.element == kept {
             // The same bytes: the score itself.

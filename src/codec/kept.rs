@@ -7,6 +7,8 @@
 //! RU8     dim × u8 | 0                         loses nothing: other rows are refused at the door
 //! RSQ8    low f32 | step f32 | dim × u8        x̂ᵢ = low + step·uᵢ, low the least component, step a 255th of the span
 //! ```
+//! With a threshold components of f16, bf16 and steps go up or down as `shaped` chooses, and not to the nearest.
+//!
 //! A column entry of 0xFF bytes says that there is none (see `storage/column`). No form has such an entry: it would
 //! be NaN as a float, and bytes end with a zero.
 //!
@@ -14,6 +16,8 @@
 //! a quarter of the memory, and the best of those on exact ones.
 
 use super::flat::{F16_MAX, check_range};
+use super::shaped::Shape;
+use crate::encoding::Real;
 use crate::kernel::{Element, Kernels, Similarity};
 use crate::{KeptRows, Result, Rows};
 
@@ -22,6 +26,8 @@ use crate::{KeptRows, Result, Rows};
 pub(crate) struct KeptForm {
     kind: Kind,
     dim: usize,
+    /// Errors along a row weigh more, as for products of this size.
+    threshold: Option<Real>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +44,13 @@ const STEPS: usize = 8;
 
 impl KeptForm {
     /// What `kept` says, the coarser form first.
+    #[cfg(test)]
     pub(crate) fn stages(kept: KeptRows, dim: usize) -> Vec<Self> {
+        Self::stages_shaped(kept, dim, None)
+    }
+
+    /// The same rounded with a threshold.
+    pub(crate) fn stages_shaped(kept: KeptRows, dim: usize, threshold: Option<Real>) -> Vec<Self> {
         let kinds: &[Kind] = match kept {
             KeptRows::F32 => &[Kind::F32],
             KeptRows::F16 => &[Kind::F16],
@@ -47,7 +59,7 @@ impl KeptForm {
             KeptRows::SQ8 => &[Kind::SQ8],
             KeptRows::SQ8Flat => &[Kind::SQ8, Kind::F32],
         };
-        kinds.iter().map(|&kind| KeptForm { kind, dim }).collect()
+        kinds.iter().map(|&kind| KeptForm { kind, dim, threshold }).collect()
     }
 
     /// Bytes of a row.
@@ -69,6 +81,11 @@ impl KeptForm {
             Kind::U8 => Some(Element::U8),
             Kind::SQ8 => None,
         }
+    }
+
+    /// Components may be farther from the row's than the nearest that there are.
+    pub(crate) fn is_shaped(&self) -> bool {
+        self.threshold.is_some()
     }
 
     /// A row that passed the door comes back as it was.
@@ -107,6 +124,43 @@ impl KeptForm {
                 for (row, bytes) in rows.chunks_exact(self.dim).zip(bytes.chunks_exact_mut(self.width())) {
                     encode_steps(row, bytes);
                 }
+            }
+        }
+        if let Some(threshold) = self.threshold {
+            let mut shape = Shape::new(threshold.get(), self.dim);
+            for (row, bytes) in rows.chunks_exact(self.dim).zip(bytes.chunks_exact_mut(self.width())) {
+                self.shape(&mut shape, row, bytes);
+            }
+        }
+    }
+
+    /// Moves the components of a row that was rounded to the nearest.
+    fn shape(&self, shape: &mut Shape, row: &[f32], bytes: &mut [u8]) {
+        match self.element() {
+            Some(element) => {
+                let decoded = |bits: u16| {
+                    let mut value = [0.0];
+                    Kernels::get().decode(element, &bits.to_le_bytes(), &mut value);
+                    value[0]
+                };
+                let (pairs, _) = bytes.as_chunks_mut::<2>();
+                shape.improve(row, pairs, |pair| {
+                    let bits = u16::from_le_bytes(*pair);
+                    [-1, 0, 1].map(|by| {
+                        let bits = beside(bits, by);
+                        let value = decoded(bits);
+                        value.is_finite().then_some((bits.to_le_bytes(), value))
+                    })
+                });
+            }
+            None => {
+                let (low, step, _) = steps(bytes);
+                let value = |code: u8| low + step * f32::from(code);
+                shape.improve(row, &mut bytes[STEPS..], |code| match *code {
+                    // The least and the greatest stay: low and step were made of them.
+                    end @ (0 | 255) => [None, Some((end, value(end))), None],
+                    code => [code - 1, code, code + 1].map(|code| Some((code, value(code)))),
+                });
             }
         }
     }
@@ -180,6 +234,13 @@ fn extremes(row: &[f32]) -> (f32, f32) {
         }
     }
     (lows.into_iter().fold(f32::INFINITY, f32::min), highs.into_iter().fold(f32::NEG_INFINITY, f32::max))
+}
+
+/// The bits of the number that comes so many after this one, of two bytes: a sign, and what ascends with the size.
+fn beside(bits: u16, by: i32) -> u16 {
+    let size = i32::from(bits & 0x7fff);
+    let place = if bits & 0x8000 == 0 { size } else { -size } + by;
+    place.unsigned_abs() as u16 | if place < 0 { 0x8000 } else { 0 }
 }
 
 /// Low, step, and the steps of a row.
@@ -275,6 +336,48 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// The threshold lowers the error along the row, and moves no component by more than one place.
+    #[test]
+    fn shaped_rows_have_less_error_along_the_row() {
+        let (mut random, dim) = (Random::new(11), 48);
+        for kept in [KeptRows::F16, KeptRows::BF16, KeptRows::SQ8] {
+            let plain = KeptForm::stages(kept, dim)[0];
+            let shaped = KeptForm::stages_shaped(kept, dim, Real::new(0.5))[0];
+            let (mut along, mut whole, mut fewer) = ([0.0; 2], [0.0; 2], 0);
+            for _ in 0..50 {
+                let mut row: Vec<f32> = (0..dim).map(|_| random.unit() as f32 - 0.5).collect();
+                let norm = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+                row.iter_mut().for_each(|x| *x /= norm);
+                let mut both = [vec![0.0; dim], vec![0.0; dim]];
+                for (form, decoded) in [plain, shaped].into_iter().zip(&mut both) {
+                    form.decode(&encoded(&form, &row), decoded);
+                }
+                let error = |decoded: &[f32]| -> (f64, f64) {
+                    let e = || row.iter().zip(decoded).map(|(x, d)| (f64::from(*x), f64::from(x - d)));
+                    (e().map(|(x, e)| x * e).sum::<f64>().abs(), e().map(|(_, e)| e * e).sum())
+                };
+                for (at, decoded) in both.iter().enumerate() {
+                    along[at] += error(decoded).0;
+                    whole[at] += error(decoded).1;
+                }
+                assert!(error(&both[1]).0 <= error(&both[0]).0 + 1e-7, "{kept:?}");
+                fewer += usize::from(error(&both[1]).0 < error(&both[0]).0);
+                // Stored again what was stored stays what it is.
+                let bytes = encoded(&shaped, &both[1]);
+                let mut again = vec![0.0; dim];
+                shaped.decode(&bytes, &mut again);
+                let off = again.iter().zip(&both[1]).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
+                assert!(off <= 1e-6, "{kept:?}: {off}");
+            }
+            assert!(fewer > 25 && along[1] < 0.5 * along[0], "{kept:?}: {along:?}");
+            assert!(whole[1] >= whole[0] && whole[1] < 3.0 * whole[0], "{kept:?}: {whole:?}");
+        }
+        assert_eq!(
+            [beside(0, -1), beside(0x8001, 1), beside(0x8000, 1), beside(0x3c00, 1)],
+            [0x8001, 0, 1, 0x3c01]
+        );
     }
 
     #[test]

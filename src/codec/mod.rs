@@ -18,6 +18,7 @@ mod nibble;
 mod product;
 mod rabitq;
 mod scalar;
+mod shaped;
 mod spectral;
 
 pub use code_packer::CodePacker;
@@ -74,6 +75,10 @@ pub(crate) struct Training<'a> {
     pub(crate) sample: Assigned<'a>,
     pub(crate) similarity: Similarity,
     pub(crate) seed: u64,
+    /// Of each k-means, where there is one and it is not for the code to say.
+    pub(crate) iterations: Option<usize>,
+    /// Rows that each k-means may look at, where that is not for the code to say.
+    pub(crate) rows: Option<usize>,
 }
 
 /// One query in one probed list. Codes that keep part of the distance in the coarse score add it here.

@@ -30,7 +30,7 @@ use crate::encoding::{ProductQuantizer, RefinedProduct};
 use crate::kernel::{Found, Kernels, Lookup, Sieve, SieveTable, Similarity, settle};
 use crate::layout::Layout;
 use crate::math::polysemous;
-use crate::math::product::{self, ProductBook, unpack};
+use crate::math::product::{self, Effort, ProductBook, unpack};
 use crate::progress::{Observer, Tick};
 use crate::{Result, Rows};
 use rayon::prelude::*;
@@ -125,7 +125,8 @@ impl Product {
                 }
             };
             let seed = training.seed.wrapping_add(stage as u64);
-            let book = ProductBook::train(rows, m, bits, seed, &mut Observer::new(&mut report))?;
+            let effort = Effort { seed, iterations: training.iterations, rows: training.rows };
+            let book = ProductBook::train(rows, m, bits, effort, &mut Observer::new(&mut report))?;
             let book = if stages.polysemous { polysemous::reorder(&book, seed) } else { book };
             if stage as u64 + 1 < count {
                 subtract(&book, &mut left);

@@ -28,7 +28,7 @@ impl Real {
     }
 
     /// Digits, a point, an exponent: what [`fmt::Display`] prints and FAISS reads.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let plain = text.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'-'));
         text.parse().ok().filter(|_| plain).and_then(Real::new)
     }

@@ -577,6 +577,13 @@ impl IndexWriter<'_> {
 #[derive(Default)]
 pub(crate) struct Moved(HashMap<u32, Slots>);
 
+impl Moved {
+    /// The row stands nowhere, whatever the tables say.
+    pub(crate) fn away(&mut self, row: u32) {
+        self.0.insert(row, Slots::default());
+    }
+}
+
 /// What is to happen at a slot: a new code, or removal.
 pub(crate) struct SlotChange<'c> {
     pub(crate) slot: Slot,

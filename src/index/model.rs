@@ -8,7 +8,7 @@ use crate::coarse::{
 };
 use crate::codec::{self, Codec, KeptForm, Measured};
 use crate::guard::Quiet;
-use crate::kernel::Element;
+use crate::kernel::{Element, Similarity};
 use crate::math::transform::Chain;
 use crate::storage::block::Geometry;
 use crate::storage::column::Column;
@@ -98,7 +98,7 @@ impl Model {
             let column = Column::wide(stage.kind(), form.width()).ok_or_else(larger)?;
             Ok(KeptColumn { stage, form, column })
         };
-        let forms = spec.kept.map_or(Vec::new(), |kept| KeptForm::stages(kept, spec.dim));
+        let forms = spec.kept.map_or(Vec::new(), |kept| KeptForm::stages_shaped(kept, spec.dim, spec.shaped));
         let kept = [Stage::Rows, Stage::Exact].into_iter().zip(forms).map(column).collect::<Result<_>>()?;
         let slots_column = slots_column(spec.spill);
         let spec = spec.clone();
@@ -146,8 +146,13 @@ impl Model {
         let (dim, similarity) = (spec.inner_dim(), spec.metric.similarity());
         match (tree, spec.metric.distance()) {
             (_, Some(distance)) => Box::new(MeasuredCoarse::new(centroids, dim, distance)),
-            (Some(tree), None) => Box::new(TreeCoarse::new(centroids, dim, similarity, tree)),
-            (None, None) => Box::new(FlatCoarse::new(centroids, dim, similarity)),
+            (Some(tree), None) => {
+                Box::new(TreeCoarse::new(centroids, dim, similarity, tree).spilling_by(spec.spill_strength()))
+            }
+            (None, None) => {
+                let flat = FlatCoarse::new(centroids, dim, similarity).spilling_by(spec.spill_strength());
+                Box::new(if spec.avq.is_some() { flat.assigning_by(Similarity::L2) } else { flat })
+            }
         }
     }
 

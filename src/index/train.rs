@@ -14,6 +14,7 @@ use crate::autopilot;
 use crate::coarse::{Finder, Tree};
 use crate::codec::{self, Assigned, Codec, Training};
 use crate::kernel::Similarity;
+use crate::math::avq;
 use crate::math::kmeans::{Clustering, ClusteringIndex, ClusteringParams, IterationStats, cluster_by};
 use crate::math::random::Random;
 use crate::math::seeding::Init;
@@ -23,7 +24,7 @@ use crate::storage::block::{Geometry, Run};
 use crate::storage::ids::Slots;
 use crate::storage::lists::block_key;
 use crate::storage::sections::Section;
-use crate::{Coarse, Error, IndexSpec, Observer, Result, Rows, metric};
+use crate::{Coarse, Encoding, Error, IndexSpec, Observer, Result, Rows, metric};
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -35,6 +36,12 @@ pub struct TrainParams {
     /// Train on this many rows at most, chosen at random with the clustering's seed; all if `None`
     /// (k-means itself then takes no more than `max_points_per_centroid` a list).
     pub sample_rows: Option<usize>,
+    /// Rows that the codes are trained on at most, of the sample; as many as their kind asks for if `None`. Refused where
+    /// nothing is learned for codes. ScaNN's `training_sample_size` of `score_ah`.
+    pub code_rows: Option<usize>,
+    /// Iterations of the k-means of product codes and fast-scan ones; 25 if `None`. Refused with other codes. ScaNN's
+    /// `training_iterations` of `score_ah`.
+    pub code_iterations: Option<usize>,
     /// The first of the initial centroids, row after row, at most one a list; the clustering's `init` chooses the
     /// others. With its `frozen_centroids` they stay as they are, else they are where k-means begins: the
     /// centroids of an earlier training, say. Prepared as rows are: for inner product and cosine they are scaled to
@@ -57,6 +64,28 @@ pub struct TrainReport {
     pub few_rows: bool,
     /// Stored vectors that moved to their new lists.
     pub redistributed: u64,
+}
+
+impl TrainParams {
+    /// Refuses what codes of this kind know nothing to do with.
+    fn check(&self, spec: &IndexSpec) -> Result<()> {
+        let encoding = spec.encoding;
+        let clustered =
+            matches!(encoding, Encoding::Product(_) | Encoding::RefinedProduct(_) | Encoding::FastScan(_));
+        match (self.code_rows, self.code_iterations) {
+            (Some(0), _) => {
+                Err(Error::Parameter { name: "code_rows", what: "0, expected at least 1".into() })
+            }
+            (Some(_), _) if !encoding.is_learned() => {
+                Err(Error::Parameter { name: "code_rows", what: format!("{encoding} codes learn nothing") })
+            }
+            (_, Some(_)) if !clustered => {
+                let what = format!("{encoding} codes are not made by k-means of sub-spaces");
+                Err(Error::Parameter { name: "code_iterations", what })
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Bytes of vectors that redistribution holds at once.
@@ -111,6 +140,7 @@ impl IndexWriter<'_> {
         observer: &mut Observer<'_>,
     ) -> Result<TrainReport> {
         let (spec, _) = self.spec_of_lists(rows.len())?;
+        params.check(&spec)?;
         let prepared = self.prepare_sample(rows, params)?;
         let sample = sample(Rows::of(&prepared, spec.dim), params);
         let raw = Rows::of(&sample, spec.dim);
@@ -122,7 +152,7 @@ impl IndexWriter<'_> {
         let trained = Self::in_pool(&self.pool, || -> Result<_> {
             let tree = Model::grow_tree(&spec, &lists.done.centroids, observer)?;
             let codec =
-                train_codec(&spec, sample, &lists.done.centroids, lists.finder.as_ref(), seed, observer)?;
+                train_codec(&spec, sample, &lists.done.centroids, lists.finder.as_ref(), params, observer)?;
             Ok((tree, codec))
         });
         let (tree, codec) = trained?;
@@ -146,10 +176,7 @@ impl IndexWriter<'_> {
         if made && !self.header.trained {
             return Err(Error::Untrained { index: spec.to_string() });
         }
-        if self.model.codec.lists().is_some() {
-            let what = "the thresholds of its codes belong to lists: `train` makes both".into();
-            return Err(Error::Spec { text: spec.to_string(), what });
-        }
+        self.check_lists_alone()?;
         let prepared = self.prepare_sample(rows, params)?;
         let sample = sample(Rows::of(&prepared, spec.dim), params);
         let (chain, raw) = (self.model.chain.clone(), Rows::of(&sample, spec.dim));
@@ -178,6 +205,7 @@ impl IndexWriter<'_> {
             Some(centroids) => centroids.as_slice().to_vec(),
             None => return Err(Error::Untrained { index: spec.to_string() }),
         };
+        params.check(&spec)?;
         if !spec.encoding.is_learned() {
             return Ok(0);
         }
@@ -211,6 +239,7 @@ impl IndexWriter<'_> {
         observer: &mut Observer<'_>,
     ) -> Result<u64> {
         let (spec, nlist) = self.spec_of_lists(rows.len())?;
+        params.check(&spec)?;
         if let Coarse::Own(name) = spec.coarse {
             let what = format!("lists are those of the quantizer `{name}`: `train` takes them");
             return Err(Error::Parameter { name: "centroids", what });
@@ -247,11 +276,11 @@ impl IndexWriter<'_> {
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<u64> {
-        let (projected, seed) = (project(chain.as_ref(), sample), params.clustering.seed);
+        let projected = project(chain.as_ref(), sample);
         let sample = Sample { raw: sample, projected: Rows::of(&projected, spec.inner_dim()) };
         let trained = Self::in_pool(&self.pool, || -> Result<_> {
             let tree = Model::grow_tree(spec, &centroids, observer)?;
-            let codec = train_codec(spec, sample, &centroids, finder.as_ref(), seed, observer)?;
+            let codec = train_codec(spec, sample, &centroids, finder.as_ref(), params, observer)?;
             Ok((tree, codec))
         });
         let (tree, codec) = trained?;
@@ -261,7 +290,7 @@ impl IndexWriter<'_> {
 
     /// The specification and its lists; an automatic one chooses them for what is stored and expected, no more than can be
     /// trained on `rows` rows.
-    fn spec_of_lists(&self, rows: usize) -> Result<(IndexSpec, usize)> {
+    pub(super) fn spec_of_lists(&self, rows: usize) -> Result<(IndexSpec, usize)> {
         let mut spec = self.model.spec.clone();
         if let Some(Auto { expected }) = spec.auto {
             let most = expected.unwrap_or(0).max(self.header.ntotal);
@@ -272,6 +301,15 @@ impl IndexWriter<'_> {
             Some(nlist) => self.check_decodes().map(|()| (spec, nlist)),
             None => Err(Error::Spec { text: spec.to_string(), what: "has no lists to train".into() }),
         }
+    }
+
+    /// Refuses new lists under codes that know the old ones.
+    pub(super) fn check_lists_alone(&self) -> Result<()> {
+        if self.model.codec.lists().is_none() {
+            return Ok(());
+        }
+        let what = "the thresholds of its codes belong to lists: `train` makes both".into();
+        Err(Error::Spec { text: self.model.spec.to_string(), what })
     }
 
     /// The lists of a training: by k-means where they are found, or as the caller's quantizer has them.
@@ -334,7 +372,7 @@ impl IndexWriter<'_> {
     }
 
     /// k-means over a sample, prepared and transformed by `chain`.
-    fn cluster_lists(
+    pub(super) fn cluster_lists(
         &self,
         spec: &IndexSpec,
         sample: Rows<'_>,
@@ -351,16 +389,21 @@ impl IndexWriter<'_> {
         let initial = initial.as_deref().map(|initial| project(chain, Rows::of(initial, spec.dim)));
         let initial = initial.as_deref().map(|initial| Rows::of(initial, sample.dim()));
         let mut clustering = params.clustering.clone();
-        clustering.spherical |= spec.metric.similarity() == Similarity::Dot;
+        // Anisotropic centroids are of any length, and rows go to them by L2.
+        clustering.spherical |= spec.metric.similarity() == Similarity::Dot && spec.avq.is_none();
+        let nearness = if spec.avq.is_some() { Similarity::L2.into() } else { spec.metric.nearness() };
         let checked = ClusteringParams { check_finite: false, ..clustering.clone() };
-        let nearness = spec.metric.nearness();
-        let done = match assigner {
+        let mut done = match assigner {
             // The caller's code stays on the caller's thread.
             Some(own) => cluster_by(sample, nlist, nearness, &checked, initial, Some(own), observer)?,
             None => Self::in_pool(&self.pool, || {
                 cluster_by(sample, nlist, nearness, &checked, initial, None, observer)
             })?,
         };
+        if let Some(eta) = spec.avq() {
+            let frozen = initial.filter(|_| checked.frozen_centroids).map_or(0, |initial| initial.len());
+            Self::in_pool(&self.pool, || avq::stretch(sample, eta.into(), frozen, &mut done.centroids));
+        }
         if metric::check_centroids(spec.metric, Rows::of(&done.centroids, sample.dim())).is_err() {
             let what = "false, and rows that are not finite or too long gave centroids that are";
             return Err(Error::Parameter { name: "check_finite", what: what.into() });
@@ -379,7 +422,7 @@ impl IndexWriter<'_> {
     }
 
     /// The codec as it is, for another model.
-    fn same_codec(&self, spec: &IndexSpec) -> Result<Box<dyn Codec>> {
+    pub(super) fn same_codec(&self, spec: &IndexSpec) -> Result<Box<dyn Codec>> {
         match untrained_codec(spec, spec.encoding, spec.inner_dim()) {
             Some(codec) => Ok(codec),
             None => {
@@ -400,7 +443,7 @@ impl IndexWriter<'_> {
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<TrainReport> {
-        let params = TrainParams { clustering, sample_rows: params.sample_rows, initial: None };
+        let params = TrainParams { clustering, initial: None, ..params.clone() };
         let report = self.report(&done);
         let trained = Trained { centroids: done.centroids, tree, finder, chain, codec };
         Ok(TrainReport { redistributed: self.install_trained(trained, &params, observer)?, ..report })
@@ -437,7 +480,7 @@ impl IndexWriter<'_> {
         let spec = &self.model.spec;
         let most = params.sample_rows.unwrap_or(usize::MAX);
         let lists = params.clustering.max_points_per_centroid.saturating_mul(nlist);
-        let codes = codec::training_rows(spec.encoding).unwrap_or(usize::MAX);
+        let codes = params.code_rows.or(codec::training_rows(spec.encoding)).unwrap_or(usize::MAX);
         let transforms = Chain::training_rows(&spec.transforms, spec.dim).unwrap_or(usize::MAX);
         let most = most.min(lists.max(codes).max(transforms));
         Random::new(params.clustering.seed).sample(n, most.min(n))
@@ -552,7 +595,7 @@ impl IndexWriter<'_> {
         self.tables.write_section(Section::Training, &encode_params(params), seq)
     }
 
-    fn write_model(&mut self, model: &Model, seq: u64) -> Result<()> {
+    pub(super) fn write_model(&mut self, model: &Model, seq: u64) -> Result<()> {
         let centroids = model.centroids().map_or(&[][..], |centroids| centroids.as_slice());
         let bytes: Vec<u8> = centroids.iter().flat_map(|component| component.to_le_bytes()).collect();
         self.tables.write_section(Section::Centroids, &bytes, seq)?;
@@ -633,9 +676,9 @@ impl IndexReader<'_> {
 }
 
 /// Lists that were made, and what with.
-struct Lists {
+pub(super) struct Lists {
     /// Centroids behind the transforms.
-    done: Clustering,
+    pub(super) done: Clustering,
     clustering: ClusteringParams,
     finder: Option<Finder>,
 }
@@ -649,15 +692,21 @@ struct Sample<'s> {
 
 /// Stored entries on their way to new lists.
 #[derive(Default)]
-struct Batch {
-    codes: Vec<u8>,
-    numbers: Vec<u32>,
+pub(super) struct Batch {
+    pub(super) codes: Vec<u8>,
+    pub(super) numbers: Vec<u32>,
     lists: Vec<u32>,
 }
 
 impl Batch {
     /// Takes the entries of a block whose rows are to be taken from this list.
-    fn take(&mut self, geometry: &Geometry, block: Run<'_>, list: u32, here: impl Fn(u32) -> bool) {
+    pub(super) fn take(
+        &mut self,
+        geometry: &Geometry,
+        block: Run<'_>,
+        list: u32,
+        here: impl Fn(u32) -> bool,
+    ) {
         let (code_bytes, from) = (geometry.layout.code_bytes(), self.codes.len());
         geometry.layout.unpack(block.codes, block.rows.len(), &mut self.codes);
         let mut end = from;
@@ -705,15 +754,16 @@ fn train_codec(
     sample: Sample<'_>,
     centroids: &[f32],
     finder: Option<&Finder>,
-    seed: u64,
+    params: &TrainParams,
     observer: &mut Observer<'_>,
 ) -> Result<Box<dyn Codec>> {
     let rows = sample.projected;
-    let similarity = spec.metric.similarity();
+    let (similarity, seed, iterations) =
+        (spec.metric.similarity(), params.clustering.seed, params.code_iterations);
     if let Some(codec) = untrained_codec(spec, spec.encoding, rows.dim()) {
         return Ok(codec);
     }
-    let most = codec::training_rows(spec.encoding).unwrap_or(usize::MAX);
+    let most = params.code_rows.or(codec::training_rows(spec.encoding)).unwrap_or(usize::MAX);
     let picked = pick(rows, most, seed);
     let rows = Rows::of(&picked, rows.dim());
     let mut lists = vec![0; rows.len()];
@@ -727,7 +777,11 @@ fn train_codec(
         }
     }
     let sample = Assigned { rows, lists: &lists, centroids: Some(Rows::of(centroids, rows.dim())) };
-    let trained = codec::train(spec.encoding, &Training { sample, similarity, seed }, observer)?;
+    let trained = codec::train(
+        spec.encoding,
+        &Training { sample, similarity, seed, iterations, rows: params.code_rows },
+        observer,
+    )?;
     // What cannot be opened again must not be stored: rows that nobody checked can make such tables.
     codec::load(spec.encoding, rows.dim(), similarity, &trained.tables()).map_err(unfit)
 }
@@ -753,11 +807,16 @@ pub(crate) fn encode_params(params: &TrainParams) -> Vec<u8> {
         Init::KMeansPlusPlus => "k-means++",
         Init::AfkMc2 => "afk-mc2",
     };
+    let line =
+        |name: &str, value: Option<usize>| value.map_or(String::new(), |value| format!("{name} {value}\n"));
+    let code_rows = line("code_rows", params.code_rows);
+    let code_iterations = line("code_iterations", params.code_iterations);
     let sample = params.sample_rows.map_or("all".to_string(), |rows| rows.to_string());
     format!(
         "niter {}\nnredo {}\nspherical {}\nint_centroids {}\nupdate_index {}\nfrozen_centroids {}\n\
          min_points_per_centroid {}\nmax_points_per_centroid {}\nseed {}\ninit {init}\n\
-         afkmc2_chain_length {}\nearly_stop_threshold {}\ncheck_finite {}\nsample_rows {sample}\n",
+         afkmc2_chain_length {}\nearly_stop_threshold {}\ncheck_finite {}\nmin_cluster_rows {}\nsample_rows {sample}\n\
+         {code_rows}{code_iterations}",
         c.niter,
         c.nredo,
         c.spherical,
@@ -770,6 +829,7 @@ pub(crate) fn encode_params(params: &TrainParams) -> Vec<u8> {
         c.afkmc2_chain_length,
         c.early_stop_threshold,
         c.check_finite,
+        c.min_cluster_rows,
     )
     .into_bytes()
 }
@@ -808,6 +868,9 @@ fn set_param(params: &mut TrainParams, name: &str, value: &str) -> Option<()> {
         "afkmc2_chain_length" => c.afkmc2_chain_length = value.parse().ok()?,
         "early_stop_threshold" => c.early_stop_threshold = value.parse().ok()?,
         "check_finite" => c.check_finite = value.parse().ok()?,
+        "min_cluster_rows" => c.min_cluster_rows = value.parse().ok()?,
+        "code_rows" => params.code_rows = Some(value.parse().ok()?),
+        "code_iterations" => params.code_iterations = Some(value.parse().ok()?),
         "sample_rows" if value == "all" => params.sample_rows = None,
         "sample_rows" => params.sample_rows = Some(value.parse().ok()?),
         _ => {}
@@ -830,7 +893,10 @@ mod tests {
             early_stop_threshold: 0.125,
             ..ClusteringParams::default()
         };
-        let params = TrainParams { clustering, sample_rows: Some(9), initial: None };
+        let clustering = ClusteringParams { min_cluster_rows: 7, ..clustering };
+        let (code_rows, code_iterations) = (Some(70), Some(3));
+        let params =
+            TrainParams { clustering, sample_rows: Some(9), code_rows, code_iterations, initial: None };
         assert_eq!(decode_params(&encode_params(&params)).unwrap(), params);
         assert!(decode_params(b"niter many\n").is_err());
     }

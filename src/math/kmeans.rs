@@ -55,6 +55,10 @@ pub struct ClusteringParams {
     pub min_points_per_centroid: usize,
     /// With more training rows per centroid than this, a sample of that many is used. Default 256.
     pub max_points_per_centroid: usize,
+    /// A cluster of fewer rows gives its centroid up to split one of twice as many in two, as an empty one does after
+    /// each iteration; no more than the mean of rows a cluster counts. Its rows go to other clusters. ScaNN's
+    /// `min_partition_size`. Default 1: empty ones only.
+    pub min_cluster_rows: usize,
     /// Of the sample, the initial centroids and the splits. The same seed gives the same centroids on
     /// any number of threads. Default 1234.
     pub seed: u64,
@@ -82,6 +86,7 @@ impl Default for ClusteringParams {
             frozen_centroids: false,
             min_points_per_centroid: 39,
             max_points_per_centroid: 256,
+            min_cluster_rows: 1,
             seed: 1234,
             init: Init::Random,
             afkmc2_chain_length: 50,
@@ -432,9 +437,10 @@ impl Trainer<'_, '_, '_, '_> {
         let mut centroids = seeds.choose(self.params, &mut random, &mut || self.tick())?;
         constrain(&mut centroids[given.len()..], self.rows.dim(), self.params);
         let mut iterations: Vec<IterationStats> = Vec::new();
+        let least = self.params.min_cluster_rows.min(self.rows.len() / self.k);
         for _ in 0..self.params.niter {
             let rebuild = iterations.is_empty() || self.params.update_index;
-            let stats = self.iterate(&mut centroids, rebuild, &mut random)?;
+            let stats = self.iterate(&mut centroids, rebuild, least, &mut random)?;
             let settled = iterations.last().is_some_and(|last| self.settled(last.objective, stats.objective));
             iterations.push(stats);
             if settled {
@@ -455,6 +461,7 @@ impl Trainer<'_, '_, '_, '_> {
         &mut self,
         centroids: &mut [f32],
         rebuild: bool,
+        least: usize,
         random: &mut Random,
     ) -> Result<IterationStats> {
         let start = Instant::now();
@@ -465,7 +472,7 @@ impl Trainer<'_, '_, '_, '_> {
         let mut sizes = clusters.sizes();
         let imbalance = imbalance(&sizes);
         self.update(&clusters, centroids)?;
-        let splits = self.split(&mut sizes, centroids, random);
+        let splits = self.split(&mut sizes, centroids, least, random);
         constrain(&mut centroids[self.frozen * self.rows.dim()..], self.rows.dim(), self.params);
         Ok(IterationStats {
             objective: if self.nearness.is_negated() { 0.0 - score } else { score },
@@ -514,16 +521,20 @@ impl Trainer<'_, '_, '_, '_> {
         Ok(())
     }
 
-    /// Gives each empty cluster half of another: a copy of its centroid, both moved apart by a 1024th
-    /// of each component. The donor is found by walking around the clusters and stopping at one with a
+    /// Gives each empty cluster half of another, and each of less than `least` rows half of the largest: a copy of its centroid, both moved apart by a 1024th
+    /// of each component. The donor of an empty one is found by walking around the clusters and stopping at one with a
     /// probability that grows with its size.
-    fn split(&self, sizes: &mut [usize], centroids: &mut [f32], random: &mut Random) -> usize {
+    fn split(&self, sizes: &mut [usize], centroids: &mut [f32], least: usize, random: &mut Random) -> usize {
         let dim = self.rows.dim();
         let mut splits = 0;
         for empty in self.frozen..self.k {
-            if sizes[empty] == 0
-                && let Some(donor) = self.donor(sizes, random)
-            {
+            let donor = match sizes[empty] {
+                0 => self.donor(sizes, random),
+                // One that is not empty is given up only for two of its kind.
+                n if n < least => self.largest(sizes).filter(|donor| sizes[*donor] >= 2 * least),
+                _ => None,
+            };
+            if let Some(donor) = donor {
                 let copy = centroids[donor * dim..(donor + 1) * dim].to_vec();
                 centroids[empty * dim..(empty + 1) * dim].copy_from_slice(&copy);
                 let categories = self.nearness.has_categories();
@@ -541,12 +552,17 @@ impl Trainer<'_, '_, '_, '_> {
     fn donor(&self, sizes: &[usize], random: &mut Random) -> Option<usize> {
         let spare = self.rows.len().saturating_sub(self.k).max(1) as f64;
         let movable = self.frozen..self.k;
-        for candidate in movable.clone().cycle().take(10_000) {
+        for candidate in movable.cycle().take(10_000) {
             if random.unit() < sizes[candidate].saturating_sub(1) as f64 / spare {
                 return Some(candidate);
             }
         }
-        movable.max_by_key(|&i| (sizes[i], std::cmp::Reverse(i))).filter(|&i| sizes[i] > 1)
+        self.largest(sizes).filter(|&i| sizes[i] > 1)
+    }
+
+    /// The first of the largest that may move.
+    fn largest(&self, sizes: &[usize]) -> Option<usize> {
+        (self.frozen..self.k).max_by_key(|&i| (sizes[i], std::cmp::Reverse(i)))
     }
 
     fn work_per_run(&self) -> u64 {

@@ -1,6 +1,7 @@
 //! Mathematics over plain slices: products of matrices, clustering, selection of the nearest, sets of
 //! ids, random numbers. Nothing here knows of lists, blocks or tables.
 
+pub(crate) mod avq;
 #[cfg(feature = "bench-internals")]
 pub mod bench_internals;
 pub(crate) mod kmeans;

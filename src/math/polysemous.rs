@@ -186,7 +186,7 @@ mod tests {
     fn book(n: usize, bits: usize) -> ProductBook {
         let mut random = Random::new(1);
         let rows: Vec<f32> = (0..n * 6).map(|_| random.unit() as f32).collect();
-        ProductBook::train(Rows::of(&rows, 6), 2, bits, 1, &mut Observer::none()).unwrap()
+        ProductBook::train(Rows::of(&rows, 6), 2, bits, 1u64.into(), &mut Observer::none()).unwrap()
     }
 
     #[test]

@@ -30,6 +30,22 @@ const ITERATIONS: usize = 25;
 /// Rows that one task encodes: a sub-space's points stay in cache while they pass by.
 const ROWS_A_BLOCK: usize = 64;
 
+/// How its points are trained.
+#[derive(Clone, Copy)]
+pub(crate) struct Effort {
+    pub(crate) seed: u64,
+    /// Of the k-means in each sub-space; 25 if nobody says.
+    pub(crate) iterations: Option<usize>,
+    /// Rows that it looks at, at most; 256 a point if nobody says.
+    pub(crate) rows: Option<usize>,
+}
+
+impl From<u64> for Effort {
+    fn from(seed: u64) -> Self {
+        Effort { seed, iterations: None, rows: None }
+    }
+}
+
 /// The points of a product quantizer.
 #[derive(Clone)]
 pub(crate) struct ProductBook {
@@ -55,7 +71,7 @@ impl ProductBook {
         rows: Rows<'_>,
         m: usize,
         bits: usize,
-        seed: u64,
+        effort: Effort,
         observer: &mut Observer<'_>,
     ) -> Result<Self> {
         check(rows.dim(), m, bits)?;
@@ -66,7 +82,8 @@ impl ProductBook {
             .map(|j| {
                 let part: Vec<f32> =
                     rows.iter().flat_map(|row| &row[j * dsub..(j + 1) * dsub]).copied().collect();
-                points(Rows::of(&part, dsub), 1 << bits, seed.wrapping_add(j as u64), m as u64, &progress)
+                let effort = Effort { seed: effort.seed.wrapping_add(j as u64), ..effort };
+                points(Rows::of(&part, dsub), 1 << bits, effort, m as u64, &progress)
             })
             .collect();
         Ok(Self::with_centroids(rows.dim(), m, bits, trained?.concat()))
@@ -324,7 +341,7 @@ struct Progress<'o, 'c> {
 fn points(
     rows: Rows<'_>,
     count: usize,
-    seed: u64,
+    effort: Effort,
     parts: u64,
     progress: &Mutex<Progress<'_, '_>>,
 ) -> Result<Vec<f32>> {
@@ -335,9 +352,9 @@ fn points(
         return Ok(if rows.is_empty() { vec![0.0; wanted] } else { given.take(wanted).collect() });
     }
     let params = ClusteringParams {
-        niter: ITERATIONS,
-        seed,
-        max_points_per_centroid: ROWS_A_POINT,
+        niter: effort.iterations.unwrap_or(ITERATIONS),
+        seed: effort.seed,
+        max_points_per_centroid: effort.rows.map_or(ROWS_A_POINT, |rows| rows.div_ceil(count)),
         check_finite: false,
         ..ClusteringParams::default()
     };
@@ -368,7 +385,7 @@ mod tests {
     }
 
     fn book(rows: &[f32], dim: usize, m: usize, bits: usize) -> ProductBook {
-        ProductBook::train(Rows::of(rows, dim), m, bits, 7, &mut Observer::none()).unwrap()
+        ProductBook::train(Rows::of(rows, dim), m, bits, 7u64.into(), &mut Observer::none()).unwrap()
     }
 
     /// The bits one by one.
@@ -543,10 +560,11 @@ mod tests {
             last = tick.done;
             ControlFlow::Continue(())
         };
-        ProductBook::train(Rows::of(&rows, 4), 2, 3, 1, &mut Observer::new(&mut count)).unwrap();
+        ProductBook::train(Rows::of(&rows, 4), 2, 3, 1u64.into(), &mut Observer::new(&mut count)).unwrap();
         assert!(last > 0);
         let mut stop = |_: Tick| ControlFlow::Break(());
-        let stopped = ProductBook::train(Rows::of(&rows, 4), 2, 3, 1, &mut Observer::new(&mut stop));
+        let stopped =
+            ProductBook::train(Rows::of(&rows, 4), 2, 3, 1u64.into(), &mut Observer::new(&mut stop));
         assert!(matches!(stopped, Err(Error::Cancelled)));
     }
 }

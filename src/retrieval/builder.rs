@@ -4,7 +4,7 @@
 //! the steps replace these as a whole. What is said last counts.
 
 use super::Retriever;
-use super::plan::{Plan, Quantize, Reduction, Reorder, ScoreAh, Scoring, Tree};
+use super::plan::{AutopilotMode, Plan, Quantize, Reduction, Reorder, ScoreAh, Scoring, Tree};
 use crate::{Error, Metric, Result, Store};
 use redb::backends::InMemoryBackend;
 use std::path::Path;
@@ -112,6 +112,14 @@ impl RetrieverBuilder {
         self
     }
 
+    /// The rows that are scored again are rounded so that errors along them are small, which products feel: ScaNN's
+    /// `anisotropic_quantization_threshold` of `reorder`, [`IndexSpec::with_kept_threshold`](crate::IndexSpec::with_kept_threshold).
+    /// Takes f16, bf16 or int8, and a product as measure.
+    pub fn reorder_threshold(mut self, threshold: f32) -> Self {
+        self.plan.reorder_threshold = Some(threshold);
+        self
+    }
+
     /// How vectors are partitioned, all at once.
     pub fn tree(self, tree: Tree) -> Self {
         self.with_tree("tree", |current| *current = tree)
@@ -144,10 +152,31 @@ impl RetrieverBuilder {
         self
     }
 
+    /// The same with as many directions as vectors vary along by `significance` of all that they vary, but at most `truncation`
+    /// of their components. Counted when vectors are indexed, over 100,000 of them at most, and again by [`Retriever::rebalance`].
+    /// ScaNN's are 0.8 and 0.6.
+    pub fn pca_significance(mut self, significance: f32, truncation: f32) -> Self {
+        self.plan.reduction = Some(Reduction::PcaShare { share: significance, most: truncation, dim: 0 });
+        self
+    }
+
     /// Lists and codes are of the first so many components, as suits embeddings that were trained for it (Matryoshka);
     /// candidates are scored again on whole vectors.
     pub fn truncate(mut self, dim: usize) -> Self {
         self.plan.reduction = Some(Reduction::Truncate(dim));
+        self
+    }
+
+    /// The same with as many components, from the first on, as hold `significance` of the sum of the vectors' squares; counted
+    /// as [`pca_significance`](Self::pca_significance) is.
+    pub fn truncate_significance(mut self, significance: f32) -> Self {
+        self.plan.reduction = Some(Reduction::TruncateShare { share: significance, dim: 0 });
+        self
+    }
+
+    /// When the [`autopilot`](Self::autopilot) chooses. Default [`AutopilotMode::Once`].
+    pub fn autopilot_mode(mut self, mode: AutopilotMode) -> Self {
+        self.plan.autopilot_mode = mode;
         self
     }
 

@@ -17,14 +17,14 @@ mod plan;
 
 pub use builder::RetrieverBuilder;
 pub use identifier::{Identifier, Identifiers};
-pub use plan::{Hash, Quantize, ScoreAh, Tree};
+pub use plan::{AutopilotMode, Growth, Hash, Quantize, ScoreAh, Tree};
 
 use crate::{
-    Error, IdSelector, IndexReader, IndexWriter, KeptRows, Neighbor, Observer, Rerank, Result, Rows,
-    SearchParams, Store, WriteTxn,
+    Error, IdSelector, IndexReader, IndexWriter, KeptRows, MaintainParams, MaintainReport, Neighbor,
+    Observer, Rerank, Result, Rows, SearchParams, Store, WriteTxn,
 };
 use identifier::Kind;
-use plan::{Plan, Stored};
+use plan::{Plan, Stored, Tended};
 use rayon::prelude::*;
 use std::sync::{Arc, OnceLock};
 
@@ -99,6 +99,8 @@ pub struct Retriever<Q = Vec<f32>> {
     /// What the next [`index`](Self::index) makes.
     plan: Plan,
     model: Arc<QueryModel<Q>>,
+    /// Threads of its own, if it was given any.
+    pool: Option<Arc<rayon::ThreadPool>>,
     /// Where batches are searched that are not to be searched in parallel.
     alone: OnceLock<Arc<rayon::ThreadPool>>,
 }
@@ -117,7 +119,7 @@ impl Retriever {
                 None => Ok(queries.concat()),
             }
         });
-        Retriever { store, name, plan, model, alone: OnceLock::new() }
+        Retriever { store, name, plan, model, pool: None, alone: OnceLock::new() }
     }
 
     /// The retriever that was indexed under `name`. It answers as it did, and indexing again makes it as it was.
@@ -138,8 +140,19 @@ impl<Q> Retriever<Q> {
         self,
         model: impl Fn(&[P]) -> Result<Vec<f32>> + Send + Sync + 'static,
     ) -> Retriever<P> {
-        let Retriever { store, name, plan, model: _, alone } = self;
-        Retriever { store, name, plan, model: Arc::new(model), alone }
+        let Retriever { store, name, plan, model: _, pool, alone } = self;
+        Retriever { store, name, plan, model: Arc::new(model), pool, alone }
+    }
+
+    /// The same with so many threads of its own, for all it does, instead of the store's pool: ScaNN's `set_num_threads`.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for 0; [`Error::Io`] if the system gives no threads.
+    pub fn with_threads(self, threads: usize) -> Result<Self> {
+        if threads == 0 {
+            return Err(Error::Parameter { name: "threads", what: "0, expected at least 1".into() });
+        }
+        Ok(Retriever { pool: Some(pool_of(threads)?), ..self })
     }
 
     // -------------------------------------------------------------- making
@@ -170,8 +183,9 @@ impl<Q> Retriever<Q> {
         let identifiers = identifiers.into();
         let kind = Kind::of(&identifiers);
         let plan = self.plan.settled(rows.len() as u64, rows.dim());
+        let plan = if plan.asks_rows() { plan.told(rows)? } else { plan };
         let txn = self.store.begin_write()?;
-        let mut writer = self.anew(&txn, &plan, kind, rows.dim())?;
+        let mut writer = self.anew(&txn, &plan, kind, rows.dim(), rows.len() as u64)?;
         check_length(&identifiers, rows.len())?;
         if writer.spec().nlist().is_some() {
             writer.train(rows, &plan.training(), observer)?;
@@ -212,7 +226,7 @@ impl<Q> Retriever<Q> {
         // An autopilot knows the number of rows at the end only, and begins with what needs no training.
         let plan = self.plan.settled(0, dim);
         let txn = self.store.begin_write()?;
-        let mut writer = self.anew(&txn, &plan, kind, dim)?;
+        let mut writer = self.anew(&txn, &plan, kind, dim, 0)?;
         let mut count = 0;
         for batch in batches {
             let Batch { identifiers, rows } = batch?;
@@ -230,7 +244,14 @@ impl<Q> Retriever<Q> {
     }
 
     /// The index made anew in `txn`, empty.
-    fn anew<'t>(&self, txn: &'t WriteTxn, plan: &Plan, kind: Kind, dim: usize) -> Result<IndexWriter<'t>> {
+    fn anew<'t>(
+        &self,
+        txn: &'t WriteTxn,
+        plan: &Plan,
+        kind: Kind,
+        dim: usize,
+        rows: u64,
+    ) -> Result<IndexWriter<'t>> {
         if txn.indexes()?.contains(&self.name) {
             let ours = stored(&txn.index(&self.name)?.reader(), &self.name).is_ok();
             if !ours {
@@ -238,34 +259,52 @@ impl<Q> Retriever<Q> {
             }
             txn.drop_index(&self.name)?;
         }
-        self.create(txn, plan, kind, dim)
+        self.create(txn, plan, kind, dim, rows)
     }
 
-    fn create<'t>(&self, txn: &'t WriteTxn, plan: &Plan, kind: Kind, dim: usize) -> Result<IndexWriter<'t>> {
+    fn create<'t>(
+        &self,
+        txn: &'t WriteTxn,
+        plan: &Plan,
+        kind: Kind,
+        dim: usize,
+        rows: u64,
+    ) -> Result<IndexWriter<'t>> {
         txn.create_index(&self.name, &plan.spec(dim, kind))?;
-        let mut writer = txn.index(&self.name)?;
+        let mut writer = self.open_in(txn)?;
         writer.set_search_defaults(&plan.search_defaults())?;
-        writer.set_note(&Stored { plan: plan.clone(), kind }.encode())?;
+        let tended = Tended::of_rows(rows);
+        writer.set_note(&Stored { plan: plan.clone(), kind, tended }.encode())?;
         Ok(writer)
     }
 
     /// Trains the index on what it holds, as the plan wants it: where that is another kind of index, what it holds is
     /// poured into one.
     fn fit(&self, txn: &WriteTxn, plan: &Plan, kind: Kind, observer: &mut Observer<'_>) -> Result<()> {
-        let mut writer = txn.index(&self.name)?;
-        let dim = writer.spec().dim();
+        let mut writer = self.open_in(txn)?;
+        let (dim, rows) = (writer.spec().dim(), writer.len());
+        let told;
+        let plan = match plan.asks_rows() {
+            true => {
+                let some = some_rows(&writer.reader())?;
+                told = plan.clone().told(Rows::of(&some, dim))?;
+                &told
+            }
+            false => plan,
+        };
         if writer.spec().to_string() != plan.spec(dim, kind).resolved().to_string() {
             drop(writer);
             let old = format!("{}~", self.name);
             txn.rename_index(&self.name, &old)?;
-            writer = self.create(txn, plan, kind, dim)?;
+            writer = self.create(txn, plan, kind, dim, rows)?;
             pour(&txn.index(&old)?.reader(), &mut writer)?;
             txn.drop_index(&old)?;
         }
         if writer.spec().nlist().is_some() {
             writer.train_stored(&plan.training(), observer)?;
         }
-        Ok(())
+        writer.set_search_defaults(&plan.search_defaults())?;
+        writer.set_note(&Stored { plan: plan.clone(), kind, tended: Tended::of_rows(rows) }.encode())
     }
 
     // -------------------------------------------------------------- changing
@@ -277,15 +316,16 @@ impl<Q> Retriever<Q> {
     /// and [`Error::IdKind`] about their identifiers. There must be identifiers.
     pub fn upsert(&self, identifiers: impl Into<Identifiers>, rows: Rows<'_>) -> Result<usize> {
         let identifiers = identifiers.into();
-        self.change(|writer, Stored { kind, .. }| {
+        self.change(|writer, kind| {
             let Identifiers::Each(each) = &identifiers else {
                 return Err(Error::Length { what: "identifiers", expected: rows.len(), got: 0 });
             };
             check_length(&identifiers, rows.len())?;
-            match kind.is_key() {
-                true => writer.upsert_with_keys(&kind.keys(each)?, rows),
-                false => writer.upsert(&kind.ids(each)?, rows),
-            }
+            let new = match kind.is_key() {
+                true => writer.upsert_with_keys(&kind.keys(each)?, rows)?,
+                false => writer.upsert(&kind.ids(each)?, rows)?,
+            };
+            Ok((new, rows.len() as u64))
         })
     }
 
@@ -296,7 +336,7 @@ impl<Q> Retriever<Q> {
     /// [`Error::NotIndexed`].
     pub fn delete(&self, identifiers: impl Into<Identifiers>) -> Result<u64> {
         let Identifiers::Each(each) = identifiers.into() else { return Ok(0) };
-        self.change(|writer, Stored { kind, .. }| {
+        self.change(|writer, kind| {
             let reader = writer.reader();
             if kind.is_key() {
                 let keys = kind.keys(&each)?;
@@ -304,7 +344,7 @@ impl<Q> Retriever<Q> {
                     reader.id_of_key(key)?.ok_or_else(|| Error::UnknownKey { key: key.to_vec() })?;
                 }
                 drop(reader);
-                return writer.remove_keys(&keys);
+                return writer.remove_keys(&keys).map(|gone| (gone, gone));
             }
             let ids = kind.ids(&each)?;
             for &id in &ids {
@@ -313,13 +353,14 @@ impl<Q> Retriever<Q> {
                 }
             }
             drop(reader);
-            writer.remove_ids(&IdSelector::batch(ids))
+            writer.remove_ids(&IdSelector::batch(ids)).map(|gone| (gone, gone))
         })
     }
 
     /// Trains again on what is stored, in one transaction: after many changes the lists may no longer suit the vectors.
     /// Where no vectors are kept (no reordering candidates), codes are made of what codes say, and lose a little
-    /// each time. With an autopilot, tree and scoring are chosen anew.
+    /// each time. With an autopilot, tree and scoring are chosen anew; lists that [`maintain`](Self::maintain) made are
+    /// as many as were asked for again.
     ///
     /// # Errors
     /// [`Error::TooFewRows`] if fewer vectors are left than there are leaves; [`Error::NotIndexed`].
@@ -327,25 +368,90 @@ impl<Q> Retriever<Q> {
         let txn = self.store.begin_write()?;
         let (plan, kind) = {
             let writer = self.open_in(&txn)?;
-            let Stored { plan, kind } = stored(&writer.reader(), &self.name)?;
+            let Stored { plan, kind, .. } = stored(&writer.reader(), &self.name)?;
             (plan.settled(writer.len(), writer.spec().dim()), kind)
         };
         self.fit(&txn, &plan, kind, &mut Observer::none())?;
         txn.commit()
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut IndexWriter<'_>, Stored) -> Result<T>) -> Result<T> {
+    /// Splits lists that have grown too long and dissolves tiny ones, in one transaction and without touching others:
+    /// [`IndexWriter::maintain`]. As large a share of the lists is searched afterwards as before.
+    ///
+    /// # Errors
+    /// As [`IndexWriter::maintain`]; [`Error::NotIndexed`].
+    pub fn maintain(&self, params: &MaintainParams) -> Result<MaintainReport> {
         let txn = self.store.begin_write()?;
         let mut writer = self.open_in(&txn)?;
-        let stored = stored(&writer.reader(), &self.name)?;
-        let done = change(&mut writer, stored)?;
+        let mut stored = stored(&writer.reader(), &self.name)?;
+        let report = maintained(&mut writer, &stored.plan, params)?;
+        if stored.plan.growth().is_some() && report.left == 0 {
+            stored.tended = Tended { rows: writer.len(), changed: 0, ..stored.tended };
+            writer.set_note(&stored.encode())?;
+        }
+        drop(writer);
+        txn.commit()?;
+        Ok(report)
+    }
+
+    /// Makes a change, which tells how many vectors it was of, and sees to the lists if it is time.
+    fn change<T>(&self, change: impl FnOnce(&mut IndexWriter<'_>, Kind) -> Result<(T, u64)>) -> Result<T> {
+        let txn = self.store.begin_write()?;
+        let mut writer = self.open_in(&txn)?;
+        let mut stored = stored(&writer.reader(), &self.name)?;
+        let (done, vectors) = change(&mut writer, stored.kind)?;
+        if stored.plan.growth().is_some() {
+            stored.tended.changed += vectors;
+            match stored.is_due() {
+                false => writer.set_note(&stored.encode())?,
+                true => {
+                    drop(writer);
+                    self.tend(&txn, stored)?;
+                    return txn.commit().map(|()| done);
+                }
+            }
+        }
         drop(writer);
         txn.commit()?;
         Ok(done)
     }
 
+    /// Splits and dissolves lists, or trains anew where an autopilot wants another kind of index.
+    fn tend(&self, txn: &WriteTxn, mut stored: Stored) -> Result<()> {
+        let mut writer = self.open_in(txn)?;
+        let rows = writer.len();
+        if rows == 0 {
+            // Nothing to learn from.
+            stored.tended = Tended { rows, changed: 0, ..stored.tended };
+            return writer.set_note(&stored.encode());
+        }
+        let wanted = stored.plan.settled(rows, writer.spec().dim());
+        let online = wanted.autopilot.is_some();
+        let another = wanted.tree.is_some() != stored.plan.tree.is_some();
+        if online && (another || wanted.autopilot_mode == AutopilotMode::Online) {
+            drop(writer);
+            return self.fit(txn, &wanted, stored.kind, &mut Observer::none());
+        }
+        if let Some(tree) = wanted.tree {
+            // What lists had when they were trained, or what the autopilot would have them have.
+            let all = if online { rows } else { stored.tended.trained };
+            let all = if tree.soar { 2 * all } else { all };
+            let params = MaintainParams {
+                list_entries: Some((all as f64 / tree.num_leaves as f64).max(1.0)),
+                split_beyond: 2.0,
+                ..MaintainParams::default()
+            };
+            while maintained(&mut writer, &wanted, &params)?.left > 0 {}
+            stored.plan = wanted;
+        }
+        stored.tended = Tended { rows, changed: 0, ..stored.tended };
+        writer.set_note(&stored.encode())
+    }
+
     fn open_in<'t>(&self, txn: &'t WriteTxn) -> Result<IndexWriter<'t>> {
-        txn.index(&self.name).map_err(not_indexed)
+        let mut writer = txn.index(&self.name).map_err(not_indexed)?;
+        writer.pool = self.pool.clone().or(writer.pool);
+        Ok(writer)
     }
 
     // -------------------------------------------------------------- retrieving
@@ -453,6 +559,28 @@ impl<Q> Retriever<Q> {
         self.searched(&self.open_reader()?, queries, k, params)
     }
 
+    /// The same, so many queries at a time: what a batch takes in memory grows with it. ScaNN's `batch_size`; the answers do not
+    /// depend on it.
+    ///
+    /// # Errors
+    /// As [`search`](Self::search); [`Error::Parameter`] for a batch of 0.
+    pub fn search_batched_parallel_by(
+        &self,
+        queries: &[Q],
+        k: usize,
+        params: &SearchParams,
+        batch_size: usize,
+    ) -> Result<Vec<Vec<Retrieved>>> {
+        if batch_size == 0 {
+            return Err(Error::Parameter { name: "batch_size", what: "0, expected at least 1".into() });
+        }
+        let (open, mut all) = (self.open_reader()?, Vec::with_capacity(queries.len()));
+        for batch in queries.chunks(batch_size) {
+            all.extend(self.searched(&open, batch, k, params)?);
+        }
+        Ok(all)
+    }
+
     fn searched(
         &self,
         open: &Open,
@@ -511,7 +639,19 @@ impl<Q> Retriever<Q> {
     /// # Errors
     /// [`Error::NotIndexed`].
     pub fn reader(&self) -> Result<IndexReader<'static>> {
-        self.store.begin_read()?.index(&self.name).map_err(not_indexed)
+        let mut reader = self.store.begin_read()?.index(&self.name).map_err(not_indexed)?;
+        reader.pool = self.pool.clone().or(reader.pool);
+        Ok(reader)
+    }
+
+    /// What it was indexed as, a line `name value` each: ScaNN's `config`.
+    ///
+    /// # Errors
+    /// [`Error::NotIndexed`].
+    pub fn config(&self) -> Result<String> {
+        let reader = self.reader()?;
+        let stored = stored(&reader, &self.name)?.encode();
+        Ok(String::from_utf8_lossy(&stored).into_owned())
     }
 
     /// Its name in the store.
@@ -544,9 +684,8 @@ impl<Q> Retriever<Q> {
         if let Some(pool) = self.alone.get() {
             return Ok(pool.clone());
         }
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-        let pool = pool.map_err(|e| Error::Io(std::io::Error::other(e)))?;
-        Ok(self.alone.get_or_init(|| Arc::new(pool)).clone())
+        let pool = pool_of(1)?;
+        Ok(self.alone.get_or_init(|| pool).clone())
     }
 }
 
@@ -557,6 +696,28 @@ impl<Q> std::fmt::Debug for Retriever<Q> {
             .field("plan", &self.plan)
             .finish_non_exhaustive()
     }
+}
+
+fn pool_of(threads: usize) -> Result<Arc<rayon::ThreadPool>> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+    pool.map(Arc::new).map_err(|e| Error::Io(std::io::Error::other(e)))
+}
+
+/// Maintains the lists, of which the same share is searched afterwards.
+fn maintained(writer: &mut IndexWriter<'_>, plan: &Plan, params: &MaintainParams) -> Result<MaintainReport> {
+    let report = writer.maintain(params, &mut Observer::none())?;
+    writer.set_search_defaults(&plan.search_defaults_of(report.lists))?;
+    Ok(report)
+}
+
+/// Rows that tell how many components are enough, in bytes.
+const TELLING_BYTES: usize = 256 << 20;
+
+/// Some of the vectors, evenly spread over their ids.
+fn some_rows(reader: &IndexReader<'_>) -> Result<Vec<f32>> {
+    let (ids, most) = (reader.ids()?, (TELLING_BYTES / (4 * reader.dim())).max(1));
+    let some: Vec<u64> = ids.iter().step_by(ids.len().div_ceil(most).max(1)).copied().collect();
+    reader.reconstruct_batch(&some)
 }
 
 /// What a query model made.

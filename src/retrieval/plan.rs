@@ -2,27 +2,28 @@
 //! specification, the training and the search defaults of an index, and how they are stored.
 //!
 //! ```text
-//! tree               IVFn, spherical k-means for products; its SOAR is _SOAR          no tree: one list
+//! tree               IVFn, spherical k-means for products; soar is _SOARλ, avq _AVQη   no tree: one list
 //! score_ah           PQmx4fs, m = ⌈dim / dimensions_per_block⌉, of residuals (r) iff there is a tree and the measure is
 //!                    a product; a rest of dim / dimensions_per_block is filled up with zeros (Pad)
 //! its threshold      PQmx4fs_aqT                its hash of 8 bits   PQm
 //! score_brute_force  Flat, SQfp16, SQbf16, SQ8
-//! reorder            RFlat, RF16, RBF16, RSQ8, and rerank
+//! reorder            RFlat, RF16, RBF16, RSQ8, and rerank; its threshold RSQ8_aqT
 //! pca, truncate      PCAd, Truncd in front
 //! ```
 //! Stored as text in the index's note, a line `name value` each: readable by any later version, whatever it adds.
 
 use super::identifier::{KINDS, Kind};
 use crate::kernel::Similarity;
+use crate::math::transform::spectrum;
 use crate::spec::NLIST_MAX;
 use crate::{
     ClusteringParams, EigenPower, Encoding, Error, FastScan, IndexSpec, Init, KeptRows, Metric,
-    ProductQuantizer, Real, Result, ScalarBits, ScalarQuantizer, ScalarSteps, SearchParams, TrainParams,
-    TransformKind,
+    ProductQuantizer, Real, Result, Rows, ScalarBits, ScalarQuantizer, ScalarSteps, SearchParams,
+    TrainParams, TransformKind,
 };
 
 /// How vectors are partitioned: ScaNN's `tree`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Tree {
     /// Lists. Default 100.
     pub num_leaves: usize,
@@ -38,6 +39,36 @@ pub struct Tree {
     pub random_init: bool,
     /// Each vector stands in two lists: [`IndexSpec::with_spill`]. Default false.
     pub soar: bool,
+    /// How much more an error along the first residual costs when the second list is chosen:
+    /// [`IndexSpec::with_spill_strength`]. Default 1.5.
+    pub soar_lambda: f32,
+    /// Centroids that weigh errors along vectors so many times as those across them: [`IndexSpec::with_avq`]. Takes a
+    /// product as measure. Default `None`: means.
+    pub avq: Option<f32>,
+    /// Training gives the centroid of a list of fewer rows to a large list, and never asks for more than lists have in the
+    /// mean: [`ClusteringParams::min_cluster_rows`]. Default 50.
+    pub min_partition_size: usize,
+    /// After so many changes [`upsert`](crate::Retriever::upsert) and [`delete`](crate::Retriever::delete) see to the
+    /// lists, in their own transaction: [`Retriever::maintain`](crate::Retriever::maintain). Default `None`: never.
+    pub incremental_threshold: Option<Growth>,
+}
+
+/// Vectors that were upserted or deleted since lists were made or seen to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Growth {
+    /// So many, 1 or more.
+    Vectors(u64),
+    /// So many times those that there were, more than 0.
+    Fraction(f32),
+}
+
+impl Growth {
+    fn is_reached(self, changed: u64, rows: u64) -> bool {
+        match self {
+            Growth::Vectors(vectors) => changed >= vectors,
+            Growth::Fraction(fraction) => changed as f64 >= f64::from(fraction) * rows.max(1) as f64,
+        }
+    }
 }
 
 impl Default for Tree {
@@ -50,6 +81,10 @@ impl Default for Tree {
             spherical: false,
             random_init: true,
             soar: false,
+            soar_lambda: 1.5,
+            avq: None,
+            min_partition_size: 50,
+            incremental_threshold: None,
         }
     }
 }
@@ -67,6 +102,10 @@ pub struct ScoreAh {
     /// Codes are of what is left of a vector without its list's centroid. Default `None`: if there is a tree and the
     /// measure is dot product or cosine. `Some(true)` makes better codes for squared L2, too.
     pub residual_quantization: Option<bool>,
+    /// Rows that training the codes looks at, at most. Default 100,000.
+    pub training_sample_size: usize,
+    /// Iterations of the k-means of each block. Default 10.
+    pub training_iterations: usize,
 }
 
 impl Default for ScoreAh {
@@ -76,6 +115,8 @@ impl Default for ScoreAh {
             anisotropic_quantization_threshold: None,
             hash: Hash::Lut16,
             residual_quantization: None,
+            training_sample_size: 100_000,
+            training_iterations: 10,
         }
     }
 }
@@ -119,10 +160,68 @@ pub(super) struct Reorder {
 }
 
 /// Lists and codes are of fewer components.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Reduction {
     Pca(usize),
     Truncate(usize),
+    /// As many main directions as rows vary along by `share` of all that they vary, and at most `most` of the components:
+    /// `dim` of them once rows have told, 0 before.
+    PcaShare {
+        share: f32,
+        most: f32,
+        dim: usize,
+    },
+    /// As many components from the first on as hold `share` of the rows' squares.
+    TruncateShare {
+        share: f32,
+        dim: usize,
+    },
+}
+
+impl Reduction {
+    /// The same of these (prepared) rows.
+    fn of_rows(self, rows: Rows<'_>) -> Result<Self> {
+        Ok(match self {
+            Reduction::PcaShare { share, most, .. } => {
+                let dim_max = (f64::from(most) * rows.dim() as f64).ceil() as usize;
+                let dim = enough(&spectrum(rows)?, share).clamp(1, dim_max.max(1));
+                Reduction::PcaShare { share, most, dim }
+            }
+            Reduction::TruncateShare { share, .. } => {
+                let mut squares = vec![0.0; rows.dim()];
+                for row in rows.iter() {
+                    squares.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x) * f64::from(*x));
+                }
+                Reduction::TruncateShare { share, dim: enough(&squares, share) }
+            }
+            number => number,
+        })
+    }
+}
+
+/// How many of the first `parts` are `share` of them all: 1 at least.
+fn enough(parts: &[f64], share: f32) -> usize {
+    let wanted = parts.iter().sum::<f64>() * f64::from(share);
+    let mut sum = 0.0;
+    let reached = parts.iter().position(|part| {
+        sum += part;
+        // A millionth for what sums are rounded by.
+        sum >= wanted * (1.0 - 1e-6)
+    });
+    reached.map_or(parts.len(), |last| last + 1)
+}
+
+/// When an autopilot chooses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AutopilotMode {
+    /// At [`index`](crate::Retriever::index) and [`rebalance`](crate::Retriever::rebalance).
+    #[default]
+    Once,
+    /// Also when half as many vectors have changed as there were: it trains all anew, in the transaction of the change.
+    Online,
+    /// Then, but lists are split and dissolved instead, unless there are to be lists where there were none, or none any
+    /// more.
+    OnlineIncremental,
 }
 
 /// All that a retriever is made as, but its name.
@@ -133,10 +232,13 @@ pub(super) struct Plan {
     pub(super) tree: Option<Tree>,
     pub(super) scoring: Scoring,
     pub(super) reorder: Option<Reorder>,
+    /// Of rounding the rows that are scored again.
+    pub(super) reorder_threshold: Option<f32>,
     pub(super) reduction: Option<Reduction>,
     pub(super) parallelize_batch_searches: bool,
     /// Tree, scoring and candidates follow from the number of rows; rows are stored so.
     pub(super) autopilot: Option<Quantize>,
+    pub(super) autopilot_mode: AutopilotMode,
 }
 
 impl Default for Plan {
@@ -147,9 +249,11 @@ impl Default for Plan {
             tree: Some(Tree::default()),
             scoring: Scoring::Ah(ScoreAh::default()),
             reorder: None,
+            reorder_threshold: None,
             reduction: None,
             parallelize_batch_searches: true,
             autopilot: None,
+            autopilot_mode: AutopilotMode::Once,
         }
     }
 }
@@ -162,6 +266,7 @@ impl Plan {
             positive("num_leaves", tree.num_leaves)?;
             positive("num_leaves_to_search", tree.num_leaves_to_search)?;
             positive("training_sample_size", tree.training_sample_size)?;
+            tree.check()?;
             if tree.num_leaves > NLIST_MAX {
                 let what = format!("{}, at most {NLIST_MAX}", tree.num_leaves);
                 return Err(Error::Parameter { name: "num_leaves", what });
@@ -173,7 +278,23 @@ impl Plan {
         match self.reduction {
             Some(Reduction::Pca(dim)) => positive("pca", dim)?,
             Some(Reduction::Truncate(dim)) => positive("truncate", dim)?,
+            Some(Reduction::PcaShare { share, most, .. }) => {
+                part("pca_significance", share)?;
+                part("pca_truncation", most)?;
+            }
+            Some(Reduction::TruncateShare { share, .. }) => part("truncate_significance", share)?,
             None => {}
+        }
+        if let Some(threshold) = self.reorder_threshold {
+            more_than(0.0, "reorder_threshold", threshold)?;
+            if self.reorder.is_none() && self.autopilot.is_none() {
+                let what = "takes reordering candidates".into();
+                return Err(Error::Parameter { name: "reorder_threshold", what });
+            }
+        }
+        if self.autopilot.is_none() && self.autopilot_mode != AutopilotMode::Once {
+            let what = "says when an autopilot chooses, and there is none".into();
+            return Err(Error::Parameter { name: "autopilot_mode", what });
         }
         match self.scoring {
             Scoring::Ah(ah) => self.check_ah(&ah),
@@ -183,6 +304,7 @@ impl Plan {
 
     fn check_ah(&self, ah: &ScoreAh) -> Result<()> {
         positive("dimensions_per_block", ah.dimensions_per_block)?;
+        positive("training_sample_size", ah.training_sample_size)?;
         let Some(threshold) = ah.anisotropic_quantization_threshold else { return Ok(()) };
         let bad = |what| Err(Error::Parameter { name: "anisotropic_quantization_threshold", what });
         if !threshold.is_finite() || threshold <= 0.0 {
@@ -198,12 +320,14 @@ impl Plan {
     pub(super) fn spec(&self, dim: usize, kind: Kind) -> IndexSpec {
         let mut transforms = Vec::new();
         let mut inner = dim;
+        // What rows have not told yet, nobody can do.
         match self.reduction {
-            Some(Reduction::Pca(dim_out)) => {
+            Some(Reduction::PcaShare { dim: 0, .. } | Reduction::TruncateShare { dim: 0, .. }) => {}
+            Some(Reduction::Pca(dim_out) | Reduction::PcaShare { dim: dim_out, .. }) => {
                 transforms.push(TransformKind::Pca { dim_out, power: EigenPower::NONE, rotate: false });
                 inner = dim_out;
             }
-            Some(Reduction::Truncate(dim_out)) => {
+            Some(Reduction::Truncate(dim_out) | Reduction::TruncateShare { dim: dim_out, .. }) => {
                 transforms.push(TransformKind::Truncate { dim_out });
                 inner = dim_out;
             }
@@ -226,10 +350,23 @@ impl Plan {
             false => IndexSpec::ivf(dim, self.measure, self.tree.map_or(1, |tree| tree.num_leaves)),
         };
         let spec = spec.with_transforms(transforms).with_encoding(encoding).with_keys(kind.is_key());
-        let spec = spec.with_spill(self.tree.is_some_and(|tree| tree.soar));
-        match self.reorder {
-            Some(reorder) => spec.with_kept_rows(reorder.rows.kept()),
+        // Numbers that are none were refused.
+        let real = |value: Option<f32>| value.and_then(Real::new);
+        let soar = self.tree.filter(|tree| tree.soar);
+        let spec = match real(soar.map(|tree| tree.soar_lambda)) {
+            Some(lambda) => spec.with_spill_strength(lambda),
             None => spec,
+        };
+        let spec = match real(self.tree.and_then(|tree| tree.avq)) {
+            Some(eta) => spec.with_avq(eta),
+            None => spec,
+        };
+        match (self.reorder, real(self.reorder_threshold)) {
+            (Some(reorder), None) => spec.with_kept_rows(reorder.rows.kept()),
+            (Some(reorder), Some(threshold)) => {
+                spec.with_kept_rows(reorder.rows.kept()).with_kept_threshold(threshold)
+            }
+            (None, _) => spec,
         }
     }
 
@@ -254,16 +391,26 @@ impl Plan {
     /// How the index is trained.
     pub(super) fn training(&self) -> TrainParams {
         let tree = self.tree.unwrap_or_default();
+        let ah = match self.scoring {
+            Scoring::Ah(ah) => Some(ah),
+            Scoring::BruteForce(_) => None,
+        };
+        let (lists, codes) = (tree.training_sample_size, ah.map_or(0, |ah| ah.training_sample_size));
+        // The sample is all that bounds the k-means, unless the codes want a larger one.
+        let leaves = self.tree.map_or(1, |tree| tree.num_leaves);
+        let per_list = if codes > lists { (lists / leaves).max(1) } else { lists };
         TrainParams {
             clustering: ClusteringParams {
                 niter: tree.training_iterations,
                 spherical: tree.spherical,
                 init: if tree.random_init { Init::Random } else { Init::KMeansPlusPlus },
-                // The sample is all that bounds it.
-                max_points_per_centroid: tree.training_sample_size,
+                max_points_per_centroid: per_list,
+                min_cluster_rows: tree.min_partition_size,
                 ..ClusteringParams::default()
             },
-            sample_rows: Some(tree.training_sample_size),
+            sample_rows: Some(lists.max(codes)),
+            code_rows: ah.map(|ah| ah.training_sample_size),
+            code_iterations: ah.map(|ah| ah.training_iterations),
             initial: None,
         }
     }
@@ -275,6 +422,80 @@ impl Plan {
             Some(reorder) => params.rerank(reorder.candidates),
             None => params,
         }
+    }
+}
+
+impl Tree {
+    fn check(&self) -> Result<()> {
+        if !self.soar_lambda.is_finite() || self.soar_lambda < 0.0 {
+            let what = format!("{}, expected 0 or more", self.soar_lambda);
+            return Err(Error::Parameter { name: "soar_lambda", what });
+        }
+        if let Some(eta) = self.avq.filter(|eta| !eta.is_finite() || *eta < 1.0) {
+            return Err(Error::Parameter { name: "avq", what: format!("{eta}, expected 1 or more") });
+        }
+        match self.incremental_threshold {
+            Some(Growth::Vectors(vectors)) => positive("incremental_threshold", vectors as usize),
+            Some(Growth::Fraction(fraction)) => more_than(0.0, "incremental_threshold", fraction),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Rows that tell how many components are enough, at most.
+const TELLING_ROWS: usize = 100_000;
+
+impl Plan {
+    /// True if it is for rows to tell how many components lists and codes are of.
+    pub(super) fn asks_rows(&self) -> bool {
+        matches!(self.reduction, Some(Reduction::PcaShare { .. } | Reduction::TruncateShare { .. }))
+    }
+
+    /// The same once `rows` have told that.
+    pub(super) fn told(self, rows: Rows<'_>) -> Result<Plan> {
+        let Some(reduction) = self.reduction.filter(|_| self.asks_rows() && !rows.is_empty()) else {
+            return Ok(self);
+        };
+        let step = rows.len().div_ceil(TELLING_ROWS);
+        let mut some: Vec<f32> = rows.iter().step_by(step).flatten().copied().collect();
+        let dim = rows.dim();
+        crate::metric::check_norms(rows)?;
+        if self.measure == Metric::Cosine {
+            crate::metric::normalise(&mut some, dim)?;
+        }
+        Ok(Plan { reduction: Some(reduction.of_rows(Rows::of(&some, dim))?), ..self })
+    }
+
+    /// After which changes the lists are seen to.
+    pub(super) fn growth(&self) -> Option<Growth> {
+        match (self.autopilot, self.autopilot_mode) {
+            (Some(_), AutopilotMode::Online | AutopilotMode::OnlineIncremental) => {
+                Some(Growth::Fraction(0.5))
+            }
+            _ => self.tree?.incremental_threshold,
+        }
+    }
+
+    /// How an index of so many lists is searched: the same share of them as of those that it was to have.
+    pub(super) fn search_defaults_of(&self, lists: usize) -> SearchParams {
+        let Some(tree) = self.tree else { return self.search_defaults().nprobe(lists) };
+        let share = tree.num_leaves_to_search as f64 / tree.num_leaves as f64;
+        self.search_defaults().nprobe(((share * lists as f64).ceil() as usize).max(1))
+    }
+}
+
+/// Refuses what is no share.
+fn part(name: &'static str, value: f32) -> Result<()> {
+    match value > 0.0 && value <= 1.0 {
+        true => Ok(()),
+        false => Err(Error::Parameter { name, what: format!("{value}, expected more than 0 and at most 1") }),
+    }
+}
+
+fn more_than(least: f32, name: &'static str, value: f32) -> Result<()> {
+    match value.is_finite() && value > least {
+        true => Ok(()),
+        false => Err(Error::Parameter { name, what: format!("{value}, expected more than {least}") }),
     }
 }
 
@@ -317,6 +538,11 @@ const QUANTIZE: [(Quantize, &str); 4] = [
     (Quantize::Bfloat16, "bfloat16"),
     (Quantize::Int8, "int8"),
 ];
+const MODES: [(AutopilotMode, &str); 3] = [
+    (AutopilotMode::Once, "once"),
+    (AutopilotMode::Online, "online"),
+    (AutopilotMode::OnlineIncremental, "online_incremental"),
+];
 const HASHES: [(Hash, &str); 2] = [(Hash::Lut16, "lut16"), (Hash::Lut256, "lut256")];
 /// What is not there.
 const NONE: &str = "none";
@@ -334,12 +560,40 @@ fn named<T: Copy>(names: &[(T, &'static str)], name: &str) -> Option<T> {
 pub(super) struct Stored {
     pub(super) plan: Plan,
     pub(super) kind: Kind,
+    pub(super) tended: Tended,
+}
+
+/// When lists were made and seen to, in vectors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tended {
+    /// There were so many when the index was trained.
+    pub(super) trained: u64,
+    /// And when its lists were last seen to, or trained.
+    pub(super) rows: u64,
+    /// So many were upserted or deleted since.
+    pub(super) changed: u64,
+}
+
+impl Tended {
+    /// Just trained.
+    pub(super) fn of_rows(rows: u64) -> Self {
+        Tended { trained: rows, rows, changed: 0 }
+    }
+}
+
+impl Stored {
+    /// The lists are to be seen to.
+    pub(super) fn is_due(&self) -> bool {
+        let reached = |growth: Growth| growth.is_reached(self.tended.changed, self.tended.rows);
+        self.plan.growth().is_some_and(reached)
+    }
 }
 
 impl Stored {
     pub(super) fn encode(&self) -> Vec<u8> {
-        let Plan { k, measure, tree, scoring, reorder, reduction, parallelize_batch_searches, autopilot } =
-            &self.plan;
+        let plan = &self.plan;
+        let Plan { k, measure, tree, scoring, reorder, reduction, .. } = plan;
+        let Plan { reorder_threshold, parallelize_batch_searches, autopilot, autopilot_mode, .. } = plan;
         let mut lines =
             vec![HEAD.to_string(), format!("identifiers {}", name_of(&KINDS, self.kind)), format!("k {k}")];
         lines.push(format!("distance_measure {measure}"));
@@ -351,6 +605,13 @@ impl Stored {
             lines.push(format!("spherical {}", tree.spherical));
             lines.push(format!("random_init {}", tree.random_init));
             lines.push(format!("soar {}", tree.soar));
+            lines.push(format!("soar_lambda {}", tree.soar_lambda));
+            lines.push(format!("min_partition_size {}", tree.min_partition_size));
+            lines.extend(tree.avq.map(|eta| format!("avq {eta}")));
+            lines.extend(tree.incremental_threshold.map(|growth| match growth {
+                Growth::Vectors(vectors) => format!("incremental_threshold vectors {vectors}"),
+                Growth::Fraction(fraction) => format!("incremental_threshold fraction {fraction}"),
+            }));
         }
         match scoring {
             Scoring::BruteForce(quantize) => {
@@ -359,6 +620,8 @@ impl Stored {
             Scoring::Ah(ah) => {
                 lines.push(format!("dimensions_per_block {}", ah.dimensions_per_block));
                 lines.push(format!("hash {}", name_of(&HASHES, ah.hash)));
+                lines.push(format!("ah_training_sample_size {}", ah.training_sample_size));
+                lines.push(format!("ah_training_iterations {}", ah.training_iterations));
                 if let Some(threshold) = ah.anisotropic_quantization_threshold {
                     lines.push(format!("anisotropic_quantization_threshold {threshold}"));
                 }
@@ -374,11 +637,23 @@ impl Stored {
         match reduction {
             Some(Reduction::Pca(dim)) => lines.push(format!("pca {dim}")),
             Some(Reduction::Truncate(dim)) => lines.push(format!("truncate {dim}")),
+            Some(Reduction::PcaShare { share, most, dim }) => {
+                lines.push(format!("pca_significance {share} {most} {dim}"));
+            }
+            Some(Reduction::TruncateShare { share, dim }) => {
+                lines.push(format!("truncate_significance {share} {dim}"));
+            }
             None => {}
+        }
+        lines.extend(reorder_threshold.map(|threshold| format!("reordering_threshold {threshold}")));
+        if plan.growth().is_some() {
+            let Tended { trained, rows, changed } = self.tended;
+            lines.push(format!("tended {trained} {rows} {changed}"));
         }
         lines.push(format!("parallelize_batch_searches {parallelize_batch_searches}"));
         if let Some(quantize) = autopilot {
             lines.push(format!("autopilot {}", name_of(&QUANTIZE, *quantize)));
+            lines.push(format!("autopilot_mode {}", name_of(&MODES, *autopilot_mode)));
         }
         (lines.join("\n") + "\n").into_bytes()
     }
@@ -393,7 +668,8 @@ impl Stored {
         if lines.next() != Some(HEAD) {
             return Ok(None);
         }
-        let mut stored = Stored { plan: Plan { tree: None, ..Plan::default() }, kind: Kind::Unsigned };
+        let (plan, tended) = (Plan { tree: None, ..Plan::default() }, Tended::default());
+        let mut stored = Stored { plan, kind: Kind::Unsigned, tended };
         for line in lines {
             let read = line.split_once(' ').and_then(|(name, value)| stored.set(name, value));
             read.ok_or_else(|| format!("`{line}` in the note of a retriever"))?;
@@ -413,6 +689,23 @@ impl Stored {
             "score_brute_force" => plan.scoring = Scoring::BruteForce(named(&QUANTIZE, value)?),
             "pca" => plan.reduction = Some(Reduction::Pca(value.parse().ok()?)),
             "truncate" => plan.reduction = Some(Reduction::Truncate(value.parse().ok()?)),
+            "pca_significance" => {
+                let [share, most, dim] = words(value)?;
+                let (share, most) = (share.parse().ok()?, most.parse().ok()?);
+                plan.reduction = Some(Reduction::PcaShare { share, most, dim: dim.parse().ok()? });
+            }
+            "truncate_significance" => {
+                let [share, dim] = words(value)?;
+                let (share, dim) = (share.parse().ok()?, dim.parse().ok()?);
+                plan.reduction = Some(Reduction::TruncateShare { share, dim });
+            }
+            "reordering_threshold" => plan.reorder_threshold = Some(value.parse().ok()?),
+            "tended" => {
+                let [trained, rows, changed] = words(value)?;
+                let (trained, rows) = (trained.parse().ok()?, rows.parse().ok()?);
+                self.tended = Tended { trained, rows, changed: changed.parse().ok()? };
+            }
+            "autopilot_mode" => plan.autopilot_mode = named(&MODES, value)?,
             "parallelize_batch_searches" => plan.parallelize_batch_searches = value.parse().ok()?,
             "autopilot" => plan.autopilot = Some(named(&QUANTIZE, value)?),
             _ => {
@@ -423,6 +716,11 @@ impl Stored {
         }
         Some(())
     }
+}
+
+/// So many words.
+fn words<const N: usize>(value: &str) -> Option<[&str; N]> {
+    value.split(' ').collect::<Vec<_>>().try_into().ok()
 }
 
 impl Plan {
@@ -436,6 +734,16 @@ impl Plan {
             "spherical" => tree.spherical = value.parse().ok()?,
             "random_init" => tree.random_init = value.parse().ok()?,
             "soar" => tree.soar = value.parse().ok()?,
+            "soar_lambda" => tree.soar_lambda = value.parse().ok()?,
+            "min_partition_size" => tree.min_partition_size = value.parse().ok()?,
+            "avq" => tree.avq = Some(value.parse().ok()?),
+            "incremental_threshold" => {
+                tree.incremental_threshold = Some(match words(value)? {
+                    ["vectors", vectors] => Growth::Vectors(vectors.parse().ok()?),
+                    ["fraction", fraction] => Growth::Fraction(fraction.parse().ok()?),
+                    _ => return None,
+                });
+            }
             _ => return Some(()),
         }
         self.tree = Some(tree);
@@ -447,6 +755,8 @@ impl Plan {
         match name {
             "dimensions_per_block" => ah.dimensions_per_block = value.parse().ok()?,
             "hash" => ah.hash = named(&HASHES, value)?,
+            "ah_training_sample_size" => ah.training_sample_size = value.parse().ok()?,
+            "ah_training_iterations" => ah.training_iterations = value.parse().ok()?,
             "anisotropic_quantization_threshold" => {
                 ah.anisotropic_quantization_threshold = Some(value.parse().ok()?);
             }
@@ -478,6 +788,8 @@ mod tests {
             anisotropic_quantization_threshold: Some(0.2),
             hash: Hash::Lut16,
             residual_quantization: Some(true),
+            training_sample_size: 77,
+            training_iterations: 4,
         };
         let tree = Tree {
             num_leaves: 7,
@@ -487,6 +799,10 @@ mod tests {
             spherical: true,
             random_init: false,
             soar: true,
+            soar_lambda: 0.75,
+            avq: Some(2.5),
+            min_partition_size: 6,
+            incremental_threshold: Some(Growth::Fraction(0.25)),
         };
         vec![
             Plan::default(),
@@ -495,7 +811,8 @@ mod tests {
                 tree: Some(tree),
                 scoring: Scoring::Ah(ah),
                 reorder: Some(Reorder { candidates: 50, rows: Quantize::Int8 }),
-                reduction: Some(Reduction::Pca(12)),
+                reorder_threshold: Some(0.25),
+                reduction: Some(Reduction::PcaShare { share: 0.9, most: 0.5, dim: 12 }),
                 measure: Metric::Cosine,
                 ..Plan::default()
             },
@@ -504,6 +821,7 @@ mod tests {
                 reduction: Some(Reduction::Truncate(8)),
                 measure: Metric::L2,
                 autopilot: Some(Quantize::Bfloat16),
+                autopilot_mode: AutopilotMode::OnlineIncremental,
                 ..Plan::default()
             },
         ]
@@ -513,7 +831,10 @@ mod tests {
     fn the_stored_form_round_trips() {
         for plan in plans() {
             for (kind, _) in KINDS {
-                let stored = Stored { plan: plan.clone(), kind };
+                let mut stored = Stored { plan: plan.clone(), kind, tended: Tended::default() };
+                if plan.growth().is_some() {
+                    stored.tended = Tended { trained: 9, rows: 8, changed: 3 };
+                }
                 assert_eq!(Stored::decode(&stored.encode()), Ok(Some(stored)));
             }
         }
@@ -525,7 +846,18 @@ mod tests {
             assert_eq!(Stored::decode(note.as_bytes()), Ok(None), "{note}");
         }
         assert_eq!(Stored::decode(&[0xff, 0xfe]), Ok(None));
-        for line in ["k", "k x", "k 0", "num_leaves -1", "hash lut8", "identifiers float", "soar 1"] {
+        for line in [
+            "k",
+            "k x",
+            "k 0",
+            "num_leaves -1",
+            "hash lut8",
+            "identifiers float",
+            "soar 1",
+            "tended 1 2",
+            "incremental_threshold 5",
+            "pca_significance 0.5",
+        ] {
             assert!(Stored::decode(format!("{HEAD}\n{line}\n").as_bytes()).is_err(), "{line}");
         }
         assert!(Stored::decode(format!("{HEAD}\nof a later version\n").as_bytes()).is_ok());
@@ -540,7 +872,7 @@ mod tests {
         assert_eq!(text(default.clone(), 1), "IVF100,PQ1x4fsr");
         assert_eq!(text(Plan { measure: Metric::L2, ..default.clone() }, 128), "IVF100,PQ64x4fs");
         assert_eq!(text(bare, 128), "IVF1,PQ64x4fs");
-        assert_eq!(text(full, 128), "PCA12,IVF7_SOAR,PQ4x4fsr_aq0.2,RSQ8");
+        assert_eq!(text(full, 128), "PCA12,IVF7_SOAR0.75_AVQ2.5,PQ4x4fsr_aq0.2,RSQ8_aq0.25");
         assert_eq!(text(brute.clone(), 128), "Trunc8,IVF100,SQfp16");
         assert_eq!(text(Plan { tree: None, ..brute.clone() }, 128), "Trunc8,IVF1,SQfp16");
         assert_eq!(text(Plan { tree: None, reduction: None, ..brute }, 128), "SQfp16");
@@ -548,6 +880,48 @@ mod tests {
         assert_eq!(text(Plan { scoring: lut256, ..default.clone() }, 128), "IVF100,PQ64np");
         let int8 = Scoring::BruteForce(Quantize::Int8);
         assert_eq!(text(Plan { scoring: int8, tree: None, ..default }, 128), "IVF1,SQ8");
+    }
+
+    /// Against variances and squares that are known: 8, 4, 2, 1, 1 of 16 in five components.
+    #[test]
+    fn rows_tell_how_many_components_are_enough() {
+        let mut data = Vec::new();
+        for (d, variance) in [8.0f32, 4.0, 2.0, 1.0, 1.0].into_iter().enumerate() {
+            for sign in [-1.0, 1.0] {
+                data.extend((0..5).map(|other| if other == d { sign * variance.sqrt() } else { 0.0 }));
+            }
+        }
+        let rows = Rows::new(&data, 5).unwrap();
+        let dim = |reduction| {
+            let plan = Plan { reduction: Some(reduction), measure: Metric::L2, ..Plan::default() };
+            match plan.told(rows).unwrap().reduction {
+                Some(Reduction::PcaShare { dim, .. } | Reduction::TruncateShare { dim, .. }) => dim,
+                other => panic!("{other:?}"),
+            }
+        };
+        for (share, expected) in [(0.01, 1), (0.5, 1), (0.51, 2), (0.75, 2), (0.8, 3), (0.9, 4), (1.0, 5)] {
+            assert_eq!(dim(Reduction::PcaShare { share, most: 1.0, dim: 0 }), expected, "{share}");
+            assert_eq!(dim(Reduction::TruncateShare { share, dim: 0 }), expected, "{share}");
+        }
+        assert_eq!(dim(Reduction::PcaShare { share: 1.0, most: 0.5, dim: 0 }), 3);
+    }
+
+    #[test]
+    fn training_has_the_samples_that_were_asked_for() {
+        let plan = |lists, codes| Plan {
+            tree: Some(Tree { num_leaves: 10, training_sample_size: lists, ..Tree::default() }),
+            scoring: Scoring::Ah(ScoreAh { training_sample_size: codes, ..ScoreAh::default() }),
+            ..Plan::default()
+        };
+        let of = |plan: Plan| {
+            let params = plan.training();
+            (params.sample_rows, params.clustering.max_points_per_centroid, params.code_rows)
+        };
+        assert_eq!(of(plan(500, 200)), (Some(500), 500, Some(200)));
+        assert_eq!(of(plan(500, 900)), (Some(900), 50, Some(900)));
+        let brute = Plan { scoring: Scoring::BruteForce(Quantize::Int8), ..plan(500, 900) };
+        assert_eq!(of(brute), (Some(500), 500, None));
+        assert_eq!(plan(1, 1).training().clustering.min_cluster_rows, 50);
     }
 
     #[test]
@@ -565,6 +939,30 @@ mod tests {
             (ah(threshold(0.0)), "anisotropic_quantization_threshold"),
             (ah(threshold(f32::NAN)), "anisotropic_quantization_threshold"),
             (ah(ScoreAh { hash: Hash::Lut256, ..threshold(0.2) }), "anisotropic_quantization_threshold"),
+            (tree(Tree { soar_lambda: -1.0, ..Tree::default() }), "soar_lambda"),
+            (tree(Tree { avq: Some(0.5), ..Tree::default() }), "avq"),
+            (
+                tree(Tree { incremental_threshold: Some(Growth::Vectors(0)), ..Tree::default() }),
+                "incremental_threshold",
+            ),
+            (
+                tree(Tree { incremental_threshold: Some(Growth::Fraction(f32::NAN)), ..Tree::default() }),
+                "incremental_threshold",
+            ),
+            (ah(ScoreAh { training_sample_size: 0, ..ScoreAh::default() }), "training_sample_size"),
+            (Plan { reorder_threshold: Some(0.2), ..Plan::default() }, "reorder_threshold"),
+            (Plan { autopilot_mode: AutopilotMode::Online, ..Plan::default() }, "autopilot_mode"),
+            (
+                Plan {
+                    reduction: Some(Reduction::PcaShare { share: 1.5, most: 1.0, dim: 0 }),
+                    ..Plan::default()
+                },
+                "pca_significance",
+            ),
+            (
+                Plan { reduction: Some(Reduction::TruncateShare { share: 0.0, dim: 0 }), ..Plan::default() },
+                "truncate_significance",
+            ),
             (Plan { reduction: Some(Reduction::Pca(0)), ..Plan::default() }, "pca"),
             (Plan { reduction: Some(Reduction::Truncate(0)), ..Plan::default() }, "truncate"),
         ] {

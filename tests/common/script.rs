@@ -697,6 +697,6 @@ impl Bytes<'_> {
             max_points_per_centroid: self.pick([256, 3, 1]),
             ..ClusteringParams::default()
         };
-        TrainParams { clustering, sample_rows: self.pick([None, None, Some(17)]), initial: None }
+        TrainParams { clustering, sample_rows: self.pick([None, None, Some(17)]), ..TrainParams::default() }
     }
 }

@@ -13,7 +13,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 #[path = "../campaign/mod.rs"]
-#[allow(unreachable_pub)]
 mod campaign;
 mod fixture;
 mod plain;

@@ -63,7 +63,13 @@ impl Data {
     }
 
     fn train(&self, text: &str, similarity: Similarity, with_centroids: bool) -> Additive {
-        let training = Training { sample: self.assigned(with_centroids), similarity, seed: 5 };
+        let training = Training {
+            sample: self.assigned(with_centroids),
+            similarity,
+            seed: 5,
+            iterations: None,
+            rows: None,
+        };
         Additive::train(form(text), &training, &mut Observer::none()).unwrap()
     }
 }
@@ -447,7 +453,8 @@ fn few_and_odd_rows_train_something_that_works() {
         for (text, similarity) in
             ["RQ3x4fsr", "RQ2x4fsr_Nrq2x4"].into_iter().flat_map(|t| SIMILARITIES.map(|s| (t, s)))
         {
-            let training = Training { sample: data.assigned(true), similarity, seed: 5 };
+            let training =
+                Training { sample: data.assigned(true), similarity, seed: 5, iterations: None, rows: None };
             let code = AdditiveFastScan::train(form(text), &training, &mut Observer::none()).unwrap();
             let (mut packed, mut region) = (Vec::new(), Vec::new());
             code.encode(data.assigned(true), &mut packed);
@@ -471,7 +478,13 @@ fn few_and_odd_rows_train_something_that_works() {
         }
     }
     let none = Data::new(Vec::new(), 3);
-    let training = Training { sample: none.assigned(false), similarity: Similarity::L2, seed: 1 };
+    let training = Training {
+        sample: none.assigned(false),
+        similarity: Similarity::L2,
+        seed: 1,
+        iterations: None,
+        rows: None,
+    };
     let refused = Additive::train(form("RQ2x4"), &training, &mut Observer::none());
     assert!(matches!(refused, Err(Error::TooFewRows { .. })));
     let data = Data::new(noise(60, 1.0, 3), 3);
@@ -489,7 +502,13 @@ fn fewer_rows_than_words_are_stored_exactly() {
 #[test]
 fn training_ticks_and_can_be_cancelled() {
     let data = Data::new(clustered(600, 8, 14), 8);
-    let training = Training { sample: data.assigned(true), similarity: Similarity::L2, seed: 1 };
+    let training = Training {
+        sample: data.assigned(true),
+        similarity: Similarity::L2,
+        seed: 1,
+        iterations: None,
+        rows: None,
+    };
     let mut ticks: Vec<Tick> = Vec::new();
     let mut watch = |tick: Tick| {
         ticks.push(tick);
@@ -531,7 +550,8 @@ fn fast_scans_score_what_they_decode_to() {
         "PLSQ2x2x4fs_Nrq2x4",
     ] {
         for (similarity, with) in SIMILARITIES.into_iter().flat_map(|s| [(s, true), (s, false)]) {
-            let training = Training { sample: data.assigned(with), similarity, seed: 5 };
+            let training =
+                Training { sample: data.assigned(with), similarity, seed: 5, iterations: None, rows: None };
             let code = AdditiveFastScan::train(form(text), &training, &mut Observer::none()).unwrap();
             let code = AdditiveFastScan::from_tables(form(text), dim, similarity, &code.tables()).unwrap();
             let mut packed = Vec::new();
@@ -760,7 +780,13 @@ mod faiss {
     #[test]
     fn books_are_as_good_as_those_of_faiss() {
         let given = Given::whole();
-        let training = Training { sample: given.assigned(), similarity: Similarity::L2, seed: 1234 };
+        let training = Training {
+            sample: given.assigned(),
+            similarity: Similarity::L2,
+            seed: 1234,
+            iterations: None,
+            rows: None,
+        };
         for (kind, spelling) in [
             ("RQ4x6", "RQ4x6"),
             ("PRQ2x2x6", "PRQ2x2x6_Nqint8"),

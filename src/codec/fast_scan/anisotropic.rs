@@ -101,7 +101,7 @@ impl<'a> Search<'a> {
 }
 
 /// η.
-fn weight(threshold: f64, squared: f64, dim: usize) -> f64 {
+pub(in crate::codec) fn weight(threshold: f64, squared: f64, dim: usize) -> f64 {
     let t = threshold * threshold / squared;
     let weight = (dim as f64 - 1.0) * t / (1.0 - t);
     if weight.is_finite() { weight.max(1.0) } else { 1.0 }
@@ -158,7 +158,8 @@ mod tests {
     fn codec(rows: Assigned<'_>, residual: bool, threshold: Option<f32>) -> ProductFastScan {
         let anisotropic = threshold.and_then(Real::new);
         let params = FastScan { residual, anisotropic, ..FastScan::new(12) };
-        let training = Training { sample: rows, similarity: Similarity::Dot, seed: 5 };
+        let training =
+            Training { sample: rows, similarity: Similarity::Dot, seed: 5, iterations: None, rows: None };
         ProductFastScan::train(params, &training, &mut Observer::none()).unwrap()
     }
 

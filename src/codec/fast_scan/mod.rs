@@ -19,7 +19,7 @@
 //!
 //! An odd m is filled up with a sub-space of zeros. A block's layout is drawn in `kernel/fast_scan`.
 
-mod anisotropic;
+pub(super) mod anisotropic;
 mod scanner;
 #[cfg(test)]
 mod tests;
@@ -30,7 +30,7 @@ use super::{Assigned, Codec, KeptForm, Scanner, Training};
 use crate::encoding::{FastScan, Real};
 use crate::kernel::{FastTables, Kernels, POINTS, Similarity};
 use crate::layout::{Factors, Layout};
-use crate::math::product::ProductBook;
+use crate::math::product::{Effort, ProductBook};
 use crate::{NORM_MAX, Observer, Result, Rows};
 use std::borrow::Cow;
 
@@ -61,7 +61,7 @@ impl ProductFastScan {
         training: &Training<'_>,
         observer: &mut Observer<'_>,
     ) -> Result<Self> {
-        let Training { sample, similarity, seed } = *training;
+        let Training { sample, similarity, seed, iterations, rows: most } = *training;
         let (dim, m) = (sample.rows.dim(), usize::from(params.subspaces));
         let residuals;
         let rows = if params.residual {
@@ -70,7 +70,7 @@ impl ProductFastScan {
         } else {
             sample.rows
         };
-        let book = ProductBook::train(rows, m, BITS, seed, observer)?;
+        let book = ProductBook::train(rows, m, BITS, Effort { seed, iterations, rows: most }, observer)?;
         let mean = if has_bias(params, similarity) { sample.origin() } else { Vec::new() };
         Ok(Self::new(params, similarity, book, mean))
     }

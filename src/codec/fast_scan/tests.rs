@@ -53,7 +53,7 @@ impl Case {
         let lists: Vec<u32> = rows.chunks(dim).map(nearest).collect();
         let centroid_rows = Rows::of(&centroids, dim);
         let sample = Assigned { rows: Rows::of(&rows, dim), lists: &lists, centroids: Some(centroid_rows) };
-        let training = Training { sample, similarity, seed: 7 };
+        let training = Training { sample, similarity, seed: 7, iterations: None, rows: None };
         let codec = ProductFastScan::train(params, &training, &mut Observer::none()).unwrap();
         let mut codes = Vec::new();
         codec.encode(sample, &mut codes);
@@ -224,7 +224,7 @@ fn rows_without_lists_are_scored_from_the_origin() {
         let rows = floats(&mut random, 40 * dim, 1.0, 0.5);
         let sample = Assigned { rows: Rows::of(&rows, dim), lists: &[0; 40], centroids: None };
         let params = FastScan { subspaces: 8, residual, anisotropic: None };
-        let training = Training { sample, similarity, seed: 1 };
+        let training = Training { sample, similarity, seed: 1, iterations: None, rows: None };
         let codec = ProductFastScan::train(params, &training, &mut Observer::none()).unwrap();
         let (mut codes, mut region) = (Vec::new(), Vec::new());
         codec.encode(sample, &mut codes);

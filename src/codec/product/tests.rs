@@ -31,7 +31,8 @@ impl Data {
     }
 
     fn train(&self, stages: Stages, similarity: Similarity) -> Product {
-        let training = Training { sample: self.assigned(), similarity, seed: 5 };
+        let training =
+            Training { sample: self.assigned(), similarity, seed: 5, iterations: None, rows: None };
         Product::train(stages, &training, &mut Observer::none()).unwrap()
     }
 
@@ -329,7 +330,7 @@ fn little_data_is_encoded_exactly() {
     let (rows, lists) = ([0.5f32; 40], [0u32; 10]);
     let sample = Assigned { rows: Rows::of(&rows, 4), lists: &lists, centroids: None };
     for similarity in SIMILARITIES {
-        let training = Training { sample, similarity, seed: 1 };
+        let training = Training { sample, similarity, seed: 1, iterations: None, rows: None };
         for stages in [pq(2, 4), raw(pq(2, 8)), refined((2, 8), (1, 2))] {
             let product = Product::train(stages, &training, &mut Observer::none()).unwrap();
             let mut entries = Vec::new();
@@ -365,7 +366,13 @@ fn huge_vectors_have_finite_scores() {
 #[test]
 fn what_cannot_be_is_refused_and_training_can_be_stopped() {
     let data = Data::new(12, 200, 1.0);
-    let training = Training { sample: data.assigned(), similarity: Similarity::L2, seed: 1 };
+    let training = Training {
+        sample: data.assigned(),
+        similarity: Similarity::L2,
+        seed: 1,
+        iterations: None,
+        rows: None,
+    };
     for stages in [pq(5, 8), pq(0, 8), pq(4, 0), pq(4, 17), refined((4, 8), (5, 8))] {
         assert!(Product::train(stages, &training, &mut Observer::none()).is_err());
     }

@@ -61,7 +61,11 @@ impl Data {
 }
 
 fn train(text: &str, similarity: Similarity, sample: Assigned<'_>) -> Result<Scalar> {
-    Scalar::train(quantizer(text), &Training { sample, similarity, seed: 1 }, &mut Observer::none())
+    Scalar::train(
+        quantizer(text),
+        &Training { sample, similarity, seed: 1, iterations: None, rows: None },
+        &mut Observer::none(),
+    )
 }
 
 fn codes(codec: &Scalar, rows: Assigned<'_>) -> Vec<u8> {
@@ -429,7 +433,13 @@ fn training_reports_and_can_be_cancelled() {
             ticks.push(tick);
             ControlFlow::Continue(())
         };
-        let training = Training { sample: data.assigned(), similarity: Similarity::L2, seed: 1 };
+        let training = Training {
+            sample: data.assigned(),
+            similarity: Similarity::L2,
+            seed: 1,
+            iterations: None,
+            rows: None,
+        };
         Scalar::train(quantizer(text), &training, &mut Observer::new(&mut keep)).unwrap();
         assert!(
             ticks.len() > 2 && ticks.windows(2).all(|t| t[0].done <= t[1].done && t[1].done <= t[1].total)

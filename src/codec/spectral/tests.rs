@@ -42,7 +42,7 @@ impl Data {
 }
 
 fn train(text: &str, sample: Assigned<'_>) -> Result<Spectral> {
-    let training = Training { sample, similarity: Similarity::L2, seed: 1 };
+    let training = Training { sample, similarity: Similarity::L2, seed: 1, iterations: None, rows: None };
     Spectral::train(hash(text), &training, &mut Observer::none())
 }
 
@@ -286,7 +286,13 @@ fn all_rows_have_a_place_and_none_comes_back() {
 #[test]
 fn training_reports_and_can_be_cancelled() {
     let data = Data::new(2, 10, 50);
-    let training = Training { sample: data.assigned(), similarity: Similarity::L2, seed: 1 };
+    let training = Training {
+        sample: data.assigned(),
+        similarity: Similarity::L2,
+        seed: 1,
+        iterations: None,
+        rows: None,
+    };
     let mut ticks = Vec::new();
     let mut keep = |tick: crate::Tick| {
         ticks.push((tick.done, tick.total));

@@ -39,6 +39,7 @@ use rayon::prelude::*;
 use std::borrow::Cow;
 use std::sync::OnceLock;
 use train::Progress;
+pub(crate) use train::spectrum;
 
 /// A transform that can be applied.
 #[derive(Clone, Debug)]

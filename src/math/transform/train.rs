@@ -113,6 +113,14 @@ fn directions(rows: Rows<'_>, mean: &[f64], progress: &mut Progress<'_, '_>) -> 
     Ok(found)
 }
 
+/// How much rows vary along their main directions, descending.
+pub(crate) fn spectrum(rows: Rows<'_>) -> Result<Vec<f64>> {
+    let (mean, mut observer) = (mean(rows), Observer::none());
+    let mut progress = Progress { observer: &mut observer, part: 0, parts: 1 };
+    let found = directions(rows, &mean, &mut progress)?;
+    Ok(found.values.into_iter().map(|value| value.max(0.0)).collect())
+}
+
 /// The first rows of a matrix.
 fn first_rows(matrix: &Dense, rows: usize) -> Dense {
     Dense::of(rows, matrix.columns, matrix.values[..rows * matrix.columns].to_vec())
