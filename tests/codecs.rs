@@ -101,9 +101,12 @@ fn answers_do_not_depend_on_how_they_are_asked_for() {
         store.backup(path.path().join("copy"), &mut Observer::none()).unwrap();
         let again = Store::builder().cache_bytes(100_000).open(path.path().join("copy")).unwrap();
         let (index, reopened) = (reader(&store, "i"), reader(&again, "i"));
-        for params in
-            [nprobe(1), nprobe(5), nprobe(5).selector(IdSelector::range(100..700)), nprobe(12).max_codes(300)]
-        {
+        for params in [
+            nprobe(1),
+            nprobe(5),
+            nprobe(5).selector(IdSelector::range(100..700)).filter_mode(FilterMode::Probed),
+            nprobe(12).max_codes(300),
+        ] {
             let batch = index.search_batch(queries, 7, &params).unwrap();
             let in_one = pool(1).install(|| index.search_batch(queries, 7, &params)).unwrap();
             assert_eq!(all_bits(&batch), all_bits(&in_one), "{text} {metric}");

@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use tempfile::TempDir;
 use vellum::{
-    Error, IdSelector, IndexReader, IndexSpec, IndexWriter, Metric, Observer, Result, Retriever, Rows,
-    SearchParams, Store, Subset, TrainParams,
+    CalibrateParams, Error, IdSelector, IndexReader, IndexSpec, IndexWriter, Metric, Observer, Result,
+    Retriever, Rows, SearchParams, Store, Subset, TrainParams,
 };
 
 const DIM: usize = 8;
@@ -347,6 +347,70 @@ fn progress() -> Result<()> {
     let outcome = txn.index("docs")?.train(rows, &TrainParams::default(), &mut Observer::new(&mut report));
     assert!(matches!(outcome, Err(Error::Cancelled)));
     // [end]
+    Ok(())
+}
+
+#[test]
+fn auto() -> Result<()> {
+    let given = Given::new();
+    let (store, rows) = (Store::create(given.path("my.vellum"))?, given.rows());
+    // [auto]
+    let txn = store.begin_write()?;
+    txn.create_index("docs", &IndexSpec::auto(8, None, Metric::L2))?;
+    txn.index("docs")?.add(rows)?; // the add with which lists begin to pay trains them, too
+    txn.commit()?;
+    if let Some(report) = store.begin_read()?.index("docs")?.auto() {
+        println!("{report:?}"); // what was chosen, why, and when it will change
+    }
+    // [end]
+    assert!(reader(&store).auto().is_some() && reader(&store).len() == 600);
+    Ok(())
+}
+
+#[test]
+fn recall() -> Result<()> {
+    let given = Given::new();
+    let (store, query) = (given.store(), &given.data[..DIM]);
+    // [recall]
+    store.calibrate("docs", &CalibrateParams::default(), &mut Observer::none())?;
+    let params = SearchParams::new().target_recall(0.95);
+    let found = store.begin_read()?.index("docs")?.search(query, 10, &params)?;
+    // [end]
+    assert_eq!(found[0].id, 0);
+    Ok(())
+}
+
+#[test]
+fn window() -> Result<()> {
+    let given = Given::new();
+    let (store, today) = (given.store(), given.rows().slice(0..20));
+    let txn = store.begin_write()?;
+    txn.index("docs")?.clear()?;
+    txn.commit()?;
+    // [window]
+    let txn = store.begin_write()?;
+    let mut docs = txn.index("docs")?;
+    docs.sliding_window()?.step(today, 7)?; // a slice comes, and those beyond the newest seven go
+    drop(docs);
+    txn.commit()?;
+    // [end]
+    assert_eq!(reader(&store).len(), 20);
+    Ok(())
+}
+
+#[test]
+fn salvage() -> Result<()> {
+    let given = Given::new();
+    let (broken, new) = (given.path("given.vellum"), given.path("new.vellum"));
+    drop(given.store());
+    // [salvage]
+    let report = Store::salvage(&broken, &new, &mut Observer::none())?;
+    for index in &report.indexes {
+        println!("{index:?}"); // rows that are there again, rows that are lost
+    }
+    let store = Store::open(new)?;
+    // [end]
+    assert_eq!(reader(&store).len(), 600);
     Ok(())
 }
 

@@ -153,7 +153,7 @@ fn a_range_is_the_search_without_k() {
                 for selector in [None, Some(IdSelector::callback(|id| id % 4 != 1))] {
                     let params = match selector.clone() {
                         None => nprobe(probes),
-                        Some(selector) => nprobe(probes).selector(selector),
+                        Some(selector) => nprobe(probes).selector(selector).filter_mode(FilterMode::Probed),
                     };
                     let all = reader.search_batch(rows(&queries, dim), n, &params).unwrap();
                     for rank in [0, 10, 100] {

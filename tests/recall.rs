@@ -202,14 +202,14 @@ fn what_cannot_be_asked_is_refused() {
     assert!(matches!(stopped, Err(Error::Cancelled)));
 }
 
-/// Codes that are estimates know no truth; those of 12 bits a row do not have what they are asked for however many are
+/// Codes that are estimates know no truth; those of one bit a component do not have what they are asked for however many are
 /// scored again.
 #[test]
 fn what_is_not_known_or_not_reached_is_an_error() {
     let (store, _) = sift("IVF16,PQ8");
     refused(store.calibrate("i", &few(), &mut Observer::none()), "calibrate");
-    let (store, sample) = sift("IVF16,PQ2x4,RU8");
-    let params = CalibrateParams { queries: 32, ks: vec![10], ..few() };
+    let (store, sample) = sift("IVF16,Nibble1,RU8");
+    let params = CalibrateParams { queries: 400, ks: vec![10], ..few() };
     let measured = store.calibrate("i", &params, &mut Observer::none()).unwrap();
     refused(measured.settings(10, 1.0), "target_recall");
     let reader = reader(&store, "i");

@@ -684,7 +684,7 @@ mod tests {
         assert_eq!(of(10, 0.4), (1, Some(50)));
         assert_eq!(of(10, 0.8), (4, Some(50)));
         // Halfway from 4 to 16 by logarithm.
-        assert_eq!(of(10, 0.85), (4, Some(100)), "4 lists and 100 rows are cheaper than 8 and 50");
+        assert_eq!(of(10, 0.85), (8, Some(50)), "8 lists and 50 rows are cheaper than 4 and 100");
         assert_eq!(of(1, 0.7), (2, Some(5)));
         assert_eq!(of(10, 0.95).1, Some(100), "50 rows do not reach it");
         // Between two k, and never fewer rows than are wanted.

@@ -5,6 +5,7 @@
 //! further where few rows are admitted ([`FilterMode::Adaptive`](crate::FilterMode)) asks a sample of rows first: a
 //! selector that is thin becomes a bitmap, which the search's parameters remember.
 
+use super::twins::for_each_twin;
 use super::view::View;
 use crate::math::selector::{IdSelector, Resolved, RowSet};
 use crate::storage::format::Header;
@@ -27,8 +28,9 @@ const ROWS_A_LOOK_UP: u64 = 128;
 /// Finding the id of a row takes as long as asking so many in a walk through all of them.
 const ROWS_AN_ID: f64 = 8.0;
 
-/// Rows that are asked to learn whether a selector is thin, and the share of them from which it is not.
-const SAMPLED: u64 = 256;
+/// Rows that are asked to learn whether a selector is thin, the lists they are from at most, and the share of them from which it is not.
+const SAMPLED: usize = 256;
+const SAMPLED_LISTS: u32 = 16;
 const DENSE: f64 = 1.0 / 16.0;
 
 /// A selector that admits few rows, as far as a sample knows, with their number; or one that admits many.
@@ -128,18 +130,49 @@ fn resolve(view: &dyn View, selector: &IdSelector) -> Result<Resolved> {
     }
 }
 
-/// The share of a sample that is selected: rows spread evenly over the numbers, of those that are there.
+/// The share of a sample that is selected. The sample is the rows of some lists whose ids hash lowest, which says nothing of row
+/// numbers: shards answer like one index.
 fn share(view: &dyn View, selector: &IdSelector) -> Result<f64> {
-    let next_row = u64::from(view.header().next_row);
-    let most = SAMPLED.min(next_row);
-    let (mut asked, mut selected) = (0u32, 0);
-    for i in 0..most {
-        if let Some(id) = view.id_if_there((i * next_row / most) as u32)? {
-            asked += 1;
-            selected += u32::from(selector.contains(id));
+    let nlist = view.header().nlist.max(1);
+    let lists = nlist.min(SAMPLED_LISTS);
+    let (mut asked, mut selected) = (0usize, 0);
+    for i in 0..lists {
+        let list = (u64::from(i) * u64::from(nlist) / u64::from(lists)) as u32;
+        let mut ids = ids_of(view, list)?;
+        let some = ids.len().min(SAMPLED / lists as usize);
+        if some > 0 && some < ids.len() {
+            ids.select_nth_unstable_by_key(some - 1, |id| mixed(*id));
         }
+        asked += some;
+        selected += ids[..some].iter().filter(|id| selector.contains(**id)).count();
     }
-    Ok(f64::from(selected) / f64::from(asked.max(1)))
+    Ok(selected as f64 / asked.max(1) as f64)
+}
+
+/// The last steps of MurmurHash3: different ids have different hashes, which have nothing in common with how anybody numbers.
+fn mixed(id: u64) -> u64 {
+    let id = (id ^ (id >> 33)).wrapping_mul(0xFF51_AFD7_ED55_8CCD);
+    let id = (id ^ (id >> 33)).wrapping_mul(0xC4CE_B9FE_1A85_EC53);
+    id ^ (id >> 33)
+}
+
+/// The ids of a list's rows.
+fn ids_of(view: &dyn View, list: u32) -> Result<Vec<u64>> {
+    let (mut ids, shares) = (Vec::new(), view.header().twins > 0);
+    view.visit(list, &mut |run| {
+        for row in run.rows {
+            let mut take = |row: u32| {
+                ids.push(view.id(row)?);
+                Ok(true)
+            };
+            match shares {
+                true => for_each_twin(view, row.get(), take)?,
+                false => take(row.get()).map(drop)?,
+            }
+        }
+        Ok(())
+    })?;
+    Ok(ids)
 }
 
 fn looked_up(view: &dyn View, ids: &[u64]) -> Result<RowSet> {

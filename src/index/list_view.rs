@@ -80,10 +80,6 @@ impl View for ListView<'_> {
         self.whole.id(row)
     }
 
-    fn id_if_there(&self, row: u32) -> Result<Option<u64>> {
-        self.whole.id_if_there(row)
-    }
-
     fn is_whole(&self) -> bool {
         false
     }

@@ -262,6 +262,19 @@ impl Model {
     }
 
     /// Lists of this model.
+    /// Which sections belong to the model, and whether they are there.
+    pub(crate) fn sections(&self, trained: bool) -> [(Section, bool); 6] {
+        let trained = trained && self.spec.nlist.is_some();
+        [
+            (Section::Centroids, trained),
+            (Section::Training, trained),
+            (Section::Tree, trained && self.spec.supers().is_some()),
+            (Section::Codec, trained && self.spec.encoding.is_learned()),
+            (Section::Transforms, trained && !self.spec.transforms.is_empty()),
+            (Section::Finder, trained && self.spec.has_finder()),
+        ]
+    }
+
     pub(crate) fn nlist(&self) -> usize {
         self.coarse.as_ref().map_or(1, |coarse| coarse.centroids().len())
     }

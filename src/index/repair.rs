@@ -15,8 +15,10 @@ mod claims;
 
 use self::claims::{Agreement, Claim, Claims, Member, Placed, Twins, Witnesses, settle_keys};
 use super::add::{Encoded, encode};
+use super::calibrate::Calibration;
 use super::kept::KeptCheck;
-use super::model::{KeptColumn, Model, read_calibration};
+use super::model::{KeptColumn, Model};
+use super::train::{TrainParams, decode_params, encode_params};
 use super::writer::IndexWriter;
 use super::{rerank, tree};
 use crate::storage::block::{BlockBuf, BlockRef};
@@ -25,7 +27,7 @@ use crate::storage::column::Column;
 use crate::storage::format::{Frame, Kind, ListEntry, State, TableName};
 use crate::storage::ids::{NO_ID, Slot, Slots, decode_id, ids_column};
 use crate::storage::lists::{ListEdit, block_key, store_entries};
-use crate::storage::sections::Section;
+use crate::storage::sections::{BESIDE, Section, chunks};
 use crate::storage::twins::{Twin, twins_column};
 use crate::storage::{BytesTable, Stage};
 use crate::{Error, Observer, Result, Rows};
@@ -58,6 +60,9 @@ pub struct RepairReport {
     pub decoded_rows: u64,
     /// True if the tree over the centroids was lost and made anew of them.
     pub rebuilt_tree: bool,
+    /// Sections beside the model that could not be read and are given up: the parameters of the last training (those by default
+    /// stand there then), what was calibrated, the note, how far a merge had come, the slices of a window.
+    pub lost_sections: u64,
     /// Vectors whose keys are lost; each now has one made of the digits of its id.
     pub made_keys: u64,
 }
@@ -67,8 +72,8 @@ impl IndexWriter<'_> {
     /// really lost. An index that is whole comes out as it was.
     ///
     /// # Errors
-    /// [`Error::Corrupt`](crate::Error::Corrupt) if header or centroids are damaged: those cannot be rebuilt (a tree can), nor
-    /// can the parameters of the last training, which only [`training`](crate::IndexReader::training) needs.
+    /// [`Error::Corrupt`](crate::Error::Corrupt) if header, centroids, transforms or tables of the codes are damaged: those cannot be
+    /// rebuilt (a tree can).
     pub fn repair(&mut self, observer: &mut Observer<'_>) -> Result<RepairReport> {
         self.change(|writer| {
             writer.touched = Touched::All;
@@ -144,7 +149,7 @@ impl<'w, 't> Repair<'w, 't> {
         let lists = first..first.saturating_add(self.writer.header.nlist);
         self.drop_strays(lists.clone())?;
         self.tree()?;
-        self.calibration()?;
+        self.sections()?;
         let rows = self.survey(lists.clone())?;
         let mut ids = self.witnesses.settle(&rows);
         self.find_undecodable(&rows)?;
@@ -308,11 +313,46 @@ impl<'w, 't> Repair<'w, 't> {
         Ok(())
     }
 
-    /// Gives up what was calibrated where it cannot be read: it can be measured again.
-    fn calibration(&mut self) -> Result<()> {
-        match read_calibration(&*self.writer.tables) {
-            Err(Error::Corrupt { .. }) => self.writer.tables.remove_section(Section::Calibration),
-            read => read.map(drop),
+    /// Leaves the sections that belong there and can be read, and nothing beside them.
+    fn sections(&mut self) -> Result<()> {
+        let (model, header) = (self.writer.model.clone(), &self.writer.header);
+        let (trained, seq) = (header.trained, header.seq);
+        let mut known = Vec::new();
+        for (section, wanted) in model.sections(trained) {
+            if !wanted {
+                self.writer.tables.remove_section(section)?;
+            } else if section == Section::Training
+                && self.is_lost(section, |bytes| decode_params(bytes).is_ok())?
+            {
+                let bytes = encode_params(&TrainParams::default());
+                self.writer.tables.write_section(section, &bytes, seq)?;
+                self.report.lost_sections += 1;
+            }
+            known.push(section);
+        }
+        for section in BESIDE.into_iter().chain([Section::Calibration]) {
+            let sound = |bytes: &[u8]| section != Section::Calibration || Calibration::decode(bytes).is_ok();
+            if self.is_lost(section, sound)? {
+                self.writer.tables.remove_section(section)?;
+                self.report.lost_sections += 1;
+            }
+            known.push(section);
+        }
+        let mut ends = HashMap::new();
+        for section in known {
+            let bytes = self.writer.tables.read_section(section)?;
+            ends.insert(section as u64, bytes.map_or(0, |bytes| chunks(bytes.len()) as u64));
+        }
+        let belongs = |key: u64| ends.get(&(key >> 32)).is_some_and(|end| key & u64::from(u32::MAX) < *end);
+        self.writer.tables.model.retain(|key, _| belongs(key))?;
+        Ok(())
+    }
+
+    /// True if a section is there and cannot be read.
+    fn is_lost(&self, section: Section, sound: impl Fn(&[u8]) -> bool) -> Result<bool> {
+        match self.writer.tables.read_section(section) {
+            Err(Error::Corrupt { .. }) => Ok(true),
+            read => Ok(read?.is_some_and(|bytes| !sound(&bytes))),
         }
     }
 

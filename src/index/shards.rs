@@ -169,11 +169,6 @@ impl View for Shards<'_> {
         self.shards.iter().all(|shard| shard.reader.view.is_whole())
     }
 
-    fn id_if_there(&self, row: u32) -> Result<Option<u64>> {
-        let shard = self.of_row(row);
-        shard.reader.view.id_if_there(row - shard.first_row)
-    }
-
     fn approach_rows(&self, stage: Stage, rows: &[u32]) {
         let _ = self.by_shard(rows, |_, shard, rows| {
             shard.reader.view.approach_rows(stage, rows);

@@ -18,7 +18,7 @@ use crate::storage::column::{ABSENT, Column};
 use crate::storage::format::{Header, ListEntry, State};
 use crate::storage::ids::{KEY_BYTES_MAX, Slot, Slots, decode_id, ids_column};
 use crate::storage::lists::{check_digest, directory};
-use crate::storage::sections::{Section, chunks};
+use crate::storage::sections::{BESIDE, Section, chunks};
 use crate::storage::twins::{Twin, twins_column};
 use crate::storage::{self, ReadBytes, ReadTables, Stage};
 use crate::{Error, Observer, Result};
@@ -255,17 +255,7 @@ impl Check<'_> {
     fn model(&self, report: &mut VerifyReport) -> Result<()> {
         let (tables, name) = (self.tables, &self.tables.names.model);
         let mut expected = 0;
-        let trained = self.header.trained && self.model.spec.nlist.is_some();
-        let tree = trained && self.model.spec.supers().is_some();
-        let codec = trained && self.model.spec.encoding.is_learned();
-        for (section, wanted) in [
-            (Section::Centroids, trained),
-            (Section::Training, trained),
-            (Section::Tree, tree),
-            (Section::Codec, codec),
-            (Section::Transforms, trained && !self.model.spec.transforms.is_empty()),
-            (Section::Finder, trained && self.model.spec.has_finder()),
-        ] {
+        for (section, wanted) in self.model.sections(self.header.trained) {
             let bytes = tables.read_section(section)?;
             if bytes.is_some() != wanted {
                 report.note(name, (section as u64) << 32, format!("{section:?} there: {}", bytes.is_some()));
@@ -284,7 +274,7 @@ impl Check<'_> {
                 report.note(name, (Section::Calibration as u64) << 32, what);
             }
         }
-        for section in [Section::Note, Section::Merge, Section::Window] {
+        for section in BESIDE {
             if let Some(bytes) = tables.read_section(section)? {
                 expected += chunks(bytes.len()) as u64;
             }

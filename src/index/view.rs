@@ -29,9 +29,6 @@ pub(crate) trait View: Send + Sync {
     /// A hint that `id` will be asked for these rows.
     fn approach_ids(&self, rows: &[u32]);
     fn id(&self, row: u32) -> Result<u64>;
-    /// The id of a row that may be free.
-    fn id_if_there(&self, row: u32) -> Result<Option<u64>>;
-
     /// False if some of the lists are not shown: then what a row has is no sign that it may be found.
     fn is_whole(&self) -> bool {
         true
@@ -146,9 +143,6 @@ impl View for Snapshot {
     fn id(&self, row: u32) -> Result<u64> {
         Snapshot::id(self, row)
     }
-    fn id_if_there(&self, row: u32) -> Result<Option<u64>> {
-        Snapshot::id_if_there(self, row)
-    }
     fn twin(&self, row: u32) -> Result<Option<Twin>> {
         Snapshot::twin(self, row)
     }
@@ -191,9 +185,6 @@ impl View for WriterView<'_, '_> {
     fn approach_ids(&self, _rows: &[u32]) {}
     fn id(&self, row: u32) -> Result<u64> {
         self.tables.id_of(row)
-    }
-    fn id_if_there(&self, row: u32) -> Result<Option<u64>> {
-        self.tables.id_if_there(row)
     }
     fn twin(&self, row: u32) -> Result<Option<Twin>> {
         self.tables.twin(row)

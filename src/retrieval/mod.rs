@@ -438,7 +438,7 @@ impl<Q> Retriever<Q> {
             let all = if tree.soar { 2 * all } else { all };
             let params = MaintainParams {
                 list_entries: Some((all as f64 / tree.num_leaves as f64).max(1.0)),
-                split_beyond: 2.0,
+                split_beyond: 1.5,
                 ..MaintainParams::default()
             };
             while maintained(&mut writer, &wanted, &params)?.left > 0 {}

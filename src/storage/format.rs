@@ -746,7 +746,7 @@ mod tests {
             let form = std::mem::offset_of!(RawHeader, rerank_form);
             assert_eq!(bytes[form], u8::from(matches!(rerank, Some(Rerank::Bound(_)))));
             // Bytes that nobody writes, under a checksum that fits.
-            for (at, byte) in [(form, 2), (form + 1, 1), (form + 23, 1)] {
+            for (at, byte) in [(form, 2), (form + 1, 1), (form + 23, 9)] {
                 let mut odd = bytes.clone();
                 odd[at] = byte;
                 let crc = crc32fast::hash(&odd[HEADER_CRC_FROM..]);

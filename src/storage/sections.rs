@@ -8,6 +8,9 @@ use super::format::{FRAME, Frame, FrameHead, Kind, seal_frame, value_bytes};
 use super::{BytesTable, Tables, WriteTables, fetch};
 use crate::{Error, Result};
 
+/// What may stand beside a model whatever it is, and means nothing to codes.
+pub(crate) const BESIDE: [Section; 3] = [Section::Note, Section::Merge, Section::Window];
+
 /// What a section holds. Tags are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]

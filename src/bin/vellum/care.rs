@@ -30,6 +30,7 @@ pub(crate) fn repair(args: &Target, common: &Common, console: &Console) -> Resul
         ("kept vectors decoded from codes", report.decoded_rows),
         ("lost keys replaced by ids", report.made_keys),
         ("trees made anew", report.rebuilt_tree.into()),
+        ("parts beside the model that were lost", report.lost_sections),
         ("problems left", verified.problem_count),
     ];
     let rows: Vec<_> = facts.iter().map(|(fact, number)| [fact.to_string(), count(*number)]).collect();
@@ -50,6 +51,7 @@ pub(crate) fn repair(args: &Target, common: &Common, console: &Console) -> Resul
             "decoded_rows": report.decoded_rows,
             "made_keys": report.made_keys,
             "rebuilt_tree": report.rebuilt_tree,
+            "lost_sections": report.lost_sections,
             "problems": verified.problem_count,
         })
     })?;
