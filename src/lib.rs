@@ -62,6 +62,7 @@ mod rows;
 mod spec;
 mod storage;
 mod store;
+mod sync;
 mod transform;
 
 pub use codec::CodePacker;
@@ -95,6 +96,9 @@ pub use store::{
     BackupReport, Builder, BulkLoad, CompactReport, CompareReport, Durability, ReadTxn, SalvageReport,
     SalvagedIndex, Store, StoreStats, WriteTxn,
 };
+#[cfg(feature = "schedules")]
+#[doc(hidden)]
+pub use sync::scheduled;
 pub use transform::{EigenPower, TransformKind};
 
 /// The README's example, compiled and run.

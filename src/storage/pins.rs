@@ -7,10 +7,10 @@
 //! round. What finds no room is read from redb, checked and let go again.
 
 use crate::kernel::{Arena, Piece};
+use crate::sync::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use parking_lot::{Mutex, RwLock};
 use std::collections::VecDeque;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// Bytes that pins may take.
