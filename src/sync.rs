@@ -39,7 +39,8 @@ pub mod scheduled {
         PLANTED.store(fault, SeqCst);
     }
 
-    pub(crate) fn planted() -> bool {
+    /// True while a fault is planted.
+    pub fn planted() -> bool {
         PLANTED.load(SeqCst)
     }
 

@@ -34,6 +34,12 @@ impl Budget {
         self.arena.used()
     }
 
+    /// Bytes that are promised and not yet taken.
+    #[cfg(feature = "schedules")]
+    pub(crate) fn reserved(&self) -> usize {
+        self.reserved.load(Relaxed)
+    }
+
     /// Sets `bytes` aside, and an eighth more for what is changed while the version before is still read and for gaps
     /// in the arena; `forgiven` bytes of pins are about to go.
     pub(crate) fn reserve(self: &Arc<Self>, bytes: usize, forgiven: usize) -> Option<Reservation> {

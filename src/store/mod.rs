@@ -31,6 +31,7 @@ use crate::sync::{AtomicU64, Ordering::SeqCst, is_old, planted};
 use crate::{Error, Observer, Result};
 use builder::{Settings, Source};
 pub(crate) use handle::Handle;
+use handle::Open;
 use parking_lot::{Mutex, RwLock};
 use redb::ReadTransaction;
 use std::collections::HashMap;
@@ -49,8 +50,8 @@ pub struct Store {
 pub(crate) struct Inner {
     /// `None` while the store could not be reopened.
     db: RwLock<Option<Arc<Handle>>>,
-    /// The handle that reopening gave up: readers and writers may still hold it.
-    given_up: Mutex<Weak<Handle>>,
+    /// The handle that reopening gave up: readers and writers may still hold it, or be closing it.
+    given_up: Mutex<Weak<Open>>,
     source: Source,
     pub(crate) settings: Settings,
     budget: Arc<Budget>,
@@ -222,16 +223,17 @@ impl Store {
             return Err(Error::Unsupported { what: "reopening an attached database" });
         }
         let mut db = inner.db.write();
-        inner.snapshots.lock().clear();
-        inner.models.lock().clear();
+        inner.forget();
         let mut given_up = inner.given_up.lock();
         if let Some(old) = db.take() {
-            *given_up = Arc::downgrade(&old);
+            *given_up = old.open();
         }
         // Not every backend has a lock that would say so.
         if given_up.strong_count() > 0 {
             return Err(Error::Locked);
         }
+        // Somebody may have kept another snapshot of the old handle meanwhile; now nobody is left who could.
+        inner.forget();
         *db = Some(Handle::own(inner.source.open(&inner.settings)?));
         Ok(())
     }
@@ -270,16 +272,24 @@ impl Inner {
         self.commits.load(SeqCst)
     }
 
+    /// Drops what is kept for the next readers.
+    fn forget(&self) {
+        self.snapshots.lock().clear();
+        self.models.lock().clear();
+    }
+
     /// Runs `work` on the database while nobody else holds it.
     fn alone<R>(&self, work: impl FnOnce(&mut redb::Database) -> Result<R>) -> Result<R> {
         let mut guard = self.db.write();
-        self.snapshots.lock().clear();
         let db = guard.as_mut().ok_or(Error::NeedsReopen)?;
         let shared = match self.source {
             Source::Attached => Error::Unsupported { what: "compacting while the application has it" },
             _ => Error::InUse { what: "compact" },
         };
-        work(Handle::alone(db).ok_or(shared)?)
+        let db = Handle::alone(db).ok_or(shared)?;
+        // Nobody is left who could keep another one.
+        self.snapshots.lock().clear();
+        work(db)
     }
 
     fn file_bytes(&self) -> u64 {
@@ -294,11 +304,23 @@ impl Inner {
     pub(crate) fn committed(&self, changes: &Changes) {
         self.changes.lock().append(changes);
         self.commits.fetch_add(1, SeqCst);
+        self.let_go_of_old();
+    }
+
+    /// Drops the snapshots that are too old, but those that readers hold.
+    fn let_go_of_old(&self) {
         self.snapshots.lock().values_mut().for_each(|cached| {
             if cached.snapshot.take_if(|snapshot| is_old(snapshot.born, SNAPSHOT_AGE_MAX)).is_some() {
                 cached.remains.give_up_reservation();
             }
         });
+    }
+
+    /// Of a commit that the application makes in an attached database nobody tells: whoever reads looks for what is too old.
+    pub(crate) fn before_reading(&self) {
+        if matches!(self.source, Source::Attached) {
+            self.let_go_of_old();
+        }
     }
 
     /// The names of the indexes among `uuids` that somebody has asked for since the commit before.
@@ -388,13 +410,12 @@ impl Inner {
         let mut snapshots = self.snapshots.lock();
         // Another thread may have been faster.
         if let Some(cached) = snapshots.get(&snapshot.header.uuid)
-            && let Some(same) =
-                cached.snapshot.as_ref().filter(|s| s.header.same_state(&snapshot.header) || planted())
+            && let Some(same) = cached.snapshot.as_ref().filter(|s| s.header.same_state(&snapshot.header))
         {
             return Ok(reader_of(same.clone(), cached.model.clone()));
         }
         // Kept as models are: not if the index may have been dropped since.
-        if began.commits == self.commits() {
+        if began.commits == self.commits() || planted() {
             let (commits, remains) = (began.commits, Arc::new(snapshot.remains()));
             let snapshot = Some(snapshot.clone());
             let cached = Cached { snapshot, remains, model: model.clone(), commits, asked: true };
@@ -409,6 +430,17 @@ impl Inner {
     fn touched_since(&self, older: &Remains, header: &Header) -> Option<Touched> {
         let same = older.header.uuid == header.uuid;
         same.then(|| self.changes.lock().between(header.uuid, older.header.version(), header.version()))?
+    }
+}
+
+/// For those who try schedules.
+#[cfg(feature = "schedules")]
+impl Store {
+    /// What the store keeps in memory: snapshots, models, bytes that are reserved.
+    #[doc(hidden)]
+    pub fn kept(&self) -> [usize; 3] {
+        let inner = &self.inner;
+        [inner.snapshots.lock().len(), inner.models.lock().len(), inner.budget.reserved()]
     }
 }
 
