@@ -451,9 +451,12 @@ impl std::fmt::Debug for Store {
 }
 
 #[cfg(test)]
+mod growth_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{IndexSpec, Metric, Rows};
+    use crate::{IndexSpec, Metric};
 
     fn create(store: &Store, index: &str) {
         let txn = store.begin_write().unwrap();
@@ -489,52 +492,6 @@ mod tests {
         txn.index("never").unwrap();
         txn.abort().unwrap();
         assert_eq!(store.inner.models.lock().len(), 0);
-    }
-
-    /// Makes the snapshots that are kept for the next reader as old as they may become.
-    fn grow_old(store: &Store) {
-        for cached in store.inner.snapshots.lock().values_mut() {
-            if let Some(snapshot) = cached.snapshot.as_mut().and_then(Arc::get_mut) {
-                snapshot.born = snapshot.born.checked_sub(SNAPSHOT_AGE_MAX).unwrap();
-            }
-        }
-    }
-
-    /// By how much a file grows over 40 commits of a tenth of its rows each, begun after a read.
-    fn growth(held: bool) -> f64 {
-        let folder = tempfile::tempdir().unwrap();
-        let store = Store::create(folder.path().join("s")).unwrap();
-        let (dim, n) = (32, 1000);
-        let txn = store.begin_write().unwrap();
-        txn.create_index("a", &IndexSpec::flat(dim, Metric::L2)).unwrap();
-        txn.index("a").unwrap().add(Rows::of(&vec![1.0; n * dim], dim)).unwrap();
-        txn.commit().unwrap();
-        let change = |round: usize| {
-            let ids: Vec<u64> = (0..n as u64).filter(|id| id % 10 == round as u64 % 10).collect();
-            let txn = store.begin_write().unwrap();
-            let rows = vec![round as f32; ids.len() * dim];
-            txn.index("a").unwrap().update_vectors(&ids, Rows::of(&rows, dim)).unwrap();
-            txn.commit().unwrap();
-            grow_old(&store);
-        };
-        (0..10).for_each(change);
-        let before = store.stats().file_bytes;
-        let reader = store.begin_read().unwrap().index("a").unwrap();
-        reader.search(&vec![0.0; dim], 1, &crate::SearchParams::new()).unwrap();
-        let reader = Some(reader).filter(|_| held);
-        (0..40).for_each(change);
-        drop(reader);
-        store.stats().file_bytes as f64 / before as f64
-    }
-
-    /// Pages that commits free wait for the readers of their states. What the store itself keeps for the next reader
-    /// holds them until [`SNAPSHOT_AGE_MAX`], and no longer; a reader that somebody holds (which also shows that
-    /// the measure has teeth) as long as it is held.
-    #[test]
-    fn nothing_grows_under_snapshots_that_are_too_old() {
-        let (kept, held) = (growth(false), growth(true));
-        assert!(kept <= 1.25, "{kept}");
-        assert!(held > 2.0, "{held}");
     }
 
     /// A drop that is undone leaves the index as it was.
