@@ -317,7 +317,7 @@ fn a_planted_race_is_found() {
         run(RoundRobinScheduler::new(1), move || tell_in_turn(story));
         Ok(())
     });
-    let outcome = campaign::run_exactly("schedules, planted", 200, schedule);
+    let outcome = campaign::run_exactly("schedules, planted", 100, schedule);
     scheduled::plant(false);
     in_turn.expect_clean();
     outcome.expect_caught();
