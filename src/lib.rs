@@ -63,6 +63,7 @@ mod rows;
 mod spec;
 mod storage;
 mod store;
+mod sync;
 mod transform;
 
 pub use autopilot::AutoReport;
@@ -100,6 +101,9 @@ pub use store::{
     BackupReport, Builder, BulkLoad, CompactReport, CompareReport, Durability, ReadTxn, SalvageReport,
     SalvagedIndex, Store, StoreSpace, StoreStats, WriteTxn,
 };
+#[cfg(feature = "schedules")]
+#[doc(hidden)]
+pub use sync::scheduled;
 pub use transform::{EigenPower, TransformKind};
 
 /// The README's example, compiled and run.

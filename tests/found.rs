@@ -2,8 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+use redb::StorageBackend;
 use redb::backends::{FileBackend, InMemoryBackend};
 use std::fs::OpenOptions;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Barrier};
+use std::thread;
 use vellum::{Error, IdSelector, IndexSpec, Metric, Observer, Rows, SearchParams, Store};
 
 /// A store in memory with an index `a` of ten numbers.
@@ -75,6 +80,68 @@ fn reopening_waits_for_readers() {
     assert_eq!(store.begin_read().unwrap().index("a").unwrap().len(), 10);
 }
 
+/// Memory without a lock, whose closing takes until it is allowed to end.
+#[derive(Clone, Debug)]
+struct SlowToClose {
+    memory: Arc<InMemoryBackend>,
+    slow: Arc<AtomicBool>,
+    begun: Arc<Barrier>,
+    may_end: Arc<Barrier>,
+}
+
+impl StorageBackend for SlowToClose {
+    fn len(&self) -> io::Result<u64> {
+        self.memory.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.memory.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.memory.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.memory.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.memory.write(offset, data)
+    }
+
+    fn close(&self) -> io::Result<()> {
+        if self.slow.swap(false, SeqCst) {
+            self.begun.wait();
+            self.may_end.wait();
+        }
+        Ok(())
+    }
+}
+
+/// `reopen` opened a medium without a lock for a second time while the last reader of the old handle was closing it,
+/// which writes: whether anybody holds the handle says nothing about that.
+#[test]
+fn reopening_waits_until_the_old_handle_is_closed() {
+    let [begun, may_end] = [(); 2].map(|()| Arc::new(Barrier::new(2)));
+    let (memory, slow) = (Arc::new(InMemoryBackend::new()), Arc::default());
+    let medium = SlowToClose { memory, slow, begun, may_end };
+    let again = medium.clone();
+    let store = Store::builder().open_backend(move || Ok(again.clone())).unwrap();
+    fill(&store);
+    let reader = store.begin_read().unwrap().index("a").unwrap();
+    assert!(matches!(store.reopen(), Err(Error::Locked)));
+    medium.slow.store(true, SeqCst);
+    let closing = thread::spawn(|| drop(reader));
+    medium.begun.wait();
+    let early = store.reopen();
+    medium.may_end.wait();
+    closing.join().unwrap();
+    assert!(matches!(early, Err(Error::Locked)), "{early:?}");
+    store.reopen().unwrap();
+    assert_eq!(store.begin_read().unwrap().index("a").unwrap().len(), 10);
+}
+
 /// Locks of a backend were not passed on, so that one file could be opened twice as a backend.
 #[test]
 fn a_file_as_backend_is_locked() {
@@ -83,7 +150,7 @@ fn a_file_as_backend_is_locked() {
     let open = |path: std::path::PathBuf| {
         Store::builder().open_backend(move || {
             let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-            FileBackend::new(file).map_err(std::io::Error::other)
+            FileBackend::new(file).map_err(io::Error::other)
         })
     };
     let store = open(path.clone()).unwrap();

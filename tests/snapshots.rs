@@ -7,7 +7,8 @@
 //! one vector that says the commit's number. So a reader knows what it must see, and every answer is
 //! compared with the model of that commit, when it is new and as long as it is held.
 //!
-//! Campaign 10: a case is a store with its writer and readers, for [`COMMITS`] commits. Threads meet as the machine has it.
+//! Campaign 10: a case is a store with its writer and readers, for [`COMMITS`] commits. Threads meet as the machine has it;
+//! `schedules/` runs the same store under a scheduler that decides who goes on.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

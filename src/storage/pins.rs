@@ -7,10 +7,10 @@
 //! round. What finds no room is read from redb, checked and let go again.
 
 use crate::kernel::{Arena, Piece};
+use crate::sync::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use parking_lot::{Mutex, RwLock};
 use std::collections::VecDeque;
 use std::ops::Deref;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, Weak};
 
 /// Bytes that pins may take.
@@ -32,6 +32,12 @@ impl Budget {
     /// Bytes that pins take.
     pub(crate) fn used(&self) -> usize {
         self.arena.used()
+    }
+
+    /// Bytes that are promised and not yet taken.
+    #[cfg(feature = "schedules")]
+    pub(crate) fn reserved(&self) -> usize {
+        self.reserved.load(Relaxed)
     }
 
     /// Sets `bytes` aside, and an eighth more for what is changed while the version before is still read and for gaps

@@ -191,6 +191,10 @@ impl Builder {
     /// pins are then shared by all readers; the application may go on writing through redb, with
     /// [`IndexWriter::open`](crate::IndexWriter::open) in its own transactions. `cache_bytes`
     /// here is for pins alone, less what redb would have got.
+    ///
+    /// The store keeps the state in which an index was read last, and with it the pages that the application's commits
+    /// free: until the first [`begin_read`](Store::begin_read) or commit through the store that comes a second later.
+    /// An application that goes on writing and reads no more should begin to read now and then, or drop the store.
     pub fn attach(self, db: Arc<Database>) -> Result<Store> {
         guarded(|| write_catalog(&db))?;
         Ok(self.store(Arc::new(Handle::Attached(db)), Source::Attached))

@@ -30,15 +30,16 @@ use crate::storage::format::Header;
 use crate::storage::pins::Budget;
 use crate::storage::snapshot::{Older, Remains, SNAPSHOT_AGE_MAX, Snapshot};
 use crate::storage::{self, BytesTable, Tables};
+use crate::sync::{AtomicU64, Ordering::SeqCst, is_old, planted};
 use crate::{Error, MergeProgress, Observer, Result};
 use builder::{Settings, Source};
 pub(crate) use handle::Handle;
+use handle::Open;
 use parking_lot::{Mutex, RwLock};
 use redb::ReadTransaction;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 
@@ -52,8 +53,8 @@ pub struct Store {
 pub(crate) struct Inner {
     /// `None` while the store could not be reopened.
     db: RwLock<Option<Arc<Handle>>>,
-    /// The handle that reopening gave up: readers and writers may still hold it.
-    given_up: Mutex<Weak<Handle>>,
+    /// The handle that reopening gave up: readers and writers may still hold it, or be closing it.
+    given_up: Mutex<Weak<Open>>,
     source: Source,
     pub(crate) settings: Settings,
     budget: Arc<Budget>,
@@ -247,16 +248,17 @@ impl Store {
             return Err(Error::Unsupported { what: "reopening an attached database" });
         }
         let mut db = inner.db.write();
-        inner.snapshots.lock().clear();
-        inner.models.lock().clear();
+        inner.forget();
         let mut given_up = inner.given_up.lock();
         if let Some(old) = db.take() {
-            *given_up = Arc::downgrade(&old);
+            *given_up = old.open();
         }
         // Not every backend has a lock that would say so.
         if given_up.strong_count() > 0 {
             return Err(Error::Locked);
         }
+        // Somebody may have kept another snapshot of the old handle meanwhile; now nobody is left who could.
+        inner.forget();
         *db = Some(Handle::own(inner.source.open(&inner.settings)?));
         Ok(())
     }
@@ -335,16 +337,24 @@ impl Inner {
         self.commits.load(SeqCst)
     }
 
+    /// Drops what is kept for the next readers.
+    fn forget(&self) {
+        self.snapshots.lock().clear();
+        self.models.lock().clear();
+    }
+
     /// Runs `work` on the database while nobody else holds it.
     fn alone<R>(&self, work: impl FnOnce(&mut redb::Database) -> Result<R>) -> Result<R> {
         let mut guard = self.db.write();
-        self.snapshots.lock().clear();
         let db = guard.as_mut().ok_or(Error::NeedsReopen)?;
         let shared = match self.source {
             Source::Attached => Error::Unsupported { what: "compacting while the application has it" },
             _ => Error::InUse { what: "compact" },
         };
-        work(Handle::alone(db).ok_or(shared)?)
+        let db = Handle::alone(db).ok_or(shared)?;
+        // Nobody is left who could keep another one.
+        self.snapshots.lock().clear();
+        work(db)
     }
 
     fn file_bytes(&self) -> u64 {
@@ -359,13 +369,23 @@ impl Inner {
     pub(crate) fn committed(&self, changes: &Changes) {
         self.changes.lock().append(changes);
         self.commits.fetch_add(1, SeqCst);
-        let now = Instant::now();
-        let young = |snapshot: &mut Arc<Snapshot>| now.duration_since(snapshot.born) < SNAPSHOT_AGE_MAX;
+        self.let_go_of_old();
+    }
+
+    /// Drops the snapshots that are too old, but those that readers hold.
+    fn let_go_of_old(&self) {
         self.snapshots.lock().values_mut().for_each(|cached| {
-            if cached.snapshot.take_if(|snapshot| !young(snapshot)).is_some() {
+            if cached.snapshot.take_if(|snapshot| is_old(snapshot.born, SNAPSHOT_AGE_MAX)).is_some() {
                 cached.remains.give_up_reservation();
             }
         });
+    }
+
+    /// Of a commit that the application makes in an attached database nobody tells: whoever reads looks for what is too old.
+    pub(crate) fn before_reading(&self) {
+        if matches!(self.source, Source::Attached) {
+            self.let_go_of_old();
+        }
     }
 
     /// The names of the indexes among `uuids` that somebody has asked for since the commit before.
@@ -438,7 +458,7 @@ impl Inner {
             let quiet = cached.commits == began.commits && !matches!(self.source, Source::Attached);
             if let Some(snapshot) = &cached.snapshot
                 && snapshot.header.same_state(&header)
-                && (quiet || snapshot.born.elapsed() < SNAPSHOT_AGE_MAX)
+                && (quiet || !is_old(snapshot.born, SNAPSHOT_AGE_MAX))
             {
                 return Ok(reader_of(snapshot.clone(), cached.model.clone()));
             }
@@ -460,7 +480,7 @@ impl Inner {
             return Ok(reader_of(same.clone(), cached.model.clone()));
         }
         // Kept as models are: not if the index may have been dropped since.
-        if began.commits == self.commits() {
+        if began.commits == self.commits() || planted() {
             let (commits, remains) = (began.commits, Arc::new(snapshot.remains()));
             let snapshot = Some(snapshot.clone());
             let cached = Cached { snapshot, remains, model: model.clone(), commits, asked: true };
@@ -478,11 +498,25 @@ impl Inner {
     }
 }
 
+/// For those who try schedules.
+#[cfg(feature = "schedules")]
+impl Store {
+    /// What the store keeps in memory: snapshots, models, bytes that are reserved.
+    #[doc(hidden)]
+    pub fn kept(&self) -> [usize; 3] {
+        let inner = &self.inner;
+        [inner.snapshots.lock().len(), inner.models.lock().len(), inner.budget.reserved()]
+    }
+}
+
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Store").field("source", &self.inner.source).finish()
     }
 }
+
+#[cfg(test)]
+mod growth_tests;
 
 #[cfg(test)]
 mod tests {

@@ -29,6 +29,7 @@ pub struct ReadTxn {
 
 impl ReadTxn {
     pub(crate) fn begin(store: &Arc<Inner>) -> Result<Self> {
+        store.before_reading();
         // Counted before the transaction begins, so that a snapshot never looks newer than it is.
         let began = Began::now(store);
         let database = store.database()?;
