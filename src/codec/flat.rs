@@ -117,6 +117,9 @@ impl<F: Fn(&[&[f32]], &[u8], &mut [f32])> Scanner for RowScanner<'_, F> {
 
     fn scan(&mut self, block: Codes<'_>, first: usize, worst: &[f32], live: &[&[u32]], found: &mut [Found]) {
         let RowScanner { kernels, queries, score, visits, scores, picks } = self;
+        if block.n == 0 {
+            return;
+        }
         let visits = &visits[first..first + worst.len()];
         scores.resize(QUERIES_A_PASS * block.n, 0.0);
         let mut take = |v: usize, scores: &[f32]| {
