@@ -1,6 +1,7 @@
 //! Settings of a store, and the ways to open one.
 
 use super::backup::publish;
+use super::handle::Own;
 use super::withheld::Withheld;
 use super::{Handle, Inner, Store};
 use crate::coarse::{Quantizer, Quantizers};
@@ -207,7 +208,7 @@ impl Builder {
 
 impl Source {
     /// Opens the medium. Nothing is written to it before it is known to be a store that this version reads.
-    pub(crate) fn open(&self, settings: &Settings) -> Result<Quiet<Database>> {
+    pub(crate) fn open(&self, settings: &Settings) -> Result<Own> {
         match self {
             Source::Path(path) => {
                 let backend = file_backend(path)?;
@@ -220,8 +221,7 @@ impl Source {
                     let (backend, withhold) = Withheld::new(backend);
                     // There is nothing that could be lost.
                     withhold.release()?;
-                    let make = || redb_builder(settings).create_with_backend(backend).map_err(open_error);
-                    let db = Quiet::new(guarded(make)?);
+                    let db = Own::open(&backend, |medium| open_redb(medium, settings))?;
                     guarded(|| write_catalog(&db))?;
                     return Ok(db);
                 }
@@ -247,16 +247,19 @@ fn open_withheld(
     backend: Box<dyn StorageBackend>,
     settings: &Settings,
     check: impl FnOnce(&ReadTransaction) -> Result<Found>,
-) -> Result<Quiet<Database>> {
+) -> Result<Own> {
     let (backend, withhold) = Withheld::new(backend);
-    let open = || redb_builder(settings).create_with_backend(backend).map_err(open_error);
-    let db = Quiet::new(guarded(open)?);
+    let db = Own::open(&backend, |medium| open_redb(medium, settings))?;
     let found = guarded(|| check(&db.begin_read()?))?;
     withhold.release()?;
     if let Found::Bare = found {
         guarded(|| write_catalog(&db))?;
     }
     Ok(db)
+}
+
+fn open_redb(medium: Withheld, settings: &Settings) -> Result<Database> {
+    redb_builder(settings).create_with_backend(medium).map_err(open_error)
 }
 
 fn redb_builder(settings: &Settings) -> redb::Builder {

@@ -1,8 +1,9 @@
 //! Whether two stores hold the same, and what may be said of a file that is not open: its pages, and a new store made of it.
 
+use super::handle::Own;
 use super::salvage::medium::Medium;
 use super::{ReadTxn, Store, builder};
-use crate::guard::{Quiet, guarded};
+use crate::guard::guarded;
 use crate::index::{ContentDigest, VerifyReport};
 use crate::store::BackupReport;
 use crate::{Error, Observer, Result};
@@ -123,12 +124,14 @@ impl Store {
         let medium = Medium::open(path.as_ref())?;
         builder::check_magic(&medium)?;
         let mut report = VerifyReport::default();
-        let open = || {
+        let checked = Own::open(&medium.backend(), |medium| {
             let mut builder = Database::builder();
             builder.set_cache_size(64 << 20);
-            Ok(builder.create_with_backend(medium.backend()).map_err(redb::Error::from)?)
-        };
-        let checked = guarded(open).map(Quiet::new).and_then(|mut database| {
+            Ok(builder.create_with_backend(medium).map_err(redb::Error::from)?)
+        })
+        .and_then(|mut database| {
+            // It commits.
+            database.check_before_writing()?;
             guarded(|| Ok(database.check_integrity().map_err(redb::Error::from)?))
         });
         match checked {

@@ -8,6 +8,7 @@ mod builder;
 mod bulk;
 mod compare;
 mod handle;
+mod pages;
 mod salvage;
 mod space;
 mod txn;
@@ -199,6 +200,7 @@ impl Store {
         let before_bytes = inner.file_bytes();
         // Whoever is refused below is refused before anything is written.
         inner.alone(|_| Ok(()))?;
+        inner.database()?.check_before_writing()?;
         self.renumber_sparse(observer)?;
         observer.tick("compact", 0, 1)?;
         inner.alone(|db| {

@@ -128,6 +128,7 @@ impl WriteTxn {
     pub(crate) fn new(store: Arc<Inner>, durability: Durability, quick_repair: bool) -> Result<Self> {
         let database = store.database()?;
         let mut txn = Quiet::new(guarded(|| Ok(database.begin_write()?))?);
+        database.check_before_writing()?;
         txn.set_quick_repair(quick_repair);
         txn.set_durability(match durability {
             Durability::Immediate => redb::Durability::Immediate,

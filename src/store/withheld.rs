@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
-/// The backend, as redb has it.
-#[derive(Debug)]
+/// The backend, as redb has it; clones are the same.
+#[derive(Clone, Debug)]
 pub(crate) struct Withheld(Arc<Withhold>);
 
 /// The same, as the store keeps it to let the writes go.

@@ -8,6 +8,7 @@ use super::scan::Place;
 use crate::guard::{Quiet, guarded};
 use crate::storage::format::{Frame, Header, Kind, Uuid};
 use crate::storage::{self, CATALOG, Names};
+use crate::store::handle::Own;
 use crate::{Error, Result};
 use redb::{
     AccessGuard, Database, Key, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTableMetadata,
@@ -35,12 +36,11 @@ pub(super) struct Reached {
 /// # Errors
 /// What redb says, or how it panicked, where it cannot even begin.
 pub(super) fn reach(medium: &Medium) -> Result<Catalog> {
-    let open = || {
+    let database = Own::open(&medium.backend(), |medium| {
         let mut builder = Database::builder();
         builder.set_cache_size(CACHE_BYTES);
-        Ok(builder.create_with_backend(medium.backend()).map_err(redb::Error::from)?)
-    };
-    let database = Quiet::new(guarded(open)?);
+        Ok(builder.create_with_backend(medium).map_err(redb::Error::from)?)
+    })?;
     let txn = Quiet::new(guarded(|| Ok(database.begin_read()?))?);
     let (names, whole) = names(&txn)?;
     let mut indexes = BTreeMap::new();
