@@ -20,27 +20,44 @@ use twox_hash::XxHash3_128;
 /// used again.
 ///
 /// # Errors
-/// [`Error::Corrupt`], [`Error::Io`].
+/// [`Error::Corrupt`] for the first page that is damaged; [`Error::Io`].
 pub(super) fn check_system_tree(medium: &dyn StorageBackend) -> Result<()> {
-    let mut header = [0; HEADER_BYTES];
-    let len = medium.len()?;
-    if len < HEADER_BYTES as u64 {
-        return Err(damaged(0, "the header is cut off"));
-    }
-    medium.read(0, &mut header)?;
-    let Some(system) = system_root(&header)? else { return Ok(()) };
-    let mut pages = Pages { medium, geometry: Geometry::of(&header, len)?, left: len, page: Vec::new() };
-    let mut tables = Vec::new();
-    pages.walk(system, Widths { key: None, value: None }, |leaf| {
-        tables.extend(definitions(leaf)?);
-        Some(())
-    })?;
-    tables.into_iter().try_for_each(|(root, widths)| pages.walk(root, widths, |_| Some(())))
+    let (mut pages, header) = Pages::open(medium)?;
+    pages.check_tables(&header, SYSTEM_ROOT, &mut Err)
 }
 
-fn damaged(place: u64, what: &str) -> Error {
-    Error::corrupt("(redb)", place, format!("{what}, in redb's own tables"))
+/// False after a crash of a commit in one phase: only redb can say then which slot counts, when it opens the file.
+///
+/// # Errors
+/// [`Error::Corrupt`], [`Error::Io`].
+pub(super) fn is_settled(medium: &dyn StorageBackend) -> Result<bool> {
+    let (_, header) = Pages::open(medium)?;
+    let (recovery_required, two_phases) = (header[9] & 2 != 0, header[9] & 4 != 0);
+    Ok(!recovery_required || two_phases)
 }
+
+/// Checks all trees, the values of multimap tables aside; each damaged page is `found`, and what it leads to is not looked at.
+///
+/// # Errors
+/// [`Error::Corrupt`] if nothing can be looked at; [`Error::Io`].
+pub(super) fn check_all_trees(medium: &dyn StorageBackend, found: &mut dyn FnMut(Error)) -> Result<()> {
+    let (mut pages, header) = Pages::open(medium)?;
+    let mut found = |e| match e {
+        Error::Corrupt { .. } => {
+            found(e);
+            Ok(())
+        }
+        e => Err(e),
+    };
+    [SYSTEM_ROOT, USER_ROOT].into_iter().try_for_each(|at| pages.check_tables(&header, at, &mut found))
+}
+
+fn damaged(table: &str, place: u64, what: &str) -> Error {
+    Error::corrupt(table, place, what)
+}
+
+/// What redb has no table for, as errors name it.
+const OUTSIDE: &str = "(redb)";
 
 // ---- the header ----
 
@@ -48,15 +65,19 @@ const HEADER_BYTES: usize = 320;
 const SLOT_BYTES: usize = 128;
 const FORMAT: u8 = 3;
 
-/// The root of the system tree of the last commit; none if there is no such tree, or in a format that is not known.
-fn system_root(header: &[u8; HEADER_BYTES]) -> Result<Option<Root>> {
+/// Where the roots stand in the slot of a commit.
+const USER_ROOT: usize = 8;
+const SYSTEM_ROOT: usize = 40;
+
+/// The slot of the last commit; none in a format that is not known.
+fn last_slot(header: &[u8; HEADER_BYTES]) -> Result<Option<&[u8]>> {
     let primary = usize::from(header[9] & 1);
     let slot = &header[64 + primary * SLOT_BYTES..][..SLOT_BYTES];
     let (fields, checksum) = slot.split_at(SLOT_BYTES - 16);
     if u128_at(checksum, 0) != Some(XxHash3_128::oneshot(fields)) {
-        return Err(damaged(0, "the header's slot has another checksum"));
+        return Err(damaged(OUTSIDE, 0, "the header's slot has another checksum"));
     }
-    Ok(if fields[0] == FORMAT && fields[2] != 0 { Root::at(fields, 40) } else { None })
+    Ok((fields[0] == FORMAT).then_some(fields))
 }
 
 /// Where pages stand in the file.
@@ -74,7 +95,7 @@ impl Geometry {
         let (page_bytes, header_pages, data_pages) = (field(12), field(16), field(20));
         let most = INDEX_MASK + 1;
         if !page_bytes.is_power_of_two() || page_bytes > 1 << 20 || header_pages > most || data_pages > most {
-            return Err(damaged(0, "the header has impossible sizes"));
+            return Err(damaged(OUTSIDE, 0, "the header has impossible sizes"));
         }
         let region_bytes = (header_pages + data_pages) * page_bytes;
         Ok(Geometry { page_bytes, region_bytes, region_header_bytes: header_pages * page_bytes, len })
@@ -125,39 +146,85 @@ struct Pages<'m> {
     page: Vec<u8>,
 }
 
-impl Pages<'_> {
+impl<'m> Pages<'m> {
+    fn open(medium: &'m dyn StorageBackend) -> Result<(Self, [u8; HEADER_BYTES])> {
+        let mut header = [0; HEADER_BYTES];
+        let len = medium.len()?;
+        if len < HEADER_BYTES as u64 {
+            return Err(damaged(OUTSIDE, 0, "the header is cut off"));
+        }
+        medium.read(0, &mut header)?;
+        let geometry = Geometry::of(&header, len)?;
+        Ok((Pages { medium, geometry, left: len, page: Vec::new() }, header))
+    }
+
+    /// Checks the tree of tables whose root stands at `root` in the last slot, and each table.
+    fn check_tables(&mut self, header: &[u8; HEADER_BYTES], root: usize, found: Found<'_>) -> Result<()> {
+        // One byte for each of the two says whether there is such a tree.
+        let Some(slot) = last_slot(header)?.filter(|slot| slot[1 + root / SYSTEM_ROOT] != 0) else {
+            return Ok(());
+        };
+        let Some(root) = Root::at(slot, root) else { return Ok(()) };
+        let mut tables = Vec::new();
+        self.walk("(tables)", root, Widths { key: None, value: None }, found, |leaf| {
+            tables.extend(definitions(leaf)?);
+            Some(())
+        })?;
+        tables
+            .into_iter()
+            .try_for_each(|table| self.walk(&table.name, table.root, table.widths, found, |_| Some(())))
+    }
+
     /// Compares all pages of a tree with their checksums; gives the leaves to `each`, which says nothing of one that makes no sense.
-    fn walk(&mut self, root: Root, widths: Widths, mut each: impl FnMut(&[u8]) -> Option<()>) -> Result<()> {
+    fn walk(
+        &mut self,
+        table: &str,
+        root: Root,
+        widths: Widths,
+        found: Found<'_>,
+        mut each: impl FnMut(&[u8]) -> Option<()>,
+    ) -> Result<()> {
         let mut to_do = vec![root];
         while let Some(next) = to_do.pop() {
-            let place = self.read(next)?;
+            let place = match self.read(table, next) {
+                Ok(place) => place,
+                Err(e) => {
+                    found(e)?;
+                    continue;
+                }
+            };
             let used = used_bytes(&self.page, widths).and_then(|end| self.page.get(..end));
             if used.map(XxHash3_128::oneshot) != Some(next.checksum) {
-                return Err(damaged(place, "a page has another checksum"));
+                found(damaged(table, place, "a page of redb's has another checksum"))?;
+                continue;
             }
             let page = used.unwrap_or_default();
             let understood = match page.first() {
                 Some(&BRANCH) => children(page).map(|children| to_do.extend(children)),
                 _ => each(page),
             };
-            understood.ok_or_else(|| damaged(place, "a page makes no sense"))?;
+            if understood.is_none() {
+                found(damaged(table, place, "a page of redb's makes no sense"))?;
+            }
         }
         Ok(())
     }
 
     /// Reads a page; its offset in the file.
-    fn read(&mut self, root: Root) -> Result<u64> {
+    fn read(&mut self, table: &str, root: Root) -> Result<u64> {
+        let place = self.geometry.place(root.page);
         let (offset, bytes) =
-            self.geometry.place(root.page).ok_or_else(|| damaged(root.page, "a page beyond the file"))?;
-        self.left = self
-            .left
-            .checked_sub(bytes as u64)
-            .ok_or_else(|| damaged(offset, "a page stands in two places"))?;
+            place.ok_or_else(|| damaged(table, root.page, "a page of redb's lies beyond the file"))?;
+        let left = self.left.checked_sub(bytes as u64);
+        self.left = left.ok_or_else(|| damaged(table, offset, "a page of redb's stands in two places"))?;
         self.page.resize(bytes, 0);
         self.medium.read(offset, &mut self.page)?;
         Ok(offset)
     }
 }
+
+/// Told of each damaged page; an error ends the walk.
+type Found<'f> = &'f mut dyn FnMut(Error) -> Result<()>;
 
 const LEAF: u8 = 1;
 const BRANCH: u8 = 2;
@@ -197,24 +264,38 @@ fn children(page: &[u8]) -> Option<Vec<Root>> {
     (0..count).map(child).collect()
 }
 
-/// The tables that a leaf of the system tree defines, without those that are empty.
-fn definitions(leaf: &[u8]) -> Option<Vec<(Root, Widths)>> {
+struct Table {
+    name: String,
+    root: Root,
+    widths: Widths,
+}
+
+/// The tables that a leaf defines, without those that are empty.
+fn definitions(leaf: &[u8]) -> Option<Vec<Table>> {
     let count = u16_at(leaf, 2)? as usize;
-    let key_end = |n: usize| u32_at(leaf, 4 + 4 * n).map(|end| end as usize);
-    let value_end = |n: usize| u32_at(leaf, 4 + 4 * count + 4 * n).map(|end| end as usize);
+    let end = |n: usize| u32_at(leaf, 4 + 4 * n).map(|end| end as usize);
     let mut tables = Vec::new();
     for n in 0..count {
-        let start = if n == 0 { key_end(count - 1)? } else { value_end(n - 1)? };
-        let definition = leaf.get(start..value_end(n)?)?;
+        let key_start = if n == 0 { 4 + 8 * count } else { end(n - 1)? };
+        // All keys stand before all values.
+        let (name, definition) =
+            (leaf.get(key_start..end(n)?)?, leaf.get(end(count + n - 1)?..end(count + n)?)?);
         let width =
             |at: usize| Some((*definition.get(at)? != 0).then_some(u32_at(definition, at + 1)? as usize));
+        let widths = match *definition.first()? {
+            MULTIMAP => Widths { key: width(42)?, value: None },
+            _ => Widths { key: width(42)?, value: width(47)? },
+        };
         // Kind and length, then the root if there is one.
         if *definition.get(9)? != 0 {
-            tables.push((Root::at(definition, 10)?, Widths { key: width(42)?, value: width(47)? }));
+            let name = String::from_utf8_lossy(name).into_owned();
+            tables.push(Table { name, root: Root::at(definition, 10)?, widths });
         }
     }
     Some(tables)
 }
+
+const MULTIMAP: u8 = 4;
 
 fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..)?.first_chunk().copied()
@@ -351,6 +432,40 @@ mod tests {
             }
         }
         check_system_tree(&medium).unwrap();
+    }
+
+    /// All that is damaged is found, by table.
+    #[test]
+    fn every_damaged_page_is_found() {
+        let medium = Shared::new();
+        let first = store(&medium, Durability::Immediate, true);
+        (0..9).for_each(|turn| churn(&first, turn));
+        drop(first);
+        let found = |medium: &Shared| {
+            let mut found = Vec::new();
+            check_all_trees(medium, &mut |e| found.push(e)).unwrap();
+            let place = |e: Error| match e {
+                Error::Corrupt { table, key, .. } => (table, key),
+                e => panic!("{e}"),
+            };
+            found.into_iter().map(place).collect::<Vec<(String, u64)>>()
+        };
+        medium.1.lock().clear();
+        assert_eq!(found(&medium), []);
+        let pages: Vec<u64> = medium.1.lock().drain(..).skip(1).map(|(offset, _)| offset).collect();
+        for page in &pages {
+            medium.flip(page + 4, 2);
+            let found = found(&medium);
+            assert!(matches!(&found[..], [(_, place)] if place == page), "{found:?} for {page}");
+            medium.flip(page + 4, 2);
+        }
+        // The last ones are leaves of vellum's tables: one does not hide the other.
+        let (a, b) = (pages[pages.len() - 1], pages[pages.len() - 2]);
+        medium.flip(a + 4, 1);
+        medium.flip(b + 4, 1);
+        let found = found(&medium);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found.iter().all(|(table, _)| table.contains('/')), "{found:?}");
     }
 
     #[test]

@@ -23,8 +23,9 @@ pub(crate) fn check(text: &str) -> bool {
     }
     let created = txn.index("a").expect("it is there").spec().clone();
     // What was left open is decided.
-    let open =
-        spec.encoding() == Encoding::Nibble || spec.coarse() == Coarse::Auto && spec.nlist() >= Some(1 << 16);
+    let open = spec.is_auto()
+        || spec.encoding() == Encoding::Nibble
+        || spec.coarse() == Coarse::Auto && spec.nlist() >= Some(1 << 16);
     assert!(created == spec || open, "{created} of {spec}");
     assert_ne!(created.encoding(), Encoding::Nibble);
     true
