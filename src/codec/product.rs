@@ -404,6 +404,8 @@ struct Buffers {
     chosen: Vec<u32>,
     /// The indices of a block's entries, where these are not bytes.
     indices: Vec<u16>,
+    /// Its code bytes as the sieve takes them.
+    columns: Vec<u8>,
 }
 
 impl<'a> ProductScanner<'a> {
@@ -464,7 +466,7 @@ impl Scanner for ProductScanner<'_> {
 
     fn scan(&mut self, block: Codes<'_>, first: usize, worst: &[f32], live: &[&[u32]], found: &mut [Found]) {
         let ProductScanner { codec, queries, ht, tables, kept, sieves, visits, bases, own, buffers } = self;
-        let Buffers { scores, picks, chosen, indices } = buffers;
+        let Buffers { scores, picks, chosen, indices, columns } = buffers;
         if block.n == 0 {
             return;
         }
@@ -476,6 +478,7 @@ impl Scanner for ProductScanner<'_> {
         if !alone {
             codec.kernels.prefetch(block.ahead);
         }
+        columns.clear();
         for v in 0..worst.len() {
             let number = visits[first + v].query as usize;
             let query = queries.row(number);
@@ -496,8 +499,13 @@ impl Scanner for ProductScanner<'_> {
                 pass.score_some(picks, scores);
             } else if let Some(table) = sieve {
                 let ahead = if alone { block.ahead } else { &[] };
-                let sieve = Sieve { table, worst: worst[v], live: live[v], ahead };
-                codec.kernels.sieve(&sieve, &pass.lookup(), picks);
+                let lookup = pass.lookup();
+                // For one query the entries are turned on the way.
+                if columns.is_empty() && v + 1 < worst.len() {
+                    codec.kernels.sieve_columns(&lookup, columns);
+                }
+                let sieve = Sieve { table, worst: worst[v], live: live[v], ahead, columns };
+                codec.kernels.sieve(&sieve, &lookup, picks);
                 scores.resize(picks.len(), 0.0);
                 pass.score_some(picks, scores);
             } else {

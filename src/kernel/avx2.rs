@@ -36,6 +36,7 @@ pub(super) static KERNELS: Kernels = Kernels {
     lookup_picked: lookup::avx2::picked,
     hamming_below: lookup::near,
     sieve: sieve::pass,
+    sieve_columns: sieve::columns,
     sieve_bytes: sieve::bytes,
     sieve_spread: sieve::spread,
     points_nearest: points::avx2::nearest,

@@ -37,6 +37,7 @@ const TABLE: Kernels = Kernels {
     lookup_picked: lookup::avx2::picked,
     hamming_below: lookup::near,
     sieve: sieve::pass,
+    sieve_columns: sieve::columns,
     sieve_bytes: sieve::avx512::bytes,
     sieve_spread: sieve::avx512::spread,
     points_nearest: points::avx512::nearest,
@@ -74,6 +75,7 @@ pub(super) static VBMI: Kernels = Kernels {
     nibble_scan: nibble::avx512::scan,
     fast_scan: fast_scan::avx512::scan_vbmi,
     sieve: sieve::avx512::pass_vbmi,
+    sieve_columns: sieve::avx512::columns,
     // The same for processors that also have VBMI, VNNI and VPOPCNTDQ.
     hamming_scan: hamming::x86::vpopcntdq,
     nibble_bounds: nibble::avx512::bounds,

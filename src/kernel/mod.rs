@@ -211,6 +211,7 @@ pub(crate) struct Kernels {
     lookup_picked: lookup::Picked,
     hamming_below: lookup::Near,
     sieve: sieve::Pass,
+    sieve_columns: sieve::Columns,
     sieve_bytes: sieve::Bytes,
     sieve_spread: sieve::Spreads,
     points_nearest: points::Nearest,

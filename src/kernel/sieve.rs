@@ -12,7 +12,8 @@
 //! but that the bound is kept: their sums are the answer.
 //!
 //! With VBMI a table of 256 bytes is four registers: two permutations and a blend look up 64 entries. Elsewhere a byte's table costs as much
-//! to look into as a float's, and the sieve does not pay ([`Kernels::sieve_pays`]). It is computed without fused
+//! to look into as a float's, and the sieve does not pay ([`Kernels::sieve_pays`]). Turning 64 entries into columns of bytes takes longer
+//! than a look-up of them, so several queries share the columns. The bound is computed without fused
 //! multiply-adds, so that all tables of kernels let the same entries pass.
 
 #![allow(unsafe_code)]
@@ -47,9 +48,15 @@ pub(crate) struct Sieve<'a> {
     /// What will be read afterwards.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))] // prefetches
     pub(crate) ahead: &'a [u8],
+    /// What [`Kernels::sieve_columns`] made of the entries, or nothing.
+    pub(crate) columns: &'a [u8],
 }
 
+/// Entries that are turned into columns together.
+const TOGETHER: usize = 64;
+
 pub(super) type Pass = unsafe fn(sieve: &Sieve<'_>, lookup: &Lookup<'_>, picks: &mut Vec<u32>);
+pub(super) type Columns = unsafe fn(lookup: &Lookup<'_>, columns: &mut [u8]);
 pub(super) type Spreads = unsafe fn(values: &[f32], leasts: &mut [f32]) -> Spread;
 pub(super) type Bytes = unsafe fn(values: &[f32], step: f32, leasts: &[f32], bytes: &mut [u8]);
 
@@ -93,6 +100,17 @@ impl Kernels {
         SieveTable { bytes, step, offset, slack }
     }
 
+    /// Replaces `columns` by the entries' code bytes as the sieve takes them, for several calls with the same entries.
+    pub(crate) fn sieve_columns(&self, lookup: &Lookup<'_>, columns: &mut Vec<u8>) {
+        lookup.check();
+        columns.clear();
+        if self.sieve_pays() && lookup.code_bytes() >= 4 {
+            columns.resize(columns_len(lookup), 0);
+            // SAFETY: the table exists only where its instructions do; there is room for all columns.
+            unsafe { (self.sieve_columns)(lookup, columns) }
+        }
+    }
+
     /// Replaces `picks` by live entries, ascending, among them all that score at most `worst`. Meanwhile what is ahead is
     /// brought into the second-level cache.
     pub(crate) fn sieve(&self, sieve: &Sieve<'_>, lookup: &Lookup<'_>, picks: &mut Vec<u32>) {
@@ -100,12 +118,18 @@ impl Kernels {
         let n = lookup.count();
         assert!(sieve.table.bytes.len() == lookup.tables.len() && !lookup.tables.is_empty());
         assert!(sieve.live.len() == n.div_ceil(32) && u32::try_from(n).is_ok());
+        assert!(sieve.columns.is_empty() || sieve.columns.len() == columns_len(lookup));
         picks.clear();
         // A store of a whole register may reach beyond the last pick.
         picks.reserve(n + 16);
         // SAFETY: the table exists only where its instructions do; the lengths were checked above.
         unsafe { (self.sieve)(sieve, lookup, picks) }
     }
+}
+
+/// A byte for each byte of a code, of as many entries as go together.
+fn columns_len(lookup: &Lookup<'_>) -> usize {
+    lookup.count().div_ceil(TOGETHER) * TOGETHER * lookup.code_bytes()
 }
 
 impl SieveTable {
@@ -174,6 +198,9 @@ pub(super) fn bytes(values: &[f32], step: f32, leasts: &[f32], bytes: &mut [u8])
     }
 }
 
+/// Where nobody reads columns, there are none.
+pub(super) fn columns(_: &Lookup<'_>, _: &mut [u8]) {}
+
 pub(super) fn pass(sieve: &Sieve<'_>, lookup: &Lookup<'_>, picks: &mut Vec<u32>) {
     for i in 0..lookup.count() {
         if sieve.live[i / 32] >> (i % 32) & 1 == 0 {
@@ -190,12 +217,9 @@ pub(super) fn pass(sieve: &Sieve<'_>, lookup: &Lookup<'_>, picks: &mut Vec<u32>)
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx512 {
-    use super::{Lookup, ROUNDING, Sieve, Spread, pass, spread_body};
+    use super::{Lookup, ROUNDING, Sieve, Spread, TOGETHER, pass, spread_body};
     use crate::kernel::avx2::prefetch;
     use std::arch::x86_64::*;
-
-    /// Entries that go together.
-    const TOGETHER: usize = 64;
 
     /// Of the 64 entries, the one whose code bytes each lane of four registers holds: then the sums of those at even
     /// places, as numbers of 16 bits, are of entries 0–15 and 32–47 in order, and those at odd places of 16–31 and 48–63.
@@ -214,9 +238,9 @@ pub(super) mod avx512 {
     }
 
     /// Byte `16 j + lane` is byte j of the lane's four.
-    const COLUMNS: [u8; 64] = columns();
+    const COLUMNS: [u8; 64] = by_column();
 
-    const fn columns() -> [u8; 64] {
+    const fn by_column() -> [u8; 64] {
         let mut columns = [0; 64];
         let mut i = 0;
         while i < 64 {
@@ -255,19 +279,55 @@ pub(super) mod avx512 {
             return pass(sieve, lookup, picks);
         }
         let groups = n.div_ceil(TOGETHER);
+        let mut columns = sieve.columns.chunks_exact(TOGETHER * lookup.code_bytes());
         let mut ahead =
             sieve.ahead.chunks(sieve.ahead.len().div_ceil(groups.max(1)).next_multiple_of(64).max(64));
         for (group, live) in sieve.live.chunks(2).enumerate() {
             prefetch::<2>(ahead.next().unwrap_or_default());
+            let columns = columns.next().unwrap_or_default();
             let first = group * TOGETHER;
             let live = u64::from(live[0]) | u64::from(live.get(1).copied().unwrap_or(0)) << 32;
             let n = (n - first).min(TOGETHER);
             let live = live & (u64::MAX >> (TOGETHER - n));
             if live != 0 {
                 let entries = &lookup.entries[first * size..][..n * size];
-                some(sieve, &Lookup { entries, ..*lookup }, live, first as u32, picks);
+                some(&Sieve { columns, ..*sieve }, &Lookup { entries, ..*lookup }, live, first as u32, picks);
             }
         }
+    }
+
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
+    pub(in crate::kernel) fn columns(lookup: &Lookup<'_>, columns: &mut [u8]) {
+        let (m, size) = (lookup.code_bytes(), lookup.entry_bytes);
+        if i32::try_from(TOGETHER * size).is_err() {
+            // Nor does the sieve take them then.
+            return;
+        }
+        let groups = lookup.entries.chunks(TOGETHER * size);
+        for (entries, columns) in groups.zip(columns.chunks_exact_mut(TOGETHER * m)) {
+            let offsets = offsets(entries.len() / size, size);
+            for w in 0..m.div_ceil(4) {
+                // The last four bytes may overlap those before.
+                let at = (4 * w).min(m - 4);
+                let four = columns[TOGETHER * at..][..TOGETHER * 4].as_chunks_mut::<TOGETHER>().0;
+                for (to, column) in four.iter_mut().zip(four_columns(&entries[at..], offsets)) {
+                    // SAFETY: 64 bytes are written to an array of 64.
+                    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), column) }
+                }
+            }
+        }
+    }
+
+    /// Where the entries of each lane of the four registers begin, of `n` that have `size` bytes.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
+    fn offsets(n: usize, size: usize) -> [__m512i; 4] {
+        let (last, size) = (_mm512_set1_epi32(n as i32 - 1), _mm512_set1_epi32(size as i32));
+        ENTRIES.map(|entries| {
+            // SAFETY: 64 bytes are read from an array of 64.
+            let entries = unsafe { _mm512_loadu_si512(entries.as_ptr().cast()) };
+            _mm512_mullo_epi32(_mm512_min_epi32(entries, last), size)
+        })
     }
 
     /// Up to 64 entries, from the `first` on. Behind the last one it is repeated.
@@ -276,12 +336,10 @@ pub(super) mod avx512 {
     fn some(sieve: &Sieve<'_>, lookup: &Lookup<'_>, live: u64, first: u32, picks: &mut Vec<u32>) {
         let last = _mm512_set1_epi32(lookup.count() as i32 - 1);
         let size = _mm512_set1_epi32(lookup.entry_bytes as i32);
-        let offsets = ENTRIES.map(|entries| {
-            // SAFETY: 64 bytes are read from an array of 64.
-            let entries = unsafe { _mm512_loadu_si512(entries.as_ptr().cast()) };
-            _mm512_mullo_epi32(_mm512_min_epi32(entries, last), size)
-        });
-        let [even, odd] = sums(&sieve.table.bytes, lookup, offsets);
+        let [even, odd] = match sieve.columns {
+            [] => sums(&sieve.table.bytes, lookup),
+            columns => sums_of(&sieve.table.bytes, columns),
+        };
         let halves = [
             _mm512_castsi512_si256(even),
             _mm512_castsi512_si256(odd),
@@ -328,11 +386,32 @@ pub(super) mod avx512 {
         _mm512_cmp_ps_mask::<_CMP_NGT_UQ>(least, _mm512_set1_ps(sieve.worst))
     }
 
-    /// The sums of the 64 entries at these offsets: of those at even places and at odd ones.
+    /// The sums of 64 entries in columns: of those at even places and at odd ones.
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
-    fn sums(tables: &[u8], lookup: &Lookup<'_>, offsets: [__m512i; 4]) -> [__m512i; 2] {
+    fn sums_of(tables: &[u8], columns: &[u8]) -> [__m512i; 2] {
+        let mut sums = [_mm512_setzero_si512(); 2];
+        for (table, column) in tables.as_chunks::<256>().0.iter().zip(columns.as_chunks::<TOGETHER>().0) {
+            // SAFETY: 64 bytes are read from an array of 64.
+            let column = unsafe { _mm512_loadu_si512(column.as_ptr().cast()) };
+            add(&mut sums, look_up(table, column));
+        }
+        sums
+    }
+
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
+    fn add(sums: &mut [__m512i; 2], found: __m512i) {
+        sums[0] = _mm512_add_epi16(sums[0], _mm512_and_si512(found, _mm512_set1_epi16(0xff)));
+        sums[1] = _mm512_add_epi16(sums[1], _mm512_srli_epi16::<8>(found));
+    }
+
+    /// The sums of up to 64 entries: of those at even places and at odd ones.
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")]
+    fn sums(tables: &[u8], lookup: &Lookup<'_>) -> [__m512i; 2] {
         let m = lookup.code_bytes();
+        let offsets = offsets(lookup.count(), lookup.entry_bytes);
         let mut sums = [_mm512_setzero_si512(); 2];
         let tables = tables.as_chunks::<256>().0;
         for (w, tables) in tables.chunks(4).enumerate() {
@@ -342,9 +421,7 @@ pub(super) mod avx512 {
             debug_assert!(at + 4 <= m);
             let columns = four_columns(&lookup.entries[at..], offsets);
             for (table, column) in tables.iter().zip(&columns[skipped..]) {
-                let found = look_up(table, *column);
-                sums[0] = _mm512_add_epi16(sums[0], _mm512_and_si512(found, _mm512_set1_epi16(0xff)));
-                sums[1] = _mm512_add_epi16(sums[1], _mm512_srli_epi16::<8>(found));
+                add(&mut sums, look_up(table, *column));
             }
         }
         sums
@@ -445,9 +522,15 @@ mod tests {
                     let mut first = None;
                     for kernels in Kernels::all() {
                         let table = kernels.sieve_table(&case.values);
-                        let sieve = Sieve { table: &table, worst, live: &case.live, ahead: &case.entries };
+                        let mut columns = vec![7];
+                        kernels.sieve_columns(&lookup, &mut columns);
+                        let ahead = &case.entries;
+                        let sieve = Sieve { table: &table, worst, live: &case.live, ahead, columns: &[] };
                         let mut picks = vec![7];
                         kernels.sieve(&sieve, &lookup, &mut picks);
+                        let mut again = vec![7];
+                        kernels.sieve(&Sieve { columns: &columns, ..sieve }, &lookup, &mut again);
+                        assert_eq!(picks, again, "{}: others by columns", kernels.name);
                         assert!(picks.is_sorted_by(|a, b| a < b));
                         let live = |i: usize| case.live[i / 32] >> (i % 32) & 1 == 1;
                         assert!(picks.iter().all(|pick| live(*pick as usize)));
@@ -484,7 +567,8 @@ mod tests {
                             continue;
                         }
                         for &worst in &scores {
-                            let sieve = Sieve { table: &table, worst, live: &case.live, ahead: &[] };
+                            let sieve =
+                                Sieve { table: &table, worst, live: &case.live, ahead: &[], columns: &[] };
                             let mut picks = Vec::new();
                             kernels.sieve(&sieve, &lookup, &mut picks);
                             for i in (0..100).filter(|&i| scores[i] <= worst && worst < f32::MAX) {
