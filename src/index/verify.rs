@@ -228,8 +228,17 @@ impl Check<'_> {
     /// Makes room for as many rows as the header says, but not on its word alone: every row number that was ever
     /// used has a page of ids.
     fn rows_in_use(&mut self, report: &mut VerifyReport) -> Result<()> {
-        let last = self.tables.ids.last()?.map_or(0, |(page, _)| page.value().saturating_add(1));
-        let most = last.saturating_mul(ids_column().per_page().into());
+        let last =
+            guarded(|| Ok(self.tables.ids.last()?.map_or(0, |(page, _)| page.value().saturating_add(1))));
+        let pages = match last {
+            Ok(pages) => pages,
+            Err(e) => {
+                report.note_error(e);
+                // As many as redb has counted, wherever they are.
+                self.tables.ids.len()?
+            }
+        };
+        let most = pages.saturating_mul(ids_column().per_page().into());
         if u64::from(self.next_row) > most {
             let what = format!("row numbers up to {}, pages of ids for {most}", self.next_row);
             report.note(&self.tables.names.ids, 0, format!("{}: {what}", self.tables.names.meta));
@@ -660,7 +669,7 @@ impl Check<'_> {
         let mut vector = vec![0.0; self.model.spec.dim];
         let mut bytes_of_coarser = Vec::new();
         column.for_each(table, name, 0..self.next_row, |row, bytes| {
-            let Some(slot) = self.slots[row as usize] else {
+            let Some(slot) = self.slots.get(row as usize).copied().flatten() else {
                 if bytes.iter().any(|byte| *byte != ABSENT) {
                     report.note(name, row.into(), "a free row still holds a vector");
                 }
