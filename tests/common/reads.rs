@@ -175,7 +175,7 @@ pub(crate) fn answer(
     let mut expected = model.ranked(query, selector);
     expected.retain(|neighbor| here(&neighbor.id));
     // One without a distance is scored, and counted, all the same.
-    let admitted = |id: &&u64| here(*id) && selector.is_none_or(|s| s.holds(**id));
+    let admitted = |id: &&u64| here(id) && selector.is_none_or(|s| s.holds(**id));
     let selected = model.rows.keys().filter(admitted).count();
     let all_measured = expected.len() == selected;
     if world.plant == Plant::TiesByLargerId {
