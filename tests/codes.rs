@@ -8,7 +8,7 @@ mod support;
 use support::*;
 use vellum::*;
 
-const DIM: usize = 10;
+const DIM: usize = 12;
 const SPECS: [&str; 5] =
     ["IVF7,Flat", "IVF7,SQbf16", "IVF7,Nibble2", "IVF7_SOAR,Nibble1,RFlat", "IVF300,SQfp16,RF16"];
 
@@ -25,9 +25,9 @@ fn filled(text: &str, metric: Metric, data: &[f32]) -> Store {
 
 #[test]
 fn codes_are_those_that_stand_in_the_lists() {
-    let data = reals(400, DIM, 1);
-    for (text, metric) in SPECS.into_iter().flat_map(|text| METRICS.map(|metric| (text, metric))) {
-        let store = filled(text, metric, &data);
+    for (text, metric) in with_every_encoding(&SPECS, "IVF7", 1) {
+        let data = suited(&text, 400, DIM, 1);
+        let store = filled(&text, metric, &data);
         let index = reader(&store, "i");
         let mut seen = 0;
         let mut stands = std::collections::BTreeMap::<u64, Vec<(u32, Vec<u8>)>>::new();
@@ -53,7 +53,13 @@ fn codes_are_those_that_stand_in_the_lists() {
             let number = index.list_number_bytes();
             assert_eq!(alone[..number], slot.list.to_le_bytes()[..number]);
             assert_eq!(alone[number..], bytes);
-            assert_eq!(index.decode(&alone).unwrap(), index.reconstruct_at(slot).unwrap());
+            match decodes(&text) {
+                true => assert_eq!(index.decode(&alone).unwrap(), index.reconstruct_at(slot).unwrap()),
+                false => {
+                    assert!(matches!(index.decode(&alone), Err(Error::CannotDecode { .. })), "{text}");
+                    assert!(matches!(index.reconstruct_at(slot), Err(Error::CannotDecode { .. })), "{text}");
+                }
+            }
         }
     }
 }
@@ -71,22 +77,31 @@ fn list_numbers_take_as_few_bytes_as_they_can() {
 
 #[test]
 fn searches_bring_vectors_and_codes_along() {
-    let data = reals(400, DIM, 2);
-    for text in SPECS {
-        let store = filled(text, Metric::L2, &data);
+    for (text, metric) in with_every_encoding(&SPECS, "IVF7", 1) {
+        let data = suited(&text, 400, DIM, 2);
+        let store = filled(&text, metric, &data);
         let index = reader(&store, "i");
         let queries = rows(&data[..20 * DIM], DIM);
         let params = nprobe(3).selector(IdSelector::range(10..300));
         let found = index.search_batch(queries, 5, &params).unwrap();
-        let vectors = index.search_and_reconstruct(queries, 5, &params).unwrap();
         let codes = index.search_and_return_codes(queries, 5, &params).unwrap();
-        for ((found, vectors), codes) in found.iter().zip(&vectors).zip(&codes) {
-            assert_eq!(found.len(), vectors.len());
+        for (found, codes) in found.iter().zip(&codes) {
             assert_eq!(found.len(), codes.len());
-            for ((neighbor, vector), (coded, code)) in found.iter().zip(vectors).zip(codes) {
-                assert_eq!((neighbor, neighbor), (&vector.neighbor, coded));
-                assert_eq!(vector.vector, index.reconstruct(neighbor.id).unwrap());
-                assert_eq!(*code, index.code(neighbor.id).unwrap());
+            for (neighbor, (coded, code)) in found.iter().zip(codes) {
+                assert_eq!(neighbor, coded, "{text} {metric}");
+                assert_eq!(*code, index.code(neighbor.id).unwrap(), "{text} {metric}");
+            }
+        }
+        let vectors = index.search_and_reconstruct(queries, 5, &params);
+        if !decodes(&text) {
+            assert!(matches!(vectors, Err(Error::CannotDecode { .. })), "{text}");
+            continue;
+        }
+        for (found, vectors) in found.iter().zip(&vectors.unwrap()) {
+            assert_eq!(found.len(), vectors.len());
+            for (neighbor, vector) in found.iter().zip(vectors) {
+                assert_eq!(neighbor, &vector.neighbor, "{text} {metric}");
+                assert_eq!(vector.vector, index.reconstruct(neighbor.id).unwrap(), "{text} {metric}");
             }
         }
     }
@@ -120,9 +135,10 @@ fn holes_are_none_and_unknown_ids_and_slots_are_errors() {
 
 #[test]
 fn rows_go_to_the_lists_that_they_are_given() {
-    let data = reals(200, DIM, 4);
-    for text in ["IVF7,Flat", "IVF7_SOAR,Nibble2,RF16"] {
-        let store = filled(text, Metric::L2, &data);
+    let more = [("IVF7_SOAR,Nibble2,RF16".to_string(), Metric::L2)];
+    for (text, metric) in every_encoding("IVF7", 1).chain(more) {
+        let data = suited(&text, 200, DIM, 4);
+        let store = filled(&text, metric, &data);
         let lists: Vec<u32> = (0..30).map(|i| i % 7).collect();
         let ids: Vec<u64> = (1000..1030).collect();
         change(&store, "i", |writer| {

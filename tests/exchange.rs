@@ -51,10 +51,11 @@ fn answers(index: &IndexReader<'_>, queries: &[f32]) -> Vec<Vec<(u64, u32)>> {
 
 #[test]
 fn codes_go_into_another_index_as_they_are() {
-    let (data, queries) = (reals(300, DIM, 1), reals(5, DIM, 2));
-    for (text, metric) in SPECS.into_iter().flat_map(|text| METRICS.map(|metric| (text, metric))) {
-        let store = filled(text, metric, &data);
-        twin(&store, text, metric);
+    let queries = reals(5, DIM, 2);
+    for (text, metric) in with_every_encoding(&SPECS, "IVF6", 0) {
+        let data = suited(&text, 300, DIM, 1);
+        let store = filled(&text, metric, &data);
+        twin(&store, &text, metric);
         let index = reader(&store, "i");
         let spills = text.contains("SOAR");
         // Half of them alone, the other half list by list.
@@ -80,8 +81,10 @@ fn codes_go_into_another_index_as_they_are() {
         if !spills || text == "IVF6_SOAR,Flat" {
             assert_eq!(answers(&twin, &queries), answers(&index, &queries), "{text} {metric}");
         }
-        let decoded = index.decode(&alone).unwrap();
-        assert_eq!(decoded[..DIM], index.reconstruct_at(index.slot(0).unwrap()).unwrap());
+        if decodes(&text) {
+            let decoded = index.decode(&alone).unwrap();
+            assert_eq!(decoded[..DIM], index.reconstruct_at(index.slot(0).unwrap()).unwrap());
+        }
     }
 }
 
@@ -118,10 +121,10 @@ fn codes_that_do_not_belong_are_refused_and_change_nothing() {
 /// Any bytes: refused, or a vector like others.
 #[test]
 fn hostile_codes_break_nothing() {
-    let data = reals(300, DIM, 4);
     let mut random = Random::new(5);
-    for (text, metric) in SPECS.into_iter().flat_map(|text| METRICS.map(|metric| (text, metric))) {
-        let store = filled(text, metric, &data);
+    for (text, metric) in with_every_encoding(&SPECS, "IVF6", 0) {
+        let data = suited(&text, 300, DIM, 4);
+        let store = filled(&text, metric, &data);
         let code_bytes = reader(&store, "i").code_bytes();
         let (mut taken, mut refused) = (0, 0);
         change(&store, "i", |writer| {
@@ -144,7 +147,7 @@ fn hostile_codes_break_nothing() {
         assert_sound(&store, "i");
         let index = reader(&store, "i");
         assert_eq!((index.len(), taken + refused), (300 + taken, 60), "{text} {metric}");
-        for id in index.ids().unwrap() {
+        for id in index.ids().unwrap().into_iter().filter(|_| decodes(&text)) {
             assert!(index.reconstruct(id).unwrap().iter().all(|v| v.is_finite()));
         }
         let found = index.search(&data[..DIM], 400, &everywhere()).unwrap();
@@ -154,14 +157,15 @@ fn hostile_codes_break_nothing() {
 
 #[test]
 fn a_model_is_the_same_in_every_index_that_takes_it() {
-    let (data, more, queries) = (reals(300, DIM, 6), reals(200, DIM, 7), reals(5, DIM, 8));
-    for (text, metric) in SPECS.into_iter().flat_map(|text| METRICS.map(|metric| (text, metric))) {
-        let store = filled(text, metric, &data);
+    let queries = reals(5, DIM, 8);
+    for (text, metric) in with_every_encoding(&SPECS, "IVF6", 0) {
+        let (data, more) = (suited(&text, 300, DIM, 6), suited(&text, 200, DIM, 7));
+        let store = filled(&text, metric, &data);
         let model = reader(&store, "i").export_model().unwrap();
         let print = reader(&store, "i").fingerprint().unwrap();
         // Taken before rows come, and after.
         for (name, late) in [("early", false), ("late", true)] {
-            create(&store, name, &spec(text, DIM, metric));
+            create(&store, name, &spec(&text, DIM, metric));
             assert_eq!(reader(&store, name).fingerprint(), None);
             change(&store, name, |writer| {
                 if late {
@@ -187,6 +191,9 @@ fn a_model_is_the_same_in_every_index_that_takes_it() {
             writer.merge_from(&reader(&store, "late"), 1000, &mut observer()).unwrap();
         });
         assert_eq!(reader(&store, "early").len(), 600);
+        if !decodes(&text) {
+            continue;
+        }
         change(&store, "late", |writer| drop(train(writer, rows(&more, DIM))));
         assert_ne!(reader(&store, "late").fingerprint(), Some(print));
         assert!(reader(&store, "late").check_compatible_for_merge(&reader(&store, "i")).is_err());
@@ -305,6 +312,7 @@ fn centroids_may_be_the_callers() {
 #[test]
 fn shards_answer_like_the_whole() {
     let (data, queries) = (integers(400, DIM, 3, 13), integers(6, DIM, 3, 14));
+    let data = &data[..];
     let more = [
         "IVF6,SQfp16,RFlat",
         "IVF6_SOAR,Nibble2,RSQ8+Flat",
@@ -312,11 +320,10 @@ fn shards_answer_like_the_whole() {
         "OPQ4,IVF6,PQ4x4fsr,RFlat",
         "Flat",
     ];
-    for (text, metric) in SPECS.into_iter().chain(more).flat_map(|text| METRICS.map(|metric| (text, metric)))
-    {
+    for (text, metric) in with_every_encoding(&[&SPECS[..], &more].concat(), "IVF6", 0) {
         let stores = [memory(), memory(), memory()];
-        let data = rows(&data, DIM);
-        create(&stores[0], "all", &spec(text, DIM, metric));
+        let data = rows(data, DIM);
+        create(&stores[0], "all", &spec(&text, DIM, metric));
         change(&stores[0], "all", |writer| {
             if text != "Flat" {
                 train(writer, data);
@@ -326,7 +333,7 @@ fn shards_answer_like_the_whole() {
         });
         let whole = reader(&stores[0], "all");
         for (i, store) in stores.iter().enumerate() {
-            create(store, "part", &spec(text, DIM, metric).with_block_order(i as u8));
+            create(store, "part", &spec(&text, DIM, metric).with_block_order(i as u8));
             change(store, "part", |writer| {
                 if text != "Flat" {
                     writer.import_model(&whole.export_model().unwrap(), &mut observer()).unwrap();
@@ -339,7 +346,10 @@ fn shards_answer_like_the_whole() {
         let shards = IndexReader::of_shards(&parts).unwrap();
         assert_eq!(shards.len(), whole.len());
         assert_eq!(shards.ids().unwrap(), whole.ids().unwrap());
-        assert_eq!(shards.list_sizes().unwrap(), whole.list_sizes().unwrap());
+        // Equal vectors of different shards share no entry.
+        if !text.contains("Dedup") {
+            assert_eq!(shards.list_sizes().unwrap(), whole.list_sizes().unwrap(), "{text} {metric}");
+        }
         let queries = rows(&queries, DIM);
         let some = IdSelector::callback(|id| id % 4 != 1);
         for params in [
@@ -369,14 +379,21 @@ fn shards_answer_like_the_whole() {
             }
         }
         for id in [0, 1, 2, 302] {
-            assert_eq!(shards.reconstruct(id).unwrap(), whole.reconstruct(id).unwrap(), "{text} {metric}");
+            match decodes(&text) {
+                true => assert_eq!(
+                    shards.reconstruct(id).unwrap(),
+                    whole.reconstruct(id).unwrap(),
+                    "{text} {metric}"
+                ),
+                false => assert!(matches!(shards.reconstruct(id), Err(Error::CannotDecode { .. }))),
+            }
             assert_eq!(shards.code(id).unwrap().bytes, whole.code(id).unwrap().bytes);
             assert_eq!(shards.id_at(shards.slot(id).unwrap()).unwrap(), id);
         }
         assert!(matches!(shards.reconstruct(4), Err(Error::UnknownId { id: 4 })));
     }
     assert!(IndexReader::of_shards(&[]).is_err());
-    let a = filled("IVF6,Flat", Metric::L2, &data);
+    let a = filled("IVF6,Flat", Metric::L2, data);
     let b = filled("IVF6,Flat", Metric::L2, &data[DIM..]);
     let mixed = IndexReader::of_shards(&[reader(&a, "i"), reader(&b, "i")]);
     assert!(matches!(mixed, Err(Error::Incompatible { .. })));

@@ -49,10 +49,10 @@ fn merge(store: &Store, add_id: u64) -> Result<u64> {
 
 #[test]
 fn merged_indexes_answer_like_one_that_all_was_added_to() {
-    let data = reals(600, DIM, 1);
-    for (text, metric) in SPECS.into_iter().flat_map(|text| METRICS.map(|metric| (text, metric))) {
-        let store = halves(text, metric, &data);
-        create(&store, "all", &spec(text, DIM, metric));
+    for (text, metric) in with_every_encoding(&SPECS, "IVF8", 2) {
+        let data = suited(&text, 600, DIM, 1);
+        let store = halves(&text, metric, &data);
+        create(&store, "all", &spec(&text, DIM, metric));
         change(&store, "all", |writer| {
             if text != "Flat" {
                 train(writer, rows(&data, DIM));
@@ -68,7 +68,11 @@ fn merged_indexes_answer_like_one_that_all_was_added_to() {
             assert_eq!(all_bits(&a), all_bits(&b), "{text} {metric} {nprobe_}");
         }
         for id in [0, 199, 200, 599] {
-            assert_eq!(merged.reconstruct(id).unwrap(), all.reconstruct(id).unwrap());
+            assert_eq!(merged.code(id).unwrap().bytes, all.code(id).unwrap().bytes, "{text} {metric}");
+            match decodes(&text) {
+                true => assert_eq!(merged.reconstruct(id).unwrap(), all.reconstruct(id).unwrap()),
+                false => assert!(matches!(merged.reconstruct(id), Err(Error::CannotDecode { .. }))),
+            }
         }
     }
 }
@@ -129,13 +133,13 @@ fn keys_come_along() {
 }
 
 /// The ids of each of the parts that `subsets` make of index "b", copied to an empty index of the same training.
-fn parts(store: &Store, data: &[f32], text: &str, subsets: &[Subset]) -> Vec<Vec<u64>> {
+fn parts(store: &Store, text: &str, metric: Metric, subsets: &[Subset]) -> Vec<Vec<u64>> {
     let copy = |(i, subset): (usize, &Subset)| {
         let name = format!("part {i}");
-        create(store, &name, &spec(text, DIM, Metric::L2));
+        create(store, &name, &spec(text, DIM, metric));
         let from = reader(store, "b");
         let copied = change(store, &name, |writer| {
-            train(writer, rows(data, DIM));
+            writer.import_model(&from.export_model().unwrap(), &mut Observer::none()).unwrap();
             from.copy_subset_to(writer, subset, &mut Observer::none()).unwrap()
         });
         assert_sound(store, &name);
@@ -151,9 +155,10 @@ fn parts(store: &Store, data: &[f32], text: &str, subsets: &[Subset]) -> Vec<Vec
 
 #[test]
 fn subsets_share_nothing_and_leave_nothing_out() {
-    let data = reals(450, DIM, 5);
-    for text in ["IVF8,Flat", "IVF8_SOAR,Nibble2,RF16"] {
-        let store = halves(text, Metric::L2, &data);
+    let more = [("IVF8_SOAR,Nibble2,RF16".to_string(), Metric::L2)];
+    for (text, metric) in every_encoding("IVF8", 2).chain(more) {
+        let data = suited(&text, 450, DIM, 5);
+        let store = halves(&text, metric, &data);
         let modulo = |remainder| Subset::IdModulo { modulus: 3, remainder };
         let part = |part| Subset::ListPart { parts: 4, part };
         for subsets in [
@@ -164,7 +169,7 @@ fn subsets_share_nothing_and_leave_nothing_out() {
             [0..1, 1..5, 5..u32::MAX].map(Subset::Lists).to_vec(),
             vec![Subset::All],
         ] {
-            let parts = parts(&store, &data, text, &subsets);
+            let parts = parts(&store, &text, metric, &subsets);
             let mut all = parts.concat();
             all.sort_unstable();
             assert_eq!(all, (0..300).collect::<Vec<u64>>(), "{text} {subsets:?}");
@@ -215,12 +220,14 @@ fn merge_in_steps(store: &Store, rows_max: u64, mut between: impl FnMut(&MergePr
 
 #[test]
 fn a_merge_in_steps_is_that_of_one() {
-    let data = reals(300, DIM, 21);
-    for text in ["IVF8,SQfp16,RFlat", "IVF8_SOAR,Nibble1,RF16", "IVF8,FlatDedup", "Flat"] {
+    let more = ["IVF8,SQfp16,RFlat", "IVF8_SOAR,Nibble1,RF16", "Flat"];
+    let more = more.map(|text| (text.to_string(), Metric::L2));
+    for (text, metric) in every_encoding("IVF8", 2).chain(more) {
+        let data = suited(&text, 300, DIM, 21);
         // Twice the same rows, for entries that are shared.
         let doubled = [&data[..], &data[..]].concat();
-        let store = halves(text, Metric::L2, &doubled);
-        let whole = halves(text, Metric::L2, &doubled);
+        let store = halves(&text, metric, &doubled);
+        let whole = halves(&text, metric, &doubled);
         assert_eq!(merge(&whole, 1000).unwrap(), 400);
         let mut steps = Vec::new();
         let done = merge_in_steps(&store, 37, |progress| {

@@ -7,6 +7,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod campaign;
+#[path = "support/encodings.rs"]
+mod encodings;
 mod targets;
 
 use campaign::Random;
@@ -204,6 +206,28 @@ fn a_hostile_file_of_100_bytes_stays_under_64_mib() {
     let limit = usual + HOSTILE_KIB;
     let peak = child(&format!("ulimit -v {limit}; {run}"), true);
     println!("hostile files of 100 bytes: {} KiB more than a harmless one", peak.saturating_sub(usual));
+}
+
+/// Hostile models and values are those of every kind of code.
+#[test]
+fn every_encoding_has_a_store() {
+    use vellum::{Encoding, IndexSpec};
+    let kind = |encoding: Encoding| {
+        let form = match encoding {
+            Encoding::Additive(form) => {
+                Some((form.kind(), form.to_string().starts_with('P'), form.fast_scan()))
+            }
+            _ => None,
+        };
+        (std::mem::discriminant(&encoding), form)
+    };
+    let stored: Vec<_> = (0..targets::stores::SPECS.len())
+        .map(|number| kind(targets::stores::spec(number).encoding()))
+        .collect();
+    for code in encodings::ENCODINGS {
+        let spec: IndexSpec = format!("IVF2,{code}").parse().unwrap();
+        assert!(stored.contains(&kind(spec.encoding())), "no store of {code}");
+    }
 }
 
 /// Writes first seeds, made of real stores, models and values; the fuzzer finds others.

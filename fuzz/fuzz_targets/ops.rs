@@ -4,5 +4,6 @@
 
 #[path = "../../tests/common/mod.rs"]
 mod common;
+mod one_thread;
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| common::ops::check(bytes));
+libfuzzer_sys::fuzz_target!(init: one_thread::begin(), |bytes: &[u8]| common::ops::check(bytes));

@@ -237,8 +237,64 @@ fn why(error: crate::Error) -> String {
 }
 
 #[cfg(test)]
+#[path = "../../tests/support/encodings.rs"]
+mod encodings;
+
+#[cfg(test)]
 mod tests {
+    use super::*;
     use crate::IndexSpec;
+    use std::collections::BTreeSet;
+
+    /// The kinds that tests of verbs must walk.
+    fn kind(encoding: Encoding) -> (u8, u8) {
+        match encoding {
+            Encoding::Flat => (0, 0),
+            Encoding::FlatDedup => (1, 0),
+            Encoding::F16 => (2, 0),
+            Encoding::BF16 => (3, 0),
+            // `Nibble` becomes one of them.
+            Encoding::Nibble2 | Encoding::Nibble => (4, 0),
+            Encoding::Nibble1 => (5, 0),
+            Encoding::Scalar(ScalarQuantizer::Steps(steps)) => match steps.bits {
+                ScalarBits::Eight => (6, 0),
+                ScalarBits::Six => (6, 1),
+                ScalarBits::Four => (6, 2),
+            },
+            Encoding::Scalar(ScalarQuantizer::DirectU8) => (7, 0),
+            Encoding::Scalar(ScalarQuantizer::DirectI8) => (7, 1),
+            Encoding::Product(_) => (8, 0),
+            Encoding::RefinedProduct(_) => (9, 0),
+            Encoding::FastScan(params) => (10, u8::from(params.residual)),
+            Encoding::Additive(form) => {
+                let kind = match form.kind() {
+                    AdditiveKind::Residual => 0,
+                    AdditiveKind::LocalSearch => 1,
+                };
+                (11, kind + 2 * u8::from(form.to_string().starts_with('P')) + 4 * u8::from(form.fast_scan()))
+            }
+            Encoding::SpectralHash(hash) => match hash.threshold {
+                SpectralThreshold::Global => (12, u8::from(hash.bits.is_some())),
+                SpectralThreshold::Centroid => (12, 2),
+                SpectralThreshold::CentroidHalf => (12, 3),
+                SpectralThreshold::Median => (12, 4),
+            },
+            Encoding::RaBitQ(code) => {
+                (13, u8::from(code.bits() > 1) + 2 * u8::from(code.to_string().contains("fs")))
+            }
+        }
+    }
+
+    /// How many kinds there are of each of the first numbers above.
+    const KINDS: [u8; 14] = [1, 1, 1, 1, 1, 1, 3, 2, 1, 1, 2, 8, 5, 4];
+
+    #[test]
+    fn the_list_that_tests_walk_has_every_encoding() {
+        let encoding = |code: &str| format!("IVF2,{code}").parse::<IndexSpec>().unwrap().encoding();
+        let listed: BTreeSet<_> = encodings::ENCODINGS.into_iter().map(|code| kind(encoding(code))).collect();
+        let all = (0..).zip(KINDS).flat_map(|(major, n)| (0..n).map(move |minor| (major, minor)));
+        assert_eq!(listed, all.collect());
+    }
 
     /// Breaks if an encoding is forgotten, or bits are taken of what is encoded and not of what is reranked.
     #[test]

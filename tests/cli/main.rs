@@ -6,6 +6,7 @@
 mod answers;
 #[cfg(unix)]
 mod cancelling;
+mod choosing;
 mod refusals;
 
 use serde_json::Value;

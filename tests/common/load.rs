@@ -91,7 +91,7 @@ impl World {
         } else {
             drop(load);
         }
-        self.check()
+        self.check_now_and_then()
     }
 
     pub(crate) fn discard(&mut self, index: &str) -> Done {
@@ -111,7 +111,7 @@ impl World {
         }
         match self.settle("discard_load", &refusals, outcome)? {
             Some(gone) if Some(gone) != rows => mismatch(format!("discarded {gone} rows, expected {rows:?}")),
-            _ => self.check(),
+            _ => self.check_now_and_then(),
         }
     }
 }

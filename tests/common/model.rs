@@ -10,6 +10,7 @@
 use super::script::{Ids, Keys, Params, Sel, Wrong, are_estimates, is_measured};
 use roaring::RoaringTreemap;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use vellum::{Encoding, FilterMode, IdSelector, IndexSpec, KeptRows, Metric, Neighbor, Rerank, SearchParams};
 
@@ -26,6 +27,8 @@ pub(crate) struct IndexModel {
     pub(crate) defaults: Params,
     /// Rows that an unfinished bulk load has committed.
     pub(crate) loading: Option<u64>,
+    /// Since training vectors were put into lists by hand: equal ones may stand in different lists.
+    pub(crate) scattered: bool,
 }
 
 impl IndexModel {
@@ -38,6 +41,7 @@ impl IndexModel {
             next_id: 0,
             defaults: Params::default(),
             loading: None,
+            scattered: false,
         }
     }
 
@@ -63,15 +67,17 @@ impl IndexModel {
         if self.trained { self.spec.nlist().unwrap_or(1) } else { 1 }
     }
 
-    /// Entries of all lists.
-    pub(crate) fn entries(&self) -> usize {
-        match self.spec.encoding() {
+    /// How many entries all lists may have.
+    pub(crate) fn entries(&self) -> RangeInclusive<usize> {
+        let all = self.places() * self.rows.len();
+        let fewest = match self.spec.encoding() {
             Encoding::FlatDedup => {
                 let bits = |row: &Arc<[f32]>| row.iter().map(|v| v.to_bits()).collect::<Vec<_>>();
                 self.rows.values().map(bits).collect::<BTreeSet<_>>().len()
             }
-            _ => self.places() * self.rows.len(),
-        }
+            _ => all,
+        };
+        fewest..=if self.scattered { all } else { fewest }
     }
 
     /// Lists that each vector stands in.
@@ -220,7 +226,7 @@ fn distance(metric: Metric, a: &[f32], b: &[f32]) -> Option<f32> {
 }
 
 /// A vector as the store keeps it: normalised under cosine.
-fn stored(spec: &IndexSpec, vector: &[f32]) -> Arc<[f32]> {
+pub(crate) fn stored(spec: &IndexSpec, vector: &[f32]) -> Arc<[f32]> {
     let squares = vector.iter().map(|v| v * v).sum::<f32>();
     match spec.metric() {
         Metric::Cosine => vector.iter().map(|v| v / squares.sqrt()).collect(),

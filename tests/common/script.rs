@@ -91,12 +91,40 @@ pub(crate) enum Step {
     /// Adds all of the second index, as it was committed last, to the first, its ids so much larger. Not in scripts: the
     /// model does not know which indexes go together.
     Merge(&'static str, &'static str, u64),
+    /// Copies one index, as it was committed last, into a new one of the same model, part after part.
+    Copy {
+        from: &'static str,
+        to: &'static str,
+        cut: Cut,
+    },
+}
+
+/// How an index is cut into parts that share nothing and leave nothing out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Cut {
+    All,
+    /// Ids below, and from there on.
+    Ids(u64),
+    /// Remainders.
+    Modulo(u64),
+    /// Ranks below, and from there on.
+    Elements(u64),
+    /// Equal parts of each list.
+    ListPart(u64),
+    /// Lists below, and from there on.
+    Lists(u32),
+    /// Subsets that are none.
+    Wrong,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) enum Verb {
     Add(Batch),
     AddWithIds(Ids, Batch),
+    /// To lists of the caller's choice.
+    AddPreassigned(Ids, Batch, Lists),
+    /// Encoded by the index itself, and in lists of the caller's choice if some are named.
+    AddCodes(Ids, Batch, Option<Lists>),
     Upsert(Ids, Batch),
     Update(Ids, Batch),
     AddWithKeys(Keys, Batch),
@@ -118,9 +146,11 @@ impl Verb {
     pub(crate) fn suited(&self, keyed: bool) -> Verb {
         let (given, batch) = match self {
             Verb::Add(batch) => (None, batch),
-            Verb::AddWithIds(ids, batch) | Verb::Upsert(ids, batch) | Verb::Update(ids, batch) => {
-                (Some(*ids), batch)
-            }
+            Verb::AddWithIds(ids, batch)
+            | Verb::AddPreassigned(ids, batch, _)
+            | Verb::AddCodes(ids, batch, _)
+            | Verb::Upsert(ids, batch)
+            | Verb::Update(ids, batch) => (Some(*ids), batch),
             Verb::AddWithKeys(keys, batch)
             | Verb::UpsertWithKeys(keys, batch)
             | Verb::UpdateWithKeys(keys, batch) => (Some(keys.as_ids()), batch),
@@ -130,7 +160,9 @@ impl Verb {
         let ids =
             given.unwrap_or(Ids::Given { first: batch.seeds.first().map_or(0, |n| (*n).into()), step: 1 });
         match (self, keyed) {
-            (Verb::Add(_) | Verb::AddWithIds(..), true) => Verb::AddWithKeys(ids.as_keys(), batch),
+            (Verb::Add(_) | Verb::AddWithIds(..) | Verb::AddPreassigned(..) | Verb::AddCodes(..), true) => {
+                Verb::AddWithKeys(ids.as_keys(), batch)
+            }
             (Verb::Upsert(..), true) => Verb::UpsertWithKeys(ids.as_keys(), batch),
             (Verb::Update(..), true) => Verb::UpdateWithKeys(ids.as_keys(), batch),
             (Verb::AddWithKeys(..), false) => Verb::AddWithIds(ids, batch),
@@ -157,6 +189,72 @@ impl Keys {
             Keys::Existing { start, stride } => Ids::Existing { start, stride },
         }
     }
+}
+
+/// List numbers, by a rule.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lists {
+    pub(crate) first: u8,
+    pub(crate) step: u8,
+    pub(crate) wrong: WrongList,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WrongList {
+    Nothing,
+    /// The last one is the number of lists.
+    Unknown,
+    /// One too few.
+    Length,
+}
+
+impl Lists {
+    /// One list for each of `n` rows, and why they must be refused, if they must.
+    pub(crate) fn of_rows(self, n: usize, nlist: usize) -> (Vec<u32>, Option<&'static str>) {
+        let mut lists: Vec<u32> = (0..n).map(|i| (self.number(i) % nlist) as u32).collect();
+        let refusal = match (self.wrong, lists.last_mut()) {
+            (WrongList::Unknown, Some(last)) => {
+                *last = nlist as u32;
+                Some("Parameter")
+            }
+            (WrongList::Length, Some(_)) => {
+                lists.pop();
+                Some("Length")
+            }
+            _ => None,
+        };
+        (lists, refusal)
+    }
+
+    /// Up to four lists for each of `n` queries, some of them none and some of them twice.
+    pub(crate) fn of_queries(self, n: usize, nlist: usize) -> (Vec<Vec<Option<u32>>>, Option<&'static str>) {
+        let list = |number: usize| (number % 8 != 7).then_some((number % nlist) as u32);
+        let query = |q: usize| (0..self.number(q) % 5).map(|i| list(self.number(q + i))).collect();
+        let mut lists: Vec<Vec<Option<u32>>> = (0..n).map(query).collect();
+        let refusal = match (self.wrong, lists.last_mut()) {
+            (WrongList::Unknown, Some(last)) => {
+                last.push(Some(nlist as u32));
+                Some("Parameter")
+            }
+            (WrongList::Length, Some(_)) => {
+                lists.pop();
+                Some("Length")
+            }
+            _ => None,
+        };
+        (lists, refusal)
+    }
+
+    fn number(self, i: usize) -> usize {
+        usize::from(self.first) + i * usize::from(self.step)
+    }
+}
+
+/// What a search asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Goal {
+    Nearest(usize),
+    Within(f32),
 }
 
 /// Vectors, by the numbers that [`super::model::vector`] makes them of.
@@ -244,6 +342,23 @@ pub(crate) enum Read {
         k: usize,
         selector: Sel,
     },
+    /// A search in the lists that a probe of so many names, and in lists of the caller's choice.
+    Preassigned {
+        queries: Batch,
+        goal: Goal,
+        params: Params,
+        nprobe: usize,
+        lists: Lists,
+    },
+    /// A search with the place, code and vector of everything that was found.
+    Placed {
+        queries: Batch,
+        goal: Goal,
+        params: Params,
+    },
+    /// To codes and back.
+    Encode(Batch),
+    Residual(Batch, Ids),
     Reconstruct(Ids, usize),
     Lookup(Keys, Ids),
     Stats,
@@ -324,6 +439,32 @@ fn learned(number: usize, dim: usize, metric: Metric) -> Encoding {
         _ => "RaBitQfs2".into(),
     };
     text.parse::<IndexSpec>().map_or(Encoding::Flat, |spec| spec.encoding())
+}
+
+/// Rows of a batch of a bulk load.
+const LOAD_ROWS_MAX: usize = 60;
+
+/// Components of a batch that a verb is given, about: longer ones take long and show nothing that shorter ones do not.
+const BATCH_COMPONENTS_MAX: usize = 60_000;
+
+impl Verb {
+    /// The same with not so many rows, if they are long.
+    pub(crate) fn shortened(mut self, dim: usize) -> Verb {
+        match &mut self {
+            Verb::Add(batch)
+            | Verb::AddWithIds(_, batch)
+            | Verb::AddPreassigned(_, batch, _)
+            | Verb::AddCodes(_, batch, _)
+            | Verb::Upsert(_, batch)
+            | Verb::Update(_, batch)
+            | Verb::AddWithKeys(_, batch)
+            | Verb::UpsertWithKeys(_, batch)
+            | Verb::UpdateWithKeys(_, batch)
+            | Verb::Train(batch, _) => batch.seeds.truncate((BATCH_COMPONENTS_MAX / dim).max(24)),
+            _ => {}
+        }
+        self
+    }
 }
 
 /// Components up to which a matrix costs next to nothing: making one of 1,000 × 1,000 takes as long as a thousand scripts.
@@ -505,7 +646,10 @@ impl Bytes<'_> {
                 let mut batches = Vec::new();
                 while !self.0.is_empty() && batches.len() < 5 {
                     let ids = (!self.rarely(2)).then(|| self.ids());
-                    batches.push((ids, self.batch()));
+                    let mut batch = self.batch();
+                    // Each row may be a commit.
+                    batch.seeds.truncate(LOAD_ROWS_MAX);
+                    batches.push((ids, batch));
                 }
                 Operation::Load { index, fresh, batches, finish }
             }
@@ -520,7 +664,14 @@ impl Bytes<'_> {
     }
 
     fn step(&mut self) -> Step {
-        match self.below(64) {
+        match self.byte() {
+            248.. => Step::Copy { from: self.index(), to: self.index_or(["b", "ça va"]), cut: self.cut() },
+            byte => self.step_of(byte % 64),
+        }
+    }
+
+    fn step_of(&mut self, kind: u8) -> Step {
+        match kind {
             0..=3 => Step::Create(self.index_or(["b", "ça va"]), self.spec()),
             4 => Step::Drop(self.index()),
             5..=6 => Step::Rename(self.index(), self.index_or(["b", "ça va"])),
@@ -533,8 +684,44 @@ impl Bytes<'_> {
         }
     }
 
+    fn cut(&mut self) -> Cut {
+        let kind = self.below(8);
+        let at = self.byte();
+        match kind {
+            0 | 1 => Cut::Ids(at.into()),
+            2 => Cut::Modulo(u64::from(at % 3) + 1),
+            3 => Cut::Elements(u64::from(at % 32)),
+            4 => Cut::ListPart(u64::from(at % 3) + 1),
+            5 => Cut::Lists(u32::from(at % 4)),
+            6 if at % 2 == 1 => Cut::Wrong,
+            _ => Cut::All,
+        }
+    }
+
+    /// The bytes that no verb had of old are those beyond the last multiple of 40.
     fn verb(&mut self) -> Verb {
-        match self.below(40) {
+        match self.byte() {
+            240..=247 => Verb::AddPreassigned(self.ids(), self.batch(), self.lists()),
+            248.. => {
+                let (ids, batch) = (self.ids(), self.batch());
+                Verb::AddCodes(ids, batch, self.rarely(2).then(|| self.lists()))
+            }
+            byte => self.verb_of(byte % 40),
+        }
+    }
+
+    fn lists(&mut self) -> Lists {
+        let (first, step) = (self.byte(), self.byte());
+        let wrong = match self.byte() {
+            250..=252 => WrongList::Unknown,
+            253.. => WrongList::Length,
+            _ => WrongList::Nothing,
+        };
+        Lists { first, step, wrong }
+    }
+
+    fn verb_of(&mut self, kind: u8) -> Verb {
+        match kind {
             0..=5 => Verb::Add(self.batch()),
             6..=9 => Verb::AddWithIds(self.ids(), self.batch()),
             10..=12 => Verb::Upsert(self.ids(), self.batch()),
@@ -655,8 +842,38 @@ impl Bytes<'_> {
         self.pick([1, 2, 3, 5, 10, 33, 1000, usize::MAX, 0])
     }
 
+    fn goal(&mut self) -> Goal {
+        match self.rarely(3) {
+            false => Goal::Nearest(self.k()),
+            true => Goal::Within(self.radius()),
+        }
+    }
+
+    /// A quarter of the bytes are of reads that came later.
     fn read(&mut self) -> Read {
-        match self.below(16) {
+        match self.byte() {
+            byte @ 192.. => self.later_read(byte % 16),
+            byte => self.read_of(byte % 16),
+        }
+    }
+
+    fn later_read(&mut self, kind: u8) -> Read {
+        match kind {
+            0..=5 => Read::Preassigned {
+                queries: self.queries(),
+                goal: self.goal(),
+                params: self.params(),
+                nprobe: self.pick([1, 2, 3, 9, usize::MAX, 0]),
+                lists: self.lists(),
+            },
+            6..=9 => Read::Placed { queries: self.queries(), goal: self.goal(), params: self.params() },
+            10..=12 => Read::Encode(self.batch()),
+            _ => Read::Residual(self.queries(), self.ids()),
+        }
+    }
+
+    fn read_of(&mut self, kind: u8) -> Read {
+        match kind {
             0..=6 => Read::Search { queries: self.queries(), k: self.k(), params: self.params() },
             7..=9 => Read::Range { queries: self.queries(), radius: self.radius(), params: self.params() },
             10..=11 => Read::Into { query: self.query(), k: self.k(), selector: self.selector(2) },

@@ -55,12 +55,13 @@ impl World {
                 }
                 rows.iter().for_each(|(id, row)| model.insert(id + add, row));
             }
+            Step::Copy { from, to, cut } => self.copy(txn, state, from, to, *cut)?,
             Step::Index { name, verbs, suited } => {
                 let opened = self.settle("open writer", &unusable(state.get(*name)), txn.index(name))?;
                 let (Some(mut writer), Some(model)) = (opened, state.get_mut(*name)) else { return Ok(()) };
                 for verb in verbs {
-                    let suited = suited.then(|| verb.suited(model.spec.keys()));
-                    self.verb(&mut writer, model, suited.as_ref().unwrap_or(verb))?;
+                    let verb = if *suited { verb.suited(model.spec.keys()) } else { verb.clone() };
+                    self.verb(&mut writer, model, &verb.shortened(model.spec.dim()))?;
                     if writer.len() != model.rows.len() as u64 || writer.is_poisoned() {
                         return mismatch(format!("{} rows, expected {}", writer.len(), model.rows.len()));
                     }
@@ -78,6 +79,10 @@ impl World {
         match verb {
             Verb::Add(batch) => self.add(writer, model, batch),
             Verb::AddWithIds(ids, batch) => self.with_ids("add_with_ids", writer, model, ids, batch),
+            Verb::AddPreassigned(ids, batch, lists) => {
+                self.add_preassigned(writer, model, ids, batch, *lists)
+            }
+            Verb::AddCodes(ids, batch, lists) => self.add_codes(writer, model, ids, batch, *lists),
             Verb::Upsert(ids, batch) => self.with_ids("upsert", writer, model, ids, batch),
             Verb::Update(ids, batch) => self.with_ids("update_vectors", writer, model, ids, batch),
             Verb::AddWithKeys(keys, batch) => self.with_keys("add_with_keys", writer, model, keys, batch),
@@ -119,6 +124,7 @@ impl World {
                 self.settle("clear", &[], writer.clear())?;
                 model.rows.clear();
                 model.keys.clear();
+                model.scattered = false;
                 Ok(())
             }
             Verb::Renumber => {
@@ -273,7 +279,7 @@ impl World {
             }
         };
         let Some(report) = report else { return Ok(()) };
-        model.trained = true;
+        (model.trained, model.scattered) = (true, false);
         match report.redistributed == model.rows.len() as u64 {
             true => Ok(()),
             false => mismatch(format!("{report:?}, but {} rows", model.rows.len())),

@@ -49,6 +49,10 @@ pub(crate) enum Plant {
     RadiusIncluded,
     /// The model lets the selector's rejects in.
     IgnoreSelector,
+    /// The model thinks that a search in given lists looks into all of them.
+    EveryList,
+    /// The model thinks that a copied part has a vector more.
+    CopyMore,
 }
 
 /// How often each kind of call was accepted, refused, or failed.
@@ -75,6 +79,8 @@ pub(crate) struct World {
     pub(crate) history: Vec<Acknowledged>,
     /// Commits are inspected as soon as they are made.
     pub(crate) inspects: bool,
+    /// Of so many operations one is followed by an inspection, besides those that open, repair or compact.
+    pub(crate) inspect_every: u8,
 }
 
 /// A commit that was acknowledged, and how much the disk had recorded by then.
@@ -119,6 +125,7 @@ impl World {
             seen: RefCell::default(),
             history: Vec::new(),
             inspects: true,
+            inspect_every: 1,
         }
     }
 
@@ -307,7 +314,7 @@ impl World {
             }
         }
         self.end(txn, state, end)?;
-        self.check()
+        self.check_now_and_then()
     }
 
     fn end(&mut self, txn: WriteTxn, state: State, end: End) -> Done {
@@ -452,6 +459,11 @@ impl World {
         if self.inspects { self.inspect(&self.store(), &self.committed, false) } else { Ok(()) }
     }
 
+    /// The same, but not every time.
+    pub(crate) fn check_now_and_then(&self) -> Done {
+        if self.turn.is_multiple_of(self.inspect_every) { self.check() } else { Ok(()) }
+    }
+
     /// Reads everything that the store holds against one state after another; which it is. All of it is verified first.
     pub(crate) fn find(&mut self, states: &[&State]) -> Result<usize, String> {
         let store = self.store();
@@ -539,10 +551,10 @@ impl World {
         states.append(&mut self.in_flight);
         states.append(&mut self.older);
         if let Some(store) = self.store.clone() {
-            let answers: Vec<Done> = states.iter().map(|state| self.inspect(&store, state, true)).collect();
-            if answers.iter().all(|answer| matches!(answer, Err(Stop::Mismatch(_)))) {
-                return mismatch(format!("after the fault: {answers:?}"));
+            if let Err(Stop::Mismatch(what)) = self.verify(&store) {
+                return mismatch(format!("after the fault: {what}"));
             }
+            self.is_one_of(&store, &states)?;
             let _ = store.flush();
             let _ = store.discard_load("no such index");
             if self.turn.is_multiple_of(2) {
@@ -565,15 +577,21 @@ impl World {
                 self.settle("reopen after a fault", &[], store.reopen())?;
             }
         }
+        self.verify(&self.store())?;
+        let found = self.is_one_of(&self.store(), &states)?;
+        self.count("after a fault", if found == 0 { "last commit" } else { "another commit" });
+        self.committed = states.swap_remove(found);
+        Ok(())
+    }
+
+    /// Which of the states the store is in, or the first that a fault keeps from being compared.
+    fn is_one_of(&self, store: &Store, states: &[State]) -> Done<usize> {
         let mut reasons = Vec::new();
-        for (i, state) in states.into_iter().enumerate() {
-            match self.inspect(&self.store(), &state, true) {
-                Ok(()) => {
-                    self.count("after a fault", if i == 0 { "last commit" } else { "another commit" });
-                    self.committed = state;
-                    return Ok(());
-                }
-                Err(stop) => reasons.push(stop),
+        for (i, state) in states.iter().enumerate() {
+            match self.compare_state(store, state, true) {
+                Err(Stop::Mismatch(what)) => reasons.push(what),
+                Err(Stop::Fault(_)) if !self.disk.fired() => return mismatch("a fault that nobody planned"),
+                Err(Stop::Fault(_)) | Ok(()) => return Ok(i),
             }
         }
         mismatch(format!("after a fault the store is in none of its states: {reasons:?}"))

@@ -8,6 +8,9 @@
 #![allow(dead_code, reason = "each test uses what it needs")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a failed helper is a failed test")]
 
+pub(crate) mod encodings;
+
+use encodings::ENCODINGS;
 use redb::backends::InMemoryBackend;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -82,6 +85,42 @@ pub(crate) fn objective(data: Rows<'_>, centroids: &[f32]) -> f64 {
 }
 
 pub(crate) const METRICS: [Metric; 3] = [Metric::L2, Metric::InnerProduct, Metric::Cosine];
+
+/// Every kind of code in lists that are written `lists` (`IVF8`), each under one of the metrics it goes with: another for
+/// another `turn`, so that files of tests with turns of their own see each code under several.
+pub(crate) fn every_encoding(lists: &str, turn: usize) -> impl Iterator<Item = (String, Metric)> {
+    let cases = ENCODINGS.into_iter().zip(METRICS.into_iter().cycle().skip(turn));
+    cases.map(move |(code, metric)| {
+        let metric = if code.starts_with("SH") || is_direct(code) { Metric::L2 } else { metric };
+        (format!("{lists},{code}"), metric)
+    })
+}
+
+/// All of `specs` under all metrics, then every kind of code under one of them.
+pub(crate) fn with_every_encoding(
+    specs: &[&str],
+    lists: &str,
+    turn: usize,
+) -> impl Iterator<Item = (String, Metric)> {
+    let under_all = |text: &&str| METRICS.map(|metric| (text.to_string(), metric));
+    let cases: Vec<_> = specs.iter().flat_map(under_all).chain(every_encoding(lists, turn)).collect();
+    cases.into_iter()
+}
+
+/// Codes that are whole components.
+fn is_direct(text: &str) -> bool {
+    text.contains("_direct")
+}
+
+/// Vectors that an index of this specification takes: real ones, or whole numbers where codes are.
+pub(crate) fn suited(text: &str, n: usize, dim: usize, seed: u64) -> Vec<f32> {
+    if is_direct(text) { integers(n, dim, 100, seed) } else { reals(n, dim, seed) }
+}
+
+/// True if a code says what its vector is.
+pub(crate) fn decodes(text: &str) -> bool {
+    !text.contains(",SH")
+}
 
 // ---------------------------------------------------------------- stores
 

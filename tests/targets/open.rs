@@ -13,7 +13,6 @@
 use super::Bytes;
 use super::seal::{self, FRAME, crc32_of, put, u32_at};
 use super::stores::{self, DIM, SPECS};
-use redb::backends::InMemoryBackend;
 use redb::{BackendError, Database, ReadableTable, StorageBackend, TableDefinition, WriteTransaction};
 use std::backtrace::Backtrace;
 use std::collections::BTreeMap;
@@ -137,23 +136,31 @@ fn bytes_table(name: &str) -> TableDefinition<'_, u64, &'static [u8]> {
     TableDefinition::new(name)
 }
 
+const CATALOG: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("vellum/indexes");
+
 const PARTS: [&str; 13] = [
     "meta", "model", "lists", "blocks", "tails", "slots", "ids", "rows", "exact", "keys", "twins", "map",
     "keymap",
 ];
 
-/// A database with the same tables and values, made anew for each input.
+/// A store of our own, made once: its file, and everything in its tables.
 struct Template {
-    /// Table, key, value.
-    bytes: Vec<(String, u64, Vec<u8>)>,
-    map: Vec<(String, u64, u32)>,
-    free: Vec<(String, u64)>,
-    keymap: Vec<(String, Vec<u8>, u64)>,
-    catalog: Vec<(String, Vec<u8>)>,
+    image: Vec<u8>,
+    contents: Contents,
     indexes: Vec<String>,
 }
 
 type Values = BTreeMap<(String, u64), Vec<u8>>;
+
+/// What stands under table and key.
+#[derive(Clone, Default)]
+struct Contents {
+    bytes: Values,
+    map: BTreeMap<(String, u64), u32>,
+    free: BTreeMap<(String, u64), ()>,
+    keymap: BTreeMap<(String, Vec<u8>), u64>,
+    catalog: BTreeMap<String, Vec<u8>>,
+}
 
 fn template(number: usize) -> &'static Template {
     static TEMPLATES: [OnceLock<Template>; SPECS.len()] = [const { OnceLock::new() }; SPECS.len()];
@@ -161,60 +168,53 @@ fn template(number: usize) -> &'static Template {
 }
 
 fn read_template(number: usize) -> Result<Template, redb::Error> {
-    let db = Database::builder().create_with_backend(InMemoryBackend::new())?;
-    let db = Arc::new(db);
+    let file = Arc::new(Mutex::new(Vec::new()));
+    let db = Arc::new(database(file.clone())?);
     stores::fill(&Store::builder().attach(db.clone()).expect("an empty store"), number)
         .unwrap_or_else(|e| panic!("{}: {e}", SPECS[number].0));
     let txn = db.begin_write()?;
-    let catalog: Vec<_> = {
-        let table = txn.open_table(TableDefinition::<&str, &[u8]>::new("vellum/indexes"))?;
-        table.iter()?.flatten().map(|(name, value)| (name.value().into(), value.value().to_vec())).collect()
-    };
-    let indexes: Vec<String> =
-        catalog.iter().map(|(name, _): &(String, _)| name.clone()).filter(|name| !name.is_empty()).collect();
-    let mut template = Template {
-        bytes: Vec::new(),
-        map: Vec::new(),
-        free: Vec::new(),
-        keymap: Vec::new(),
-        catalog,
-        indexes,
-    };
-    for index in template.indexes.clone() {
-        for part in &PARTS[..11] {
-            let name = format!("{index}/{part}");
-            let table = txn.open_table(bytes_table(&name))?;
-            let values = table
-                .iter()?
-                .flatten()
-                .map(|(key, value)| (name.clone(), key.value(), value.value().to_vec()));
-            template.bytes.extend(values);
-        }
-        let name = format!("{index}/map");
-        let table = txn.open_table(TableDefinition::<u64, u32>::new(&name))?;
-        template.map.extend(table.iter()?.flatten().map(|(id, row)| (name.clone(), id.value(), row.value())));
-        let name = format!("{index}/free");
-        let table = txn.open_table(TableDefinition::<u64, ()>::new(&name))?;
-        template.free.extend(table.iter()?.flatten().map(|(row, _)| (name.clone(), row.value())));
-        let name = format!("{index}/keymap");
-        let table = txn.open_table(TableDefinition::<&[u8], u64>::new(&name))?;
-        let keys = table.iter()?.flatten().map(|(key, id)| (name.clone(), key.value().to_vec(), id.value()));
-        template.keymap.extend(keys);
+    let mut contents = Contents::default();
+    for entry in txn.open_table(CATALOG)?.iter()? {
+        let (name, value) = entry?;
+        contents.catalog.insert(name.value().into(), value.value().to_vec());
     }
-    Ok(template)
+    let indexes: Vec<String> = contents.catalog.keys().filter(|name| !name.is_empty()).cloned().collect();
+    indexes.iter().try_for_each(|index| read_index(&txn, index, &mut contents))?;
+    // Tables that were not there are made by opening them.
+    txn.commit()?;
+    let mut db = Arc::into_inner(db).expect("nobody else has it");
+    db.compact()?;
+    drop(db);
+    let image = file.lock().unwrap().clone();
+    Ok(Template { image, contents, indexes })
+}
+
+fn read_index(txn: &WriteTransaction, index: &str, contents: &mut Contents) -> Result<(), redb::Error> {
+    for part in &PARTS[..11] {
+        let name = format!("{index}/{part}");
+        for entry in txn.open_table(bytes_table(&name))?.iter()? {
+            let (key, value) = entry?;
+            contents.bytes.insert((name.clone(), key.value()), value.value().to_vec());
+        }
+    }
+    let [map, free, keymap] = ["map", "free", "keymap"].map(|part| format!("{index}/{part}"));
+    for entry in txn.open_table(TableDefinition::<u64, u32>::new(&map))?.iter()? {
+        let (id, row) = entry?;
+        contents.map.insert((map.clone(), id.value()), row.value());
+    }
+    for entry in txn.open_table(TableDefinition::<u64, ()>::new(&free))?.iter()? {
+        contents.free.insert((free.clone(), entry?.0.value()), ());
+    }
+    for entry in txn.open_table(TableDefinition::<&[u8], u64>::new(&keymap))?.iter()? {
+        let (key, id) = entry?;
+        contents.keymap.insert((keymap.clone(), key.value().to_vec()), id.value());
+    }
+    Ok(())
 }
 
 fn edited(number: usize, flags: u8, edits: &[u8]) -> bool {
     let template = template(number);
-    let mut values: Values =
-        template.bytes.iter().map(|(table, key, value)| ((table.clone(), *key), value.clone())).collect();
-    let mut map: BTreeMap<(String, u64), u32> =
-        template.map.iter().map(|(table, id, row)| ((table.clone(), *id), *row)).collect();
-    let mut free: BTreeMap<(String, u64), ()> =
-        template.free.iter().map(|(table, row)| ((table.clone(), *row), ())).collect();
-    let mut keymap: BTreeMap<(String, Vec<u8>), u64> =
-        template.keymap.iter().map(|(table, key, id)| ((table.clone(), key.clone()), *id)).collect();
-    let mut catalog: BTreeMap<String, Vec<u8>> = template.catalog.iter().cloned().collect();
+    let mut contents = template.contents.clone();
     let mut bytes = Bytes(edits);
     for _ in 0..16 {
         if bytes.is_empty() {
@@ -224,25 +224,27 @@ fn edited(number: usize, flags: u8, edits: &[u8]) -> bool {
         let (index, part) = (bytes.byte() as usize, bytes.byte() as usize);
         let index = &template.indexes[index % template.indexes.len()];
         match part % (PARTS.len() + 2) {
-            part @ 0..=10 => edit(&mut values, &format!("{index}/{}", PARTS[part]), op, &mut bytes),
-            11 => edit_map(&mut map, (format!("{index}/map"), bytes.number()), op, bytes.number() as u32),
-            12 => edit_map(&mut free, (format!("{index}/free"), bytes.number()), op, ()),
+            part @ 0..=10 => edit(&mut contents.bytes, &format!("{index}/{}", PARTS[part]), op, &mut bytes),
+            11 => {
+                let id = (format!("{index}/map"), bytes.number());
+                edit_map(&mut contents.map, id, op, bytes.number() as u32);
+            }
+            12 => edit_map(&mut contents.free, (format!("{index}/free"), bytes.number()), op, ()),
             13 => {
                 let (key, id) = (format!("key {}", bytes.byte()), bytes.number());
-                edit_map(&mut keymap, (format!("{index}/keymap"), key.into()), op, id);
+                edit_map(&mut contents.keymap, (format!("{index}/keymap"), key.into()), op, id);
             }
             _ => {
                 let name = if op & 0x40 == 0 { index.as_str() } else { "" };
                 let len = bytes.byte() as usize % 32;
-                edit_map(&mut catalog, name.into(), op, bytes.take(len).to_vec());
+                edit_map(&mut contents.catalog, name.into(), op, bytes.take(len).to_vec());
             }
         }
     }
     if flags & 1 == 0 {
-        template.indexes.iter().for_each(|index| sign(&mut values, index));
+        template.indexes.iter().for_each(|index| sign(&mut contents.bytes, index));
     }
-    let db =
-        write_database(template, &values, &map, &free, &keymap, &catalog).expect("a database of our own");
+    let db = write_database(template, &contents).expect("a database of our own");
     let Ok(store) = Store::builder().cache_bytes(1 << 20).attach(Arc::new(db)) else { return false };
     ask_all(&store, flags & 2 != 0);
     true
@@ -353,63 +355,72 @@ fn sign(values: &mut Values, index: &str) {
     }
 }
 
-fn write_database(
-    template: &Template,
-    values: &Values,
-    map: &BTreeMap<(String, u64), u32>,
-    free: &BTreeMap<(String, u64), ()>,
-    keymap: &BTreeMap<(String, Vec<u8>), u64>,
-    catalog: &BTreeMap<String, Vec<u8>>,
-) -> Result<Database, redb::Error> {
-    let mut builder = Database::builder();
-    builder.set_cache_size(1 << 20);
-    let db = builder.create_with_backend(InMemoryBackend::new())?;
+/// The template's file with what is different.
+fn write_database(template: &Template, contents: &Contents) -> Result<Database, redb::Error> {
+    let db = database(Arc::new(Mutex::new(template.image.clone())))?;
     let mut txn = db.begin_write()?;
     txn.set_durability(redb::Durability::None).expect("nothing is written yet");
-    make_tables(&txn, template)?;
-    for (table, values) in by_table(values) {
+    let before = &template.contents;
+    each_change(&before.bytes, &contents.bytes, |(table, key), value| {
         let mut table = txn.open_table(bytes_table(table))?;
-        for (key, value) in values {
-            table.insert(key, value.as_slice())?;
-        }
-    }
-    for ((table, id), row) in map {
-        txn.open_table(TableDefinition::<u64, u32>::new(table))?.insert(id, row)?;
-    }
-    for (table, row) in free.keys() {
-        txn.open_table(TableDefinition::<u64, ()>::new(table))?.insert(row, ())?;
-    }
-    for ((table, key), id) in keymap {
-        txn.open_table(TableDefinition::<&[u8], u64>::new(table))?.insert(key.as_slice(), id)?;
-    }
-    {
-        let mut table = txn.open_table(TableDefinition::<&str, &[u8]>::new("vellum/indexes"))?;
-        for (name, value) in catalog {
-            table.insert(name.as_str(), value.as_slice())?;
-        }
-    }
+        match value {
+            Some(value) => table.insert(key, value.as_slice())?,
+            None => table.remove(key)?,
+        };
+        Ok(())
+    })?;
+    each_change(&before.map, &contents.map, |(table, id), row| {
+        let mut table = txn.open_table(TableDefinition::<u64, u32>::new(table))?;
+        match row {
+            Some(row) => table.insert(id, row)?,
+            None => table.remove(id)?,
+        };
+        Ok(())
+    })?;
+    each_change(&before.free, &contents.free, |(table, row), there| {
+        let mut table = txn.open_table(TableDefinition::<u64, ()>::new(table))?;
+        match there {
+            Some(()) => table.insert(row, ())?,
+            None => table.remove(row)?,
+        };
+        Ok(())
+    })?;
+    each_change(&before.keymap, &contents.keymap, |(table, key), id| {
+        let mut table = txn.open_table(TableDefinition::<&[u8], u64>::new(table))?;
+        match id {
+            Some(id) => table.insert(key.as_slice(), id)?,
+            None => table.remove(key.as_slice())?,
+        };
+        Ok(())
+    })?;
+    each_change(&before.catalog, &contents.catalog, |name, value| {
+        let mut table = txn.open_table(CATALOG)?;
+        match value {
+            Some(value) => table.insert(name.as_str(), value.as_slice())?,
+            None => table.remove(name.as_str())?,
+        };
+        Ok(())
+    })?;
     txn.commit()?;
     Ok(db)
 }
 
-fn make_tables(txn: &WriteTransaction, template: &Template) -> Result<(), redb::Error> {
-    for index in &template.indexes {
-        for part in &PARTS[..11] {
-            txn.open_table(bytes_table(&format!("{index}/{part}")))?;
-        }
-        txn.open_table(TableDefinition::<u64, u32>::new(&format!("{index}/map")))?;
-        txn.open_table(TableDefinition::<u64, ()>::new(&format!("{index}/free")))?;
-        txn.open_table(TableDefinition::<&[u8], u64>::new(&format!("{index}/keymap")))?;
-    }
-    Ok(())
+fn database(file: Arc<Mutex<Vec<u8>>>) -> Result<Database, redb::Error> {
+    let mut builder = Database::builder();
+    builder.set_cache_size(1 << 20);
+    Ok(builder.create_with_backend(Memory(file))?)
 }
 
-fn by_table(values: &Values) -> BTreeMap<&str, Vec<(u64, &Vec<u8>)>> {
-    let mut tables: BTreeMap<&str, Vec<(u64, &Vec<u8>)>> = BTreeMap::new();
-    for ((table, key), value) in values {
-        tables.entry(table).or_default().push((*key, value));
+/// What is new or another, with its value, and what is gone, without one.
+fn each_change<K: Ord, V: PartialEq>(
+    before: &BTreeMap<K, V>,
+    after: &BTreeMap<K, V>,
+    mut each: impl FnMut(&K, Option<&V>) -> Result<(), redb::Error>,
+) -> Result<(), redb::Error> {
+    for (key, value) in after.iter().filter(|(key, value)| before.get(key) != Some(value)) {
+        each(key, Some(value))?;
     }
-    tables
+    before.keys().filter(|key| !after.contains_key(key)).try_for_each(|key| each(key, None))
 }
 
 // ---- what is asked ----

@@ -9,7 +9,7 @@ pub(crate) const DIM: usize = 8;
 pub(crate) const ROWS: usize = 40;
 
 /// A specification and its metric. New ones go to the end: seeds name them by number.
-pub(crate) const SPECS: [(&str, Metric); 36] = [
+pub(crate) const SPECS: [(&str, Metric); 41] = [
     ("IVF3,Flat", Metric::L2),
     ("IVF4(IVF2),Flat", Metric::Cosine),
     ("IVF2,SQ8", Metric::L2),
@@ -46,6 +46,11 @@ pub(crate) const SPECS: [(&str, Metric); 36] = [
     ("IVF3,Flat", Metric::Canberra),
     ("Flat,RF16", Metric::L2),
     ("IVF2,RQ2x4fsr", Metric::L2),
+    ("IVF2,PLSQ2x2x2", Metric::L2),
+    ("IVF2,LSQ2x4fs", Metric::InnerProduct),
+    ("IVF2,PRQ2x2x4fsr_Nrq2x4", Metric::L2),
+    ("IVF2,PLSQ2x2x4fs_Nlsq2x4", Metric::L2),
+    ("IVF2,SQ8_direct", Metric::L2),
 ];
 
 pub(crate) fn spec(number: usize) -> IndexSpec {

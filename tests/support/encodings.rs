@@ -1,0 +1,43 @@
+//! Every kind of code that an index with lists may have, once: what tests of probing, codes, exchange and merging walk.
+//!
+//! A unit test of `src/encoding/` fails to compile when there is a new encoding, and fails when this list lacks it. All of
+//! them go with vectors of any multiple of four components; with few bits, so that training them takes no time.
+
+pub(crate) const ENCODINGS: [&str; 36] = [
+    "Flat",
+    "FlatDedup",
+    "SQfp16",
+    "SQbf16",
+    "Nibble2",
+    "Nibble1",
+    "SQ8",
+    "SQ6_raw",
+    "SQ4_uniform",
+    "SQ8_quantiles0.1",
+    "SQ8_direct",
+    "SQ8_direct_signed",
+    "PQ4x4",
+    "PQ2x3np_raw",
+    "PQ4x2+2x4",
+    "PQ4x4fs",
+    "PQ4x4fsr",
+    "RQ2x4_Nqint8",
+    "RQ3x2",
+    "LSQ2x3_Nfloat",
+    "PRQ2x2x2_Nfloat",
+    "PLSQ2x2x2",
+    "RQ2x4fs",
+    "LSQ2x4fsr_Nrq2x4",
+    "PRQ2x2x4fsr",
+    "PLSQ2x2x4fs_Nlsq2x4",
+    "SH",
+    "SH1.5c",
+    "SH1.2h",
+    "SHm",
+    "SH_6",
+    "RaBitQ",
+    "RaBitQ3",
+    "RaBitQ4_q6",
+    "RaBitQfs",
+    "RaBitQfs2",
+];
