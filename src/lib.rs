@@ -67,7 +67,7 @@ mod sync;
 mod transform;
 
 pub use autopilot::AutoReport;
-pub use coarse::{Quantizer, QuantizerName};
+pub use coarse::{Quantizer, QuantizerName, QuantizerParams, QuantizerValue};
 pub use codec::CodePacker;
 pub use encoding::{
     AdditiveCode, AdditiveKind, AdditiveNorm, Encoding, FastScan, ProductQuantizer, RaBitQ, Real,
