@@ -93,7 +93,7 @@ pub use progress::{Observer, Tick};
 pub use rerank::Rerank;
 pub use retrieval::{
     AutopilotMode, Batch, Growth, Hash, Identifier, Identifiers, Quantize, Retrieved, Retriever,
-    RetrieverBuilder, ScoreAh, Tree,
+    RetrieverBuilder, ScoreAh, Tree, UpperTree,
 };
 pub use rows::Rows;
 pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX};

@@ -72,7 +72,7 @@ impl Tree {
         similarity: Similarity,
         observer: &mut Observer<'_>,
     ) -> Result<Self> {
-        let spherical = similarity == Similarity::Dot;
+        let spherical = Some(similarity == Similarity::Dot);
         let params = ClusteringParams { spherical, check_finite: false, ..ClusteringParams::default() };
         let found = cluster(centroids, supers, similarity, &params, None, observer)?;
         let mut owners = vec![0; centroids.len()];
