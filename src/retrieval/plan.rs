@@ -855,20 +855,18 @@ mod tests {
             training_sample_size: 99,
             training_iterations: 5,
             spherical: Some(true),
-            upper: Some(UpperTree { num_leaves: 4, num_leaves_to_search: Some(2) }),
+            upper: None,
             random_init: false,
             soar: true,
             soar_lambda: 0.75,
-            avq: None,
+            avq: Some(2.5),
             min_partition_size: 6,
             incremental_threshold: Some(Growth::Fraction(0.25)),
         };
+        let upper = Some(UpperTree { num_leaves: 4, num_leaves_to_search: Some(2) });
+        let over = Tree { avq: None, spherical: Some(false), upper, ..tree };
         vec![
             Plan::default(),
-            Plan {
-                tree: Some(Tree { avq: Some(2.5), upper: None, spherical: Some(false), ..tree }),
-                ..Plan::default()
-            },
             Plan { tree: None, k: 3, parallelize_batch_searches: false, ..Plan::default() },
             Plan {
                 tree: Some(tree),
@@ -887,6 +885,7 @@ mod tests {
                 autopilot_mode: AutopilotMode::OnlineIncremental,
                 ..Plan::default()
             },
+            Plan { tree: Some(over), ..Plan::default() },
         ]
     }
 
@@ -929,13 +928,14 @@ mod tests {
     #[test]
     fn parameters_become_a_specification() {
         let text = |plan: Plan, dim| plan.spec(dim, Kind::Unsigned).to_string();
-        let [default, bare, full, brute] = <[Plan; 4]>::try_from(plans()).unwrap();
+        let [default, bare, full, brute, over] = <[Plan; 5]>::try_from(plans()).unwrap();
         assert_eq!(text(default.clone(), 128), "IVF100,PQ64x4fsr");
         assert_eq!(text(default.clone(), 5), "Pad6,IVF100,PQ3x4fsr");
         assert_eq!(text(default.clone(), 1), "IVF100,PQ1x4fsr");
         assert_eq!(text(Plan { measure: Metric::L2, ..default.clone() }, 128), "IVF100,PQ64x4fs");
         assert_eq!(text(bare, 128), "IVF1,PQ64x4fs");
         assert_eq!(text(full, 128), "PCA12,IVF7_SOAR0.75_AVQ2.5,PQ4x4fsr_aq0.2,RSQ8_aq0.25");
+        assert_eq!(text(over, 128), "IVF7(IVF4)_SOAR0.75,PQ64x4fsr");
         assert_eq!(text(brute.clone(), 128), "Trunc8,IVF100,SQfp16");
         assert_eq!(text(Plan { tree: None, ..brute.clone() }, 128), "Trunc8,IVF1,SQfp16");
         assert_eq!(text(Plan { tree: None, reduction: None, ..brute }, 128), "SQfp16");
