@@ -67,7 +67,7 @@ mod sync;
 mod transform;
 
 pub use autopilot::AutoReport;
-pub use coarse::{Quantizer, QuantizerName};
+pub use coarse::{Quantizer, QuantizerName, QuantizerParams, QuantizerValue};
 pub use codec::CodePacker;
 pub use encoding::{
     AdditiveCode, AdditiveKind, AdditiveNorm, Encoding, FastScan, ProductQuantizer, RaBitQ, Real,
@@ -93,7 +93,7 @@ pub use progress::{Observer, Tick};
 pub use rerank::Rerank;
 pub use retrieval::{
     AutopilotMode, Batch, Growth, Hash, Identifier, Identifiers, Quantize, Retrieved, Retriever,
-    RetrieverBuilder, ScoreAh, Tree,
+    RetrieverBuilder, ScoreAh, Tree, UpperTree,
 };
 pub use rows::Rows;
 pub use spec::{Coarse, DIM_MAX, IndexSpec, KeptRows, NLIST_MAX};

@@ -1,7 +1,7 @@
 //! How an index is searched ([`SearchParams`]): how far, with what filter, and shared out among threads how.
 
 use crate::math::selector::{IdSelector, ResolvedSelector};
-use crate::{Rerank, SearchStats};
+use crate::{QuantizerParams, Rerank, SearchStats};
 use std::sync::Arc;
 
 /// How a search is shared out among threads: the store's pool, or else rayon's. Answers are equal bit for bit; a search in
@@ -46,8 +46,8 @@ pub enum FilterMode {
     /// Finds k good vectors however few the selector admits. Where they are so few that scoring the kept rows of all of
     /// them costs less than scanning codes, that is what is done, and the answer is exact. Else lists beyond `nprobe` are
     /// looked into, the nearest first, until up to twice as many codes of admitted vectors were scored as a search without a
-    /// selector scores, and k at least, or there are no more; lists without any are passed over. A search with `max_codes`, `max_lists` or `polysemous_ht` is [`Probed`](Self::Probed), as
-    /// these are limits.
+    /// selector scores, and k at least, or there are no more; lists without any are passed over. A search with `max_codes`, `max_lists`, `polysemous_ht` or
+    /// [`QuantizerParams::SuperClusters`] is [`Probed`](Self::Probed), as these are limits.
     #[default]
     Adaptive,
     /// What the selector admits of the `nprobe` nearest lists, and nothing else: FAISS's meaning.
@@ -85,6 +85,7 @@ pub struct SearchParams {
     pub(crate) parallel_mode: Option<ParallelMode>,
     pub(crate) rerank: Option<Rerank>,
     pub(crate) polysemous_ht: Option<u32>,
+    pub(crate) quantizer: Option<QuantizerParams>,
     pub(crate) selector: Option<IdSelector>,
     /// What the selector came to in the state that was searched last.
     pub(crate) resolved: Arc<ResolvedSelector>,
@@ -157,6 +158,19 @@ impl SearchParams {
     /// vectors. Refused by other indexes; before training there are no codes to go by, and all are scored.
     pub fn polysemous_ht(self, bits: u32) -> Self {
         SearchParams { polysemous_ht: Some(bits), ..self }
+    }
+
+    /// How the coarse quantizer looks for the lists: [`QuantizerParams`] says which quantizer takes what. Nothing that is stored; it goes
+    /// neither with `target_recall` nor with lists of the caller's choice.
+    ///
+    /// A search fails with [`Error::Parameter`](crate::Error::Parameter) for what the index's quantizer has no use for.
+    pub fn quantizer_params(self, params: QuantizerParams) -> Self {
+        SearchParams { quantizer: Some(params), ..self }
+    }
+
+    /// True if no lists may be looked into but those that the coarse quantizer was told to look for.
+    pub(crate) fn limits_lists(&self) -> bool {
+        matches!(self.quantizer, Some(QuantizerParams::SuperClusters(_)))
     }
 
     /// Only vectors whose id the selector holds. Parameters that are used again remember which rows that were, as long as

@@ -166,14 +166,82 @@ fn spherical_and_integer_centroids() {
     let whole = |centroids: &[f32]| centroids.iter().all(|v| v.fract() == 0.0);
     let (plain, _) = trained("IVF8,Flat", Metric::L2, all, &TrainParams::default());
     assert!(!unit(&plain) && !whole(&plain));
-    let (spherical, _) = trained("IVF8,Flat", Metric::L2, all, &with(|c| c.spherical = true));
+    let (spherical, _) = trained("IVF8,Flat", Metric::L2, all, &with(|c| c.spherical = Some(true)));
     assert!(unit(&spherical));
     let (whole_ones, _) = trained("IVF8,Flat", Metric::L2, all, &with(|c| c.int_centroids = true));
     assert!(whole(&whole_ones));
     for metric in [Metric::InnerProduct, Metric::Cosine] {
         let (directions, report) = trained("IVF8,Flat", metric, all, &TrainParams::default());
-        assert!(unit(&directions), "{metric} is spherical whatever the parameters say");
+        assert!(unit(&directions), "{metric} is spherical where nobody says otherwise");
         assert!(report.objective > 0.0, "the sum of similarities");
+    }
+}
+
+/// `Some(false)`: under inner product what Lloyd's steps make without scaling, written down anew in f64; under cosine an error.
+#[test]
+fn spherical_is_honoured_or_refused() {
+    let (dim, k) = (6, 8);
+    let data: Vec<f32> = reals(300, dim, 95).iter().map(|v| 3.0 * v).collect();
+    let all = rows(&data, dim);
+    let said = |spherical| with(|c| (c.spherical, c.frozen_centroids, c.niter) = (spherical, false, 4));
+    let initial = data[..k * dim].to_vec();
+    let params = TrainParams { initial: Some(initial.clone()), ..said(Some(false)) };
+    let (found, _) = trained("IVF8,Flat", Metric::InnerProduct, all, &params);
+    let mut expected: Vec<f64> = initial.iter().map(|v| f64::from(*v)).collect();
+    for _ in 0..4 {
+        let (mut sums, mut counts) = (vec![0.0; k * dim], vec![0.0; k]);
+        for row in all.iter() {
+            let product = |c: &[f64]| c.iter().zip(row).map(|(c, x)| c * f64::from(*x)).sum::<f64>();
+            let products: Vec<f64> = expected.chunks(dim).map(product).collect();
+            let best = (0..k).fold(0, |best, c| if products[c] > products[best] { c } else { best });
+            counts[best] += 1.0;
+            row.iter().zip(&mut sums[best * dim..]).for_each(|(x, sum)| *sum += f64::from(*x));
+        }
+        assert!(counts.iter().all(|count| *count > 0.0), "no cluster is split: {counts:?}");
+        expected = sums.iter().enumerate().map(|(i, sum)| sum / counts[i / dim]).collect();
+    }
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((f64::from(*found) - expected).abs() < 1e-4, "{found} {expected}");
+    }
+    let norm = |c: &[f32]| c.iter().map(|v| v * v).sum::<f32>();
+    assert!(found.chunks(dim).any(|c| (norm(c) - 1.0).abs() > 0.1));
+    // Left to the metric, or said to be: the same, and not that.
+    let default = trained("IVF8,Flat", Metric::InnerProduct, all, &said(None)).0;
+    assert_eq!(default, trained("IVF8,Flat", Metric::InnerProduct, all, &said(Some(true))).0);
+    assert_ne!(default, trained("IVF8,Flat", Metric::InnerProduct, all, &said(Some(false))).0);
+    let l2 = trained("IVF8,Flat", Metric::L2, all, &said(None)).0;
+    assert_eq!(l2, trained("IVF8,Flat", Metric::L2, all, &said(Some(false))).0);
+    // Cosine compares directions.
+    let store = memory();
+    create(&store, "i", &spec("IVF8,Flat", dim, Metric::Cosine));
+    change(&store, "i", |writer| {
+        let refused = writer.train(all, &said(Some(false)), &mut Observer::none());
+        assert!(matches!(refused, Err(Error::Parameter { name: "spherical", .. })), "{refused:?}");
+        assert!(!writer.reader().is_trained());
+        writer.train(all, &said(Some(true)), &mut Observer::none()).unwrap();
+    });
+    let refused = kmeans(all, k, Metric::Cosine, &said(Some(false)).clustering, None, &mut Observer::none());
+    assert!(matches!(refused, Err(Error::Parameter { name: "spherical", .. })));
+    // Anisotropic centroids are of any length: nothing is overruled.
+    let avq = |spherical| trained("IVF8_AVQ2,Flat", Metric::Cosine, all, &said(spherical)).0;
+    assert_eq!(avq(None), avq(Some(false)));
+    assert_ne!(avq(None), avq(Some(true)));
+}
+
+/// What was in force is stored.
+#[test]
+fn what_was_said_of_spherical_is_in_force_later() {
+    let dim = 4;
+    let data: Vec<f32> = reals(600, dim, 96).iter().map(|v| 5.0 * v).collect();
+    let all = rows(&data, dim);
+    for (said, in_force) in [(None, true), (Some(true), true), (Some(false), false)] {
+        let store = memory();
+        create(&store, "i", &spec("IVF4,Flat", dim, Metric::InnerProduct));
+        change(&store, "i", |writer| {
+            writer.train(all, &with(|c| c.spherical = said), &mut Observer::none()).unwrap();
+        });
+        let training = reader(&store, "i").training().unwrap().unwrap();
+        assert_eq!(training.clustering.spherical, Some(in_force));
     }
 }
 
@@ -467,7 +535,7 @@ fn kmeans_by_itself_is_what_trains() {
     let (dim, n) = (5, 700);
     let data = reals(n, dim, 103);
     for metric in METRICS {
-        let params = with(|c| (c.spherical, c.init) = (metric.is_similarity(), Init::AfkMc2));
+        let params = with(|c| (c.spherical, c.init) = (None, Init::AfkMc2));
         let given = reals(2, dim, 104);
         let alone = |params: &ClusteringParams, given| {
             kmeans(rows(&data, dim), 7, metric, params, given, &mut Observer::none()).unwrap()
@@ -477,10 +545,8 @@ fn kmeans_by_itself_is_what_trains() {
         let (centroids, report) = trained("IVF7,Flat", metric, rows(&data, dim), &with_given);
         assert_eq!(found.centroids, centroids);
         assert_eq!((found.objective, found.sampled_rows, found.few_points), (report.objective, n, false));
-        // Under cosine it is spherical whatever is said, under inner product as is said.
-        let plain = alone(&ClusteringParams { spherical: false, ..params.clustering }, None);
         let unit = |c: &[f32]| (c.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() < 1e-5;
-        assert_eq!(plain.centroids.chunks(dim).all(unit), metric == Metric::Cosine);
+        assert_eq!(found.centroids.chunks(dim).all(unit), metric.is_similarity());
     }
 }
 

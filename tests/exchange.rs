@@ -23,6 +23,20 @@ const SPECS: [&str; 10] = [
     "PCA4,IVF6_SOAR,SQ8",
 ];
 
+/// That keep rows.
+const KEPT: [&str; 10] = [
+    "IVF6,SQ8,RFlat",
+    "IVF6_SOAR,SQ8,RFlat",
+    "IVF6_SOAR,SQfp16,RFlat",
+    "IVF6_SOAR,Flat,RF16",
+    "IVF6,PQ4x4,RF16",
+    "IVF6,PQ4x4fsr,RSQ8",
+    "IVF6,Nibble2,RSQ8+Flat",
+    "IVF6,RQ2x4_Nqint8,RFlat",
+    "PCA4,IVF6_SOAR,SQ8,RBF16",
+    "IVF6_SOAR,SH,RFlat",
+];
+
 fn observer() -> Observer<'static> {
     Observer::none()
 }
@@ -85,6 +99,147 @@ fn codes_go_into_another_index_as_they_are() {
             let decoded = index.decode(&alone).unwrap();
             assert_eq!(decoded[..DIM], index.reconstruct_at(index.slot(0).unwrap()).unwrap());
         }
+    }
+}
+
+/// Codes with the rows that were encoded, where rows are kept: what `add` of the rows makes.
+#[test]
+fn codes_go_with_their_rows_where_rows_are_kept() {
+    let (data, queries) = (reals(300, DIM, 31), reals(5, DIM, 32));
+    let all = KEPT.into_iter().flat_map(|text| METRICS.map(|metric| (text, metric)));
+    // Spectral hashes are of L2 alone.
+    for (text, metric) in all.filter(|(text, metric)| *metric == Metric::L2 || !text.contains("SH")) {
+        let store = filled(text, metric, &data);
+        twin(&store, text, metric);
+        let index = reader(&store, "i");
+        let ids: Vec<u64> = (0..300).collect();
+        let alone = index.encode(rows(&data, DIM)).unwrap();
+        let each = index.list_number_bytes() + index.code_bytes();
+        change(&store, "j", |writer| {
+            // Half of them alone, the other half in their lists.
+            writer
+                .add_codes_with_rows(&ids[..150], &alone[..150 * each], rows(&data[..150 * DIM], DIM))
+                .unwrap();
+            let rest = rows(&data[150 * DIM..], DIM);
+            let lists = index.assign(rest).unwrap();
+            let codes = index.encode_in(rest, &lists).unwrap();
+            writer.add_codes_in_with_rows(&ids[150..], &lists, &codes, rest).unwrap();
+        });
+        assert_sound(&store, "j");
+        let twin = reader(&store, "j");
+        let what = format!("{text} {metric}");
+        assert_eq!(twin.ids().unwrap(), ids, "{what}");
+        assert_eq!(twin.reconstruct_batch(&ids).unwrap(), index.reconstruct_batch(&ids).unwrap(), "{what}");
+        assert_eq!(answers(&twin, &queries), answers(&index, &queries), "{what}");
+        assert_eq!(twin.list_sizes().unwrap(), index.list_sizes().unwrap(), "{what}");
+        for id in [0, 77, 150, 299] {
+            let (code, same) = (twin.code(id).unwrap(), index.code(id).unwrap());
+            assert_eq!((code.slot.list, code.bytes), (same.slot.list, same.bytes), "{what} {id}");
+        }
+    }
+}
+
+#[test]
+fn codes_and_rows_that_do_not_belong_together_are_refused() {
+    let data = reals(300, DIM, 33);
+    for text in ["IVF6,SQ8,RFlat", "IVF6_SOAR,PQ4x4,RFlat", "IVF6,SQfp16,RFlat", "IVF6,Nibble2,RSQ8+Flat"] {
+        let store = filled(text, Metric::L2, &data);
+        let (before, index) = (state(&reader(&store, "i")), reader(&store, "i"));
+        let (row, other) = (rows(&data[..DIM], DIM), rows(&data[DIM..2 * DIM], DIM));
+        let code = index.encode(row).unwrap();
+        change(&store, "i", |writer| {
+            let mut add = |ids: &[u64], code: &[u8], row| writer.add_codes_with_rows(ids, code, row);
+            let refused = add(&[900], &code, other);
+            let told = |what: &str| what.contains("code 0 is of another vector");
+            assert!(
+                matches!(&refused, Err(Error::Parameter { name: "codes", what }) if told(what)),
+                "{text} {refused:?}"
+            );
+            let short = add(&[900], &code, rows(&data[..7], 7));
+            assert!(matches!(short, Err(Error::Dimension { expected: DIM, got: 7 })), "{short:?}");
+            let nan = [f32::NAN; DIM];
+            assert!(matches!(add(&[900], &code, rows(&nan, DIM)), Err(Error::NotFinite { .. })));
+            let two = rows(&data[..2 * DIM], DIM);
+            assert!(matches!(
+                add(&[900], &code, two),
+                Err(Error::Length { what: "rows", expected: 1, got: 2 })
+            ));
+            assert!(matches!(add(&[900, 901], &code, two), Err(Error::Length { .. })));
+            assert!(matches!(add(&[900], &code[1..], row), Err(Error::Length { .. })));
+            assert!(matches!(add(&[7], &code, row), Err(Error::DuplicateId { id: 7 })));
+            assert!(matches!(writer.add_codes(&[900], &code), Err(Error::Incompatible { .. })));
+        });
+        assert_eq!(state(&reader(&store, "i")), before, "{text}");
+        // And what was refused under one id goes under it with its own row.
+        change(&store, "i", |writer| writer.add_codes_with_rows(&[900], &code, row).unwrap());
+        assert_sound(&store, "i");
+    }
+    let bare = filled("IVF6,SQ8", Metric::L2, &data);
+    let code = reader(&bare, "i").encode(rows(&data[..DIM], DIM)).unwrap();
+    change(&bare, "i", |writer| {
+        let refused = writer.add_codes_with_rows(&[900], &code, rows(&data[..DIM], DIM));
+        assert!(matches!(refused, Err(Error::Incompatible { .. })), "rows that nobody keeps");
+    });
+}
+
+/// FAISS's `replace_invlists`: an index emptied and filled with another's lists in one transaction.
+#[test]
+fn lists_are_replaced_in_one_transaction_or_not_at_all() {
+    let (data, queries) = (reals(300, DIM, 34), reals(5, DIM, 35));
+    let exact = ["IVF6_SOAR,PQ4x4,RFlat", "IVF6,SQ8,RF16", "IVF6,Nibble2,RSQ8+Flat", "IVF6,FlatDedup"];
+    let of_one_list = SPECS.into_iter().filter(|text| !text.contains("SOAR") || *text == "IVF6_SOAR,Flat");
+    for text in of_one_list.chain(exact) {
+        let store = filled(text, Metric::L2, &data);
+        twin(&store, text, Metric::L2);
+        change(&store, "i", |writer| {
+            writer.remove_ids(&IdSelector::callback(|id| id % 7 == 3)).unwrap();
+            writer.update_vectors(&[5], rows(&data[50 * DIM..51 * DIM], DIM)).unwrap();
+        });
+        change(&store, "j", |writer| writer.add(rows(&data[..40 * DIM], DIM)).unwrap());
+        let source = reader(&store, "i");
+        let old = (state(&reader(&store, "j")), answers(&reader(&store, "j"), &queries));
+        let replace = |writer: &mut IndexWriter<'_>, lists: u32| -> Result<()> {
+            writer.clear()?;
+            for list in source.lists().filter(|list| list.number() < lists) {
+                let (ids, codes) = (list.ids()?, list.codes()?);
+                let first = |id: u64| source.slot(id).unwrap().list == list.number();
+                let picked = ids.iter().zip(codes.chunks(source.code_bytes())).filter(|(id, _)| first(**id));
+                let (ids, codes): (Vec<u64>, Vec<&[u8]>) = picked.unzip();
+                let (numbers, codes) = (vec![list.number(); ids.len()], codes.concat());
+                match source.spec().kept_rows() {
+                    None => writer.add_codes_in(&ids, &numbers, &codes)?,
+                    Some(_) => {
+                        let kept = source.reconstruct_batch(&ids)?;
+                        writer.add_codes_in_with_rows(&ids, &numbers, &codes, rows(&kept, DIM))?;
+                    }
+                }
+            }
+            Ok(())
+        };
+        // Given up half-way, after all of it, and after something that was refused: the old lists.
+        for (lists, refused) in [(3, false), (6, false), (6, true)] {
+            let txn = store.begin_write().unwrap();
+            let mut writer = txn.index("j").unwrap();
+            replace(&mut writer, lists).unwrap();
+            assert_ne!(answers(&writer.reader(), &queries), old.1, "{text}");
+            if refused {
+                let id = source.ids().unwrap()[0];
+                let twice = writer.add_with_ids(&[id], rows(&data[..DIM], DIM));
+                assert!(matches!(twice, Err(Error::DuplicateId { .. })), "{text}");
+            }
+            drop(writer);
+            txn.abort().unwrap();
+            let after = reader(&store, "j");
+            assert_eq!((state(&after), answers(&after, &queries)), old, "{text}");
+        }
+        let snapshot = reader(&store, "j");
+        change(&store, "j", |writer| replace(writer, 6).unwrap());
+        assert_sound(&store, "j");
+        let new = reader(&store, "j");
+        assert_eq!(new.ids().unwrap(), source.ids().unwrap(), "{text}");
+        assert_eq!(new.list_sizes().unwrap(), source.list_sizes().unwrap(), "{text}");
+        assert_eq!(answers(&new, &queries), answers(&source, &queries), "{text}");
+        assert_eq!(answers(&snapshot, &queries), old.1, "{text}: an open reader");
     }
 }
 

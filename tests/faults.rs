@@ -195,6 +195,13 @@ const WRITES: &[(&str, Call)] = &[
             w.add_codes(&(800..800 + (codes.len() / bytes) as u64).collect::<Vec<_>>(), &codes)
         })
     }),
+    ("add_codes_with_rows", |s| {
+        change(s, "kept", |w| {
+            let given = vectors(3, 4);
+            let codes = w.reader().encode(rows(&given))?;
+            w.add_codes_with_rows(&[800, 801, 802, 803], &codes, rows(&given))
+        })
+    }),
     ("remove_ids", |s| change(s, "kept", |w| w.remove_ids(&IdSelector::range(5..25)))),
     ("remove_keys", |s| change(s, "keys", |w| w.remove_keys(&["key 3", "key 9"]))),
     ("clear", |s| change(s, "kept", |w| w.clear())),

@@ -274,6 +274,106 @@ fn k_means_is_not_asked_where_a_quantizer_has_the_lists() {
     });
 }
 
+/// Looks at a few centroids of its own choice, as many as a search says.
+struct Hurried(Own);
+
+/// Lists that it names at most.
+struct Effort(usize);
+
+impl Quantizer for Hurried {
+    fn name(&self) -> &str {
+        "hurried"
+    }
+    fn dim(&self) -> usize {
+        self.0.dim()
+    }
+    fn nlist(&self) -> usize {
+        self.0.nlist()
+    }
+    fn centroid(&self, list: u32, centroid: &mut [f32]) {
+        self.0.centroid(list, centroid);
+    }
+    fn nearest(&self, queries: Rows<'_>, nprobe: usize, lists: &mut [u32]) -> Result<()> {
+        self.0.nearest(queries, nprobe, lists)
+    }
+    fn nearest_with(
+        &self,
+        queries: Rows<'_>,
+        nprobe: usize,
+        value: &QuantizerValue,
+        lists: &mut [u32],
+    ) -> Result<()> {
+        let Effort(most) = value.get()?;
+        self.nearest(queries, nprobe, lists)?;
+        lists
+            .chunks_exact_mut(nprobe)
+            .for_each(|lists| lists.iter_mut().skip(*most).for_each(|l| *l = u32::MAX));
+        Ok(())
+    }
+}
+
+/// What a search says to a quantizer of the caller's own arrives there, in every form of search; and what it cannot take is an error.
+#[test]
+fn a_search_has_a_word_with_it() {
+    let (centroids, data, queries) = numbers(22);
+    let builder = Store::builder()
+        .quantizer(Arc::new(Hurried(Own::new(centroids.clone()))))
+        .and_then(|builder| builder.quantizer(Arc::new(Own::new(centroids.clone()))));
+    let store = in_memory(builder.unwrap());
+    for (name, text) in [("i", "IVF12(own:hurried),Flat"), ("plain", "IVF12(own:own),Flat")] {
+        create(&store, name, &spec(text, DIM, Metric::L2));
+        change(&store, name, |writer| {
+            train(writer, rows(&data, DIM));
+            writer.add(rows(&data, DIM)).unwrap();
+        });
+    }
+    let (index, queries) = (reader(&store, "i"), rows(&queries, DIM));
+    let with = |value| nprobe(5).quantizer_params(QuantizerParams::Own(value));
+    for most in [0, 2, 5, 9] {
+        // What is left open is filled up with the lowest.
+        let near = index.probe(queries, NLIST).unwrap();
+        let lists = (0..queries.len()).map(|q| {
+            let named = near.lists(q)[..most.min(5)].to_vec();
+            let others = (0..NLIST as u32).filter(|list| !named.contains(list)).collect::<Vec<_>>();
+            named.iter().copied().chain(others).take(5).map(Some).collect::<Vec<_>>()
+        });
+        let lists = Preassigned::of_lists(lists);
+        let params = with(QuantizerValue::new(Effort(most)));
+        let how = QuantizerParams::Own(QuantizerValue::new(Effort(most)));
+        let probed = index.probe_with(queries, 5, &how).unwrap();
+        assert!((0..queries.len()).all(|q| probed.lists(q) == lists.lists(q)));
+        let expected = index.search_preassigned(queries, &lists, 9, &SearchParams::new()).unwrap();
+        assert_eq!(all_bits(&index.search_batch(queries, 9, &params).unwrap()), all_bits(&expected));
+        let near = index.range_search_preassigned(queries, &lists, 90.0, &SearchParams::new()).unwrap();
+        assert_eq!(all_bits(&index.range_search_batch(queries, 90.0, &params).unwrap()), all_bits(&near));
+    }
+    let refused = |index: &IndexReader<'_>, params: &SearchParams, words: [&str; 2]| match index
+        .search_batch(queries, 3, params)
+    {
+        Err(Error::Parameter { name: "quantizer_params", what }) => {
+            assert!(words.iter().all(|word| what.contains(word)), "{what}");
+        }
+        other => panic!("{other:?}"),
+    };
+    refused(&index, &with(QuantizerValue::new(7i32)), ["i32", "Effort"]);
+    refused(&index, &nprobe(5).quantizer_params(QuantizerParams::Exact), ["Exact", "hurried"]);
+    refused(&index, &nprobe(5).quantizer_params(QuantizerParams::SuperClusters(2)), ["2", "has none"]);
+    refused(&reader(&store, "plain"), &with(QuantizerValue::new(Effort(1))), ["own", "no parameters"]);
+    // Lists among vectors before transforms are compared one and all.
+    create(&store, "raw", &spec("PCA6,IVF12(Raw),Flat", DIM, Metric::L2));
+    change(&store, "raw", |writer| {
+        train(writer, rows(&data, DIM));
+        writer.add(rows(&data, DIM)).unwrap();
+    });
+    let raw = reader(&store, "raw");
+    let exact = nprobe(3).quantizer_params(QuantizerParams::Exact);
+    assert_eq!(
+        all_bits(&raw.search_batch(queries, 5, &exact).unwrap()),
+        all_bits(&raw.search_batch(queries, 5, &nprobe(3)).unwrap())
+    );
+    refused(&raw, &with(QuantizerValue::new(Effort(1))), ["Effort", "no quantizer of the caller's own"]);
+}
+
 /// In the application's own transaction, and as an exported model.
 #[test]
 fn it_goes_with_lone_transactions_models_and_merges() {

@@ -328,8 +328,12 @@ fn kinds_of_retrievers() -> Vec<(&'static str, Change)> {
             b.tree(tree).reorder(60, Quantize::Float32)
         }),
         ("k-means++, spherical", |b| {
-            let tree =
-                Tree { random_init: false, spherical: true, training_sample_size: 300, ..Tree::default() };
+            let tree = Tree {
+                random_init: false,
+                spherical: Some(true),
+                training_sample_size: 300,
+                ..Tree::default()
+            };
             b.tree(tree)
         }),
         ("pca", |b| b.num_leaves(20).num_leaves_to_search(20).pca(8).reorder(60, Quantize::Float32)),

@@ -69,7 +69,7 @@ fn options_are_kept_with_the_index() {
     assert_eq!((training.code_rows, training.code_iterations), (Some(350), Some(3)));
     assert_eq!((training.sample_rows, training.clustering.min_cluster_rows), (Some(350), 7));
     assert_eq!(training.clustering.max_points_per_centroid, 30);
-    assert!(!training.clustering.spherical);
+    assert_eq!(training.clustering.spherical, Some(false));
     assert_sound(retriever.store(), retriever.name());
     let (answers, config) = (retriever.retrieve(&queries, None).unwrap(), retriever.config().unwrap());
     for line in ["soar_lambda 0.75", "avq 2", "min_partition_size 7", "reordering_threshold 0.2"] {
@@ -420,6 +420,108 @@ fn an_autopilot_that_is_online_chooses_by_itself() {
     assert_sound(retriever.store(), retriever.name());
     retriever.delete((100..13_000u64).collect::<Vec<_>>()).unwrap();
     assert_eq!((lists(), retriever.len().unwrap()), (None, 100));
+}
+
+/// An upper tree: how many leaves it has is in the specification, how many are searched in every search.
+#[test]
+fn leaves_are_found_by_way_of_an_upper_tree() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("r.vellum");
+    let data = reals(900, DIM, 16);
+    let queries = queries_of(&reals(20, DIM, 17), DIM);
+    let builder = |upper, leaves| {
+        let tree = Tree { num_leaves: 40, num_leaves_to_search: leaves, ..Tree::default() };
+        let builder = Retriever::builder().distance_measure(Metric::L2).tree(tree).upper_tree(upper);
+        builder.score_brute_force(Quantize::Float32)
+    };
+    let two = UpperTree { num_leaves: 6, num_leaves_to_search: Some(2) };
+    let retriever = builder(two, 40).create(&path).unwrap();
+    retriever.index(rows(&data, DIM), Identifiers::RowNumbers).unwrap();
+    let check = |retriever: &Retriever| {
+        let reader = retriever.reader().unwrap();
+        assert_eq!(reader.spec().coarse(), Coarse::Tree(6));
+        assert!(!retriever.is_exact().unwrap(), "all leaves, but of two upper ones");
+        let found = retriever.retrieve(&queries, None).unwrap();
+        let mut missed = 0;
+        for (query, found) in queries.iter().zip(&found) {
+            let params = nprobe(40).quantizer_params(QuantizerParams::SuperClusters(2));
+            let expected = reader.search(query, 10, &params).unwrap();
+            let ids: Vec<Identifier> = expected.iter().map(|hit| hit.id.into()).collect();
+            assert_eq!(found.iter().map(|hit| hit.identifier.clone()).collect::<Vec<_>>(), ids);
+            assert_eq!(retriever.retrieve_one(query, None).unwrap(), *found);
+            // A search that says more, or all, is taken at its word.
+            let exact = SearchParams::new().quantizer_params(QuantizerParams::Exact);
+            let all = retriever.search(query, 10, &exact).unwrap();
+            let brute = reader.search(query, 10, &everywhere()).unwrap();
+            assert!(all.iter().zip(&brute).all(|(a, b)| a.score.to_bits() == b.distance.to_bits()));
+            missed += usize::from(all != *found);
+        }
+        assert!(missed > 0, "two of six have any effect");
+        found
+    };
+    let found = check(&retriever);
+    let config = retriever.config().unwrap();
+    for line in ["upper_num_leaves 6", "upper_num_leaves_to_search 2"] {
+        assert!(config.lines().any(|own| own == line), "{line} in {config}");
+    }
+    assert_sound(retriever.store(), retriever.name());
+    drop(retriever);
+    let store = Store::open(&path).unwrap();
+    let reopened = Retriever::open(&store, "retriever").unwrap();
+    assert_eq!(check(&reopened), found);
+    reopened.rebalance().unwrap();
+    check(&reopened);
+    // Without a word of how many are searched, all leaves are all vectors; so are all upper leaves.
+    for to_search in [None, Some(6), Some(100)] {
+        let all =
+            builder(UpperTree { num_leaves: 6, num_leaves_to_search: to_search }, 40).in_memory().unwrap();
+        all.index(rows(&data, DIM), Identifiers::RowNumbers).unwrap();
+        assert!(all.is_exact().unwrap());
+        let reader = all.reader().unwrap();
+        let brute = reader.search_batch(rows(&queries.concat(), DIM), 10, &everywhere()).unwrap();
+        for (found, brute) in all.retrieve(&queries, None).unwrap().iter().zip(&brute) {
+            assert!(found.iter().zip(brute).all(|(a, b)| a.score.to_bits() == b.distance.to_bits()));
+        }
+    }
+    for (wrong, word) in [
+        (UpperTree { num_leaves: 0, num_leaves_to_search: None }, "0 leaves"),
+        (UpperTree { num_leaves: 41, num_leaves_to_search: None }, "41 leaves"),
+        (UpperTree { num_leaves: 4, num_leaves_to_search: Some(0) }, "0 leaves to search"),
+    ] {
+        match builder(wrong, 10).in_memory() {
+            Err(Error::Parameter { name: "upper_tree", what }) => assert!(what.contains(word), "{what}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    let avq = Tree { avq: Some(2.0), upper: Some(two), ..Tree::default() };
+    let refused = Retriever::builder().tree(avq).in_memory();
+    assert!(matches!(refused, Err(Error::Parameter { name: "upper_tree", .. })));
+}
+
+/// `spherical`: said or left to the measure, and what cosine cannot do is refused when it is said.
+#[test]
+fn spherical_is_as_it_was_said() {
+    let data = reals(300, DIM, 18);
+    let unit = |measure, spherical| -> Result<bool> {
+        let tree = Tree { num_leaves: 6, spherical, ..Tree::default() };
+        let retriever = Retriever::builder().distance_measure(measure).tree(tree).in_memory()?;
+        retriever.index(rows(&data, DIM), Identifiers::RowNumbers)?;
+        let reader = retriever.reader()?;
+        let norms = reader.centroids().unwrap().iter().map(|c| dot(c, c)).collect::<Vec<_>>();
+        Ok(norms.iter().all(|norm| (norm - 1.0).abs() < 1e-5))
+    };
+    for (measure, spherical, expected) in [
+        (Metric::InnerProduct, None, true),
+        (Metric::InnerProduct, Some(true), true),
+        (Metric::InnerProduct, Some(false), false),
+        (Metric::L2, None, false),
+        (Metric::L2, Some(true), true),
+        (Metric::Cosine, None, true),
+    ] {
+        assert_eq!(unit(measure, spherical).unwrap(), expected, "{measure} {spherical:?}");
+    }
+    let refused = unit(Metric::Cosine, Some(false));
+    assert!(matches!(refused, Err(Error::Parameter { name: "spherical", .. })));
 }
 
 #[test]

@@ -124,6 +124,144 @@ fn batches_and_threads_do_not_matter() {
     assert!([2, 5].into_iter().all(|threads| run(threads) == one));
 }
 
+// ---------------------------------------------------------------- how a search looks for lists
+
+/// `quantizer_params`: all super-clusters are the lists of a flat quantizer over the same centroids; one is a group of lists; and a
+/// search looks into what `probe_with` says.
+#[test]
+fn a_search_says_into_how_many_super_clusters_it_looks() {
+    let (data, queries) = (reals(2000, DIM, 20), reals(30, DIM, 21));
+    let (data, queries) = (rows(&data, DIM), rows(&queries, DIM));
+    let (nlist, supers) = (150, 12);
+    for metric in METRICS {
+        let store = memory();
+        create(&store, "tree", &spec("IVF150(IVF12),Flat", DIM, metric));
+        create(&store, "flat", &spec("IVF150,Flat", DIM, metric));
+        change(&store, "tree", |writer| {
+            train(writer, data);
+            writer.add(data).unwrap();
+        });
+        let tree = reader(&store, "tree");
+        let centroids = tree.centroids().unwrap();
+        change(&store, "flat", |writer| {
+            let params = TrainParams::default();
+            writer.train_with_centroids(centroids, data, &params, &mut Observer::none()).unwrap();
+            writer.add(data).unwrap();
+        });
+        let flat = reader(&store, "flat");
+        let some = |supers| QuantizerParams::SuperClusters(supers);
+        for nprobe in [1, 7, 40, nlist] {
+            let exact = flat.probe(queries, nprobe).unwrap();
+            for how in [QuantizerParams::Exact, some(supers), some(usize::MAX)] {
+                assert_eq!(tree.probe_with(queries, nprobe, &how).unwrap(), exact, "{metric} {how:?}");
+            }
+            assert_eq!(flat.probe_with(queries, nprobe, &QuantizerParams::Exact).unwrap(), exact);
+        }
+        // The lists of the nearest super-cluster: of two queries the same or others. All of them in the order of the flat quantizer.
+        let order = flat.probe(queries, nlist).unwrap();
+        let mut groups: Vec<Vec<u32>> = Vec::new();
+        let mut before = vec![Vec::new(); queries.len()];
+        for supers in 1..=supers {
+            let found = tree.probe_with(queries, nlist, &some(supers)).unwrap();
+            for (q, before) in before.iter_mut().enumerate() {
+                let lists = found.lists(q).to_vec();
+                assert!(before.iter().all(|list| lists.contains(list)) && before.len() < lists.len().max(1));
+                let in_order: Vec<u32> =
+                    order.lists(q).iter().copied().filter(|list| lists.contains(list)).collect();
+                assert_eq!(lists, in_order, "{metric} {supers}");
+                // What came with the last super-cluster is one group.
+                let mut group: Vec<u32> =
+                    lists.iter().copied().filter(|list| !before.contains(list)).collect();
+                group.sort_unstable();
+                if !groups.contains(&group) {
+                    assert!(groups.iter().flatten().all(|list| !group.contains(list)), "in two of them");
+                    groups.push(group);
+                }
+                *before = lists;
+            }
+        }
+        assert!(groups.len() <= supers && groups.iter().map(Vec::len).sum::<usize>() == nlist);
+        // Searches, alone and in batches, in all forms; also with a selector, which does not look beyond.
+        let thin = IdSelector::callback(|id| id % 50 == 7);
+        for (how, nprobe) in [(some(1), 9), (some(1), nlist), (some(3), 20), (QuantizerParams::Exact, 20)] {
+            let lists = tree.probe_with(queries, nprobe, &how).unwrap();
+            let limited = matches!(how, QuantizerParams::SuperClusters(_));
+            for selector in [IdSelector::All, thin.clone()].into_iter().take(if limited { 2 } else { 1 }) {
+                let plain = SearchParams::new().selector(selector);
+                let params = plain.clone().nprobe(nprobe).quantizer_params(how.clone());
+                let found = all_bits(&tree.search_batch(queries, 12, &params).unwrap());
+                let expected = tree.search_preassigned(queries, &lists, 12, &plain).unwrap();
+                assert_eq!(found, all_bits(&expected), "{metric} {how:?} {nprobe}");
+                for mode in [ParallelMode::Lists, ParallelMode::Pairs] {
+                    let params = params.clone().parallel_mode(mode);
+                    assert_eq!(all_bits(&tree.search_batch(queries, 12, &params).unwrap()), found);
+                }
+                for (query, found) in queries.iter().zip(&found) {
+                    assert_eq!(bits(&tree.search(query, 12, &params).unwrap()), *found);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_quantizer_has_no_use_for_is_refused() {
+    let data = reals(400, DIM, 22);
+    let (data, query) = (rows(&data, DIM), &data[..DIM]);
+    let store = memory();
+    for (name, text) in [("tree", "IVF20(IVF4),Flat"), ("flat", "IVF20,Flat"), ("one", "Flat")] {
+        create(&store, name, &spec(text, DIM, Metric::L2));
+    }
+    let supers = SearchParams::new().quantizer_params(QuantizerParams::SuperClusters(2));
+    let own = SearchParams::new().quantizer_params(QuantizerParams::Own(QuantizerValue::new(3u8)));
+    let exact = SearchParams::new().quantizer_params(QuantizerParams::Exact);
+    let refused = |index: &IndexReader<'_>, params: &SearchParams, word: &str| {
+        for found in [
+            index.search(query, 3, params).map(|_| ()),
+            index.range_search(query, 3.0, params).map(|_| ()),
+            index.search_slots(rows(query, DIM), 3, params).map(|_| ()),
+        ] {
+            match found {
+                Err(Error::Parameter { name: "quantizer_params", what }) => {
+                    assert!(what.contains(word), "{what}");
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+    };
+    for trained in [false, true] {
+        for name in ["tree", "flat", "one"] {
+            let index = reader(&store, name);
+            let found = index.search(query, 3, &exact).unwrap();
+            assert_eq!(bits(&found), bits(&index.search(query, 3, &everywhere()).unwrap()[..found.len()]));
+            refused(&index, &own, "u8");
+            match name {
+                "tree" => drop(index.search(query, 3, &supers).unwrap()),
+                _ => refused(&index, &supers, "has none"),
+            }
+            let none = QuantizerParams::SuperClusters(0);
+            refused(&index, &SearchParams::new().quantizer_params(none.clone()), "0 super-clusters");
+            assert!(index.probe_with(rows(query, DIM), 3, &none).is_err());
+            // Lists that were chosen are not looked for, and a recall was measured without.
+            let chosen = Preassigned::of_lists([[Some(0)]]);
+            let found = index.search_preassigned(rows(query, DIM), &chosen, 3, &exact);
+            assert!(matches!(found, Err(Error::Parameter { name: "quantizer_params", .. })));
+            let found = index.search(query, 3, &exact.clone().target_recall(0.9));
+            assert!(matches!(found, Err(Error::Parameter { name: "target_recall", .. })));
+        }
+        for name in ["tree", "flat", "one"].into_iter().filter(|_| !trained) {
+            change(&store, name, |writer| {
+                let default = writer.set_search_defaults(&exact);
+                assert!(matches!(default, Err(Error::Parameter { name: "quantizer_params", .. })));
+                writer.add(data).unwrap();
+                if name != "one" {
+                    train(writer, data);
+                }
+            });
+        }
+    }
+}
+
 /// Trained before or after, added at once or bit by bit: the same lists.
 #[test]
 fn when_it_happens_does_not_matter() {

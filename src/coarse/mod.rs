@@ -3,6 +3,7 @@
 mod flat;
 mod measured;
 mod own;
+mod params;
 mod quantised;
 mod shortlist;
 mod spill;
@@ -12,6 +13,7 @@ pub(crate) use flat::FlatCoarse;
 pub(crate) use measured::MeasuredCoarse;
 pub(crate) use own::{Finder, Quantizers};
 pub use own::{Quantizer, QuantizerName};
+pub use params::{QuantizerParams, QuantizerValue};
 pub(crate) use tree::{Tree, TreeCoarse};
 
 use crate::Rows;
@@ -30,6 +32,22 @@ pub(crate) struct Probes {
     pub(crate) scores: Vec<f32>,
 }
 
+/// No list: behind those of a query that has fewer than `nprobe`.
+const NONE: u32 = u32::MAX;
+
+impl Probes {
+    /// The lists of a query and their scores.
+    pub(crate) fn of(&self, query: usize) -> (&[u32], &[f32]) {
+        let first = query * self.nprobe;
+        let lists = &self.lists[first..first + self.nprobe];
+        let found = match lists.last() {
+            Some(&NONE) => lists.partition_point(|list| *list != NONE),
+            _ => lists.len(),
+        };
+        (&lists[..found], &self.scores[first..first + found])
+    }
+}
+
 /// Assigns vectors to lists and queries to probes.
 pub(crate) trait CoarseQuantizer: Send + Sync {
     /// The nearest list of each row, and its score; ties go to the lower list.
@@ -46,6 +64,12 @@ pub(crate) trait CoarseQuantizer: Send + Sync {
 
     /// The `nprobe` nearest lists of each query, nearest first, ties by list; replaces `probes`.
     fn nearest(&self, queries: Rows<'_>, nprobe: usize, probes: &mut Probes);
+
+    /// The same among the lists of the `supers` nearest super-clusters that have any, where there are super-clusters: a query may have
+    /// fewer than `nprobe` of them.
+    fn nearest_within(&self, queries: Rows<'_>, _supers: usize, nprobe: usize, probes: &mut Probes) {
+        self.nearest(queries, nprobe, probes);
+    }
 
     /// The scores of a query with these lists, the bits that [`nearest`](Self::nearest) gives; replaces `scores`.
     fn scores(&self, query: &[f32], lists: &[u32], scores: &mut Vec<f32>);

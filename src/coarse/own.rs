@@ -9,7 +9,8 @@
 //! the index stores. So a quantizer has no say in distances, and answers over all lists are those of any other.
 
 use super::flat::FlatCoarse;
-use super::{CoarseQuantizer, Probes};
+use super::params::{QuantizerValue, bad};
+use super::{CoarseQuantizer, NONE, Probes};
 use crate::kernel::Similarity;
 use crate::{Error, Result, Rows};
 use std::collections::HashSet;
@@ -92,6 +93,21 @@ pub trait Quantizer: Send + Sync {
     /// Whatever it likes; the search or the addition fails with it. A list that there is not, or one that is named twice, is [`Error::Quantizer`].
     fn nearest(&self, queries: Rows<'_>, nprobe: usize, lists: &mut [u32]) -> Result<()>;
 
+    /// The same for a search that says how ([`QuantizerParams::Own`](crate::QuantizerParams::Own)): the value is what the search was given. A quantizer
+    /// that is not told how to take one refuses it.
+    ///
+    /// # Errors
+    /// As [`nearest`](Self::nearest); [`Error::Parameter`] for a value that is none of its own ([`QuantizerValue::get`]).
+    fn nearest_with(
+        &self,
+        _queries: Rows<'_>,
+        _nprobe: usize,
+        value: &QuantizerValue,
+        _lists: &mut [u32],
+    ) -> Result<()> {
+        Err(bad(format!("{value:?}, the quantizer `{}` takes no parameters of a search", self.name())))
+    }
+
     /// Writes the list of each row that is to be stored: the first of the nearest, unless it is done otherwise.
     ///
     /// # Errors
@@ -100,9 +116,6 @@ pub trait Quantizer: Send + Sync {
         self.nearest(rows, 1, lists)
     }
 }
-
-/// A list that nobody named.
-const NONE: u32 = u32::MAX;
 
 /// The name of a [`Quantizer`], within a specification.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -262,7 +275,13 @@ impl Finder {
     }
 
     /// `nprobe` lists of each query, no more than there are; without scores.
-    pub(crate) fn nearest(&self, queries: Rows<'_>, nprobe: usize, probes: &mut Probes) -> Result<()> {
+    pub(crate) fn nearest(
+        &self,
+        queries: Rows<'_>,
+        nprobe: usize,
+        value: Option<&QuantizerValue>,
+        probes: &mut Probes,
+    ) -> Result<()> {
         match self {
             Finder::Near(near) => near.nearest(queries, nprobe, probes),
             Finder::Own(quantizer) => {
@@ -270,7 +289,12 @@ impl Finder {
                 probes.nprobe = nprobe.min(nlist);
                 probes.lists.clear();
                 probes.lists.resize(queries.len() * probes.nprobe, NONE);
-                quantizer.nearest(queries, probes.nprobe, &mut probes.lists)?;
+                match value {
+                    None => quantizer.nearest(queries, probes.nprobe, &mut probes.lists)?,
+                    Some(value) => {
+                        quantizer.nearest_with(queries, probes.nprobe, value, &mut probes.lists)?;
+                    }
+                }
                 let each = probes.lists.chunks_exact_mut(probes.nprobe.max(1)).enumerate();
                 each.into_iter().try_for_each(|(query, lists)| complete(&**quantizer, query, lists))?;
             }

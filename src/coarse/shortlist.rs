@@ -1,7 +1,7 @@
 //! The nearest of lists whose approximate scores are known: a few are scored exactly, and the k-th of those and the
 //! bounds of `quantised` say which others must be.
 
-use super::Probes;
+use super::{NONE, Probes};
 use crate::kernel::{Kernels, Picked};
 use crate::math::topk::kth_bound;
 
@@ -46,7 +46,7 @@ impl Shortlist {
         true
     }
 
-    /// Appends the probes of one query among `lists`, at least as many, all of them scored exactly.
+    /// Appends the probes of one query among `lists`, all of them scored exactly.
     pub(super) fn scan(
         &mut self,
         kernels: &Kernels,
@@ -75,12 +75,16 @@ impl Shortlist {
     }
 
     fn finish(&mut self, probes: &mut Probes) {
-        let k = probes.nprobe;
-        self.kth(k);
-        self.keys.truncate(k);
+        let (k, end) = (probes.nprobe, probes.lists.len() + probes.nprobe);
+        if k < self.keys.len() {
+            self.kth(k);
+            self.keys.truncate(k);
+        }
         self.keys.sort_unstable();
         probes.lists.extend(self.keys.iter().map(|&key| key as u32));
         probes.scores.extend(self.keys.iter().map(|&key| score_of(key)));
+        probes.lists.resize(end, NONE);
+        probes.scores.resize(end, 0.0);
     }
 }
 

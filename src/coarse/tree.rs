@@ -46,7 +46,7 @@
 use super::flat::FlatCoarse;
 use super::quantised::{Quantised, View};
 use super::shortlist::Shortlist;
-use super::{CoarseQuantizer, LAMBDA, Probes, spill};
+use super::{CoarseQuantizer, LAMBDA, NONE, Probes, spill};
 use crate::kernel::{BYTE_PANEL, Kernels, Similarity};
 use crate::math::kmeans::{ClusteringParams, cluster};
 use crate::math::linalg::{Panels, Scattered};
@@ -72,7 +72,7 @@ impl Tree {
         similarity: Similarity,
         observer: &mut Observer<'_>,
     ) -> Result<Self> {
-        let spherical = similarity == Similarity::Dot;
+        let spherical = Some(similarity == Similarity::Dot);
         let params = ClusteringParams { spherical, check_finite: false, ..ClusteringParams::default() };
         let found = cluster(centroids, supers, similarity, &params, None, observer)?;
         let mut owners = vec![0; centroids.len()];
@@ -115,9 +115,6 @@ impl Branch {
         self.first..self.first + self.len.next_multiple_of(BYTE_PANEL)
     }
 }
-
-/// No list: padding.
-const NONE: u32 = u32::MAX;
 
 /// Queries that are looked at together, and rows of one task. Those that look into the same super-cluster read it once:
 /// so many make a query of a batch twice as fast as alone.
@@ -165,26 +162,15 @@ impl CoarseQuantizer for TreeCoarse {
     }
 
     fn nearest(&self, queries: Rows<'_>, nprobe: usize, probes: &mut Probes) {
-        let nlist = self.branches.iter().map(|branch| branch.len).sum();
-        probes.nprobe = nprobe.min(nlist);
-        probes.lists.clear();
-        probes.scores.clear();
-        if nprobe == 0 {
-            return;
-        }
-        let to_see = lists_to_see(nlist, probes.nprobe);
-        let at_once = (SCORES_AT_ONCE / to_see).clamp(1, QUERIES_AT_ONCE);
-        let mut work = Work::default();
-        for first in (0..queries.len()).step_by(at_once) {
-            let some = queries.slice(first..queries.len().min(first + at_once));
-            self.choose(some, to_see, &mut work);
-            match &self.quantised {
-                Some(quantised) if probes.nprobe <= to_see / SHARE => {
-                    self.look(quantised, some, &mut work, probes);
-                }
-                _ => (0..some.len()).for_each(|q| self.scan(some.row(q), q, &mut work, probes)),
-            }
-        }
+        let nlist = self.centroids().len();
+        let to_see = lists_to_see(nlist, nprobe.min(nlist));
+        self.nearest_after(queries, nprobe, to_see, probes, |some, work| self.choose(some, to_see, work));
+    }
+
+    fn nearest_within(&self, queries: Rows<'_>, supers: usize, nprobe: usize, probes: &mut Probes) {
+        let largest = self.branches.iter().map(|branch| branch.len).max().unwrap_or(0);
+        let most = supers.saturating_mul(largest).min(self.centroids().len());
+        self.nearest_after(queries, nprobe, most, probes, |some, work| self.choose_first(some, supers, work));
     }
 
     fn scores(&self, query: &[f32], lists: &[u32], scores: &mut Vec<f32>) {
@@ -236,6 +222,49 @@ impl TreeCoarse {
             lists,
             centroids: Scattered::with_kernels(kernels, centroids, dim),
             quantised: quantised.flatten(),
+        }
+    }
+
+    /// The nearest lists of the super-clusters that `choose` chooses, which have about `to_see` lists.
+    fn nearest_after(
+        &self,
+        queries: Rows<'_>,
+        nprobe: usize,
+        to_see: usize,
+        probes: &mut Probes,
+        choose: impl Fn(Rows<'_>, &mut Work),
+    ) {
+        probes.nprobe = nprobe.min(self.centroids().len());
+        probes.lists.clear();
+        probes.scores.clear();
+        if nprobe == 0 {
+            return;
+        }
+        let at_once = (SCORES_AT_ONCE / to_see.max(1)).clamp(1, QUERIES_AT_ONCE);
+        let mut work = Work::default();
+        for first in (0..queries.len()).step_by(at_once) {
+            let some = queries.slice(first..queries.len().min(first + at_once));
+            choose(some, &mut work);
+            match &self.quantised {
+                Some(quantised) if probes.nprobe <= to_see / SHARE => {
+                    self.look(quantised, some, &mut work, probes);
+                }
+                _ => (0..some.len()).for_each(|q| self.scan(some.row(q), q, &mut work, probes)),
+            }
+        }
+    }
+
+    /// Chooses the `supers` nearest super-clusters of each query; those without lists do not count.
+    fn choose_first(&self, queries: Rows<'_>, supers: usize, work: &mut Work) {
+        let bare = self.branches.iter().filter(|branch| branch.len == 0).count();
+        let mut near = Probes::default();
+        self.upper.nearest(queries, supers.saturating_add(bare).min(self.branches.len()), &mut near);
+        work.stops.clear();
+        work.ends.clear();
+        for q in 0..queries.len() {
+            let stops = near.of(q).0.iter().map(|stop| self.branches[*stop as usize]);
+            work.stops.extend(stops.filter(|branch| branch.len > 0).take(supers));
+            work.ends.push(work.stops.len());
         }
     }
 
@@ -296,7 +325,9 @@ impl TreeCoarse {
             let picked = self.centroids.picked(self.similarity, query);
             let within = |threshold| view.map(|view| quantised.limit(&view, threshold));
             let list_of = |pick: u32| work.lists[pick as usize];
-            if !work.shortlist.find(self.kernels, &picked, scores, list_of, within, probes) {
+            if scores.len() < probes.nprobe
+                || !work.shortlist.find(self.kernels, &picked, scores, list_of, within, probes)
+            {
                 self.scan(query, q, work, probes);
             }
         }

@@ -368,6 +368,7 @@ mod tests {
                 mode: Default::default(),
                 filter: &Filter::All,
                 widen: None,
+                quantizer: None,
                 hamming: 0,
                 shared: false,
                 stats: None,

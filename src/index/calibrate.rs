@@ -396,6 +396,7 @@ impl IndexReader<'_> {
                 mode: Default::default(),
                 filter: &group.filter,
                 widen: None,
+                quantizer: None,
                 hamming: 0,
                 shared: self.header().twins > 0,
                 stats: None,

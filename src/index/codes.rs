@@ -9,7 +9,6 @@ use super::add::encode;
 use super::reader::{IndexReader, Neighbor};
 use super::rerank;
 use super::twins::{chain_of, stands_with};
-use crate::math::topk::Hit;
 use crate::params::SearchParams;
 use crate::storage::ids;
 use crate::{Error, Result, Rows};
@@ -22,15 +21,6 @@ pub struct Slot {
     pub list: u32,
     /// The entry within it. Removing others may move it.
     pub offset: u32,
-}
-
-/// A vector that was found, and where it stands.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Placed {
-    /// Its id and distance.
-    pub neighbor: Neighbor,
-    /// Its entry; in its nearest list, where vectors stand in two.
-    pub slot: Slot,
 }
 
 /// One list of an index. Made by [`IndexReader::lists`].
@@ -205,41 +195,6 @@ impl IndexReader<'_> {
         let with =
             |neighbor: Neighbor| Ok(Reconstructed { neighbor, vector: self.reconstruct(neighbor.id)? });
         found.into_iter().map(|found| found.into_iter().map(with).collect()).collect()
-    }
-
-    /// [`search_batch`](Self::search_batch) with where everything stands that was found: FAISS's `store_pairs`.
-    ///
-    /// # Errors
-    /// As `search_batch`.
-    pub fn search_slots(
-        &self,
-        queries: Rows<'_>,
-        k: usize,
-        params: &SearchParams,
-    ) -> Result<Vec<Vec<Placed>>> {
-        self.placed(self.top_k_hits(queries, k, f32::INFINITY, params, None)?)
-    }
-
-    /// [`range_search_batch`](Self::range_search_batch) with where everything stands that was found.
-    ///
-    /// # Errors
-    /// As `range_search_batch`.
-    pub fn range_search_slots(
-        &self,
-        queries: Rows<'_>,
-        radius: f32,
-        params: &SearchParams,
-    ) -> Result<Vec<Vec<Placed>>> {
-        self.placed(self.range_hits(queries, radius, params, None)?)
-    }
-
-    fn placed(&self, found: Vec<Vec<Hit>>) -> Result<Vec<Vec<Placed>>> {
-        let place = |hit: Hit| {
-            let slot = self.view.slot_of(hit.row, &self.model.slots_column, self.model.places())?;
-            let neighbor = Neighbor { id: hit.id, distance: self.metric().flip(hit.score) };
-            Ok(Placed { neighbor, slot: self.slot_within(hit.row, slot)? })
-        };
-        found.into_iter().map(|hits| hits.into_iter().map(place).collect()).collect()
     }
 
     /// [`search_batch`](Self::search_batch) with the codes of what was found, and where they stand.

@@ -446,7 +446,7 @@ impl IndexWriter<'_> {
             split.iter().flat_map(|list| centroids.row(*list as usize)).copied().collect();
         let nprobe = neighbours.saturating_add(1).min(self.model.nlist());
         let parents = Rows::of(&parents, centroids.dim());
-        let probes = self.model.probe(parents, parents, nprobe)?;
+        let probes = self.model.probe(parents, parents, nprobe, None)?;
         let is_gone = |list: &u32| numbering.gone.binary_search(list).is_ok();
         let around: BTreeSet<u32> = probes.lists.iter().copied().filter(|list| !is_gone(list)).collect();
         let fresh: HashSet<u32> = numbering.fresh.iter().copied().collect();

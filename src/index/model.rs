@@ -4,7 +4,8 @@
 use super::calibrate::Calibration;
 use super::{finder, tree};
 use crate::coarse::{
-    CoarseQuantizer, Finder, FlatCoarse, MeasuredCoarse, Probes, Quantizers, Tree, TreeCoarse,
+    CoarseQuantizer, Finder, FlatCoarse, MeasuredCoarse, Probes, QuantizerParams, Quantizers, Tree,
+    TreeCoarse,
 };
 use crate::codec::{self, Codec, KeptForm, Measured};
 use crate::guard::Quiet;
@@ -380,22 +381,37 @@ impl Model {
         lists
     }
 
-    /// The lists each (prepared) query, given as projected, too, should probe.
+    /// The lists each (prepared) query, given as projected, too, should probe, looked for as a search wants it.
     ///
     /// # Errors
     /// Those of a quantizer of the caller's.
-    pub(crate) fn probe(&self, queries: Rows<'_>, projected: Rows<'_>, nprobe: usize) -> Result<Probes> {
+    pub(crate) fn probe(
+        &self,
+        queries: Rows<'_>,
+        projected: Rows<'_>,
+        nprobe: usize,
+        how: Option<&QuantizerParams>,
+    ) -> Result<Probes> {
         let mut probes = Probes::default();
         match (&self.finder, &self.coarse) {
             (Some(finder), _) => {
-                finder.nearest(queries, nprobe, &mut probes)?;
+                let value = if let Some(QuantizerParams::Own(value)) = how { Some(value) } else { None };
+                finder.nearest(queries, nprobe, value, &mut probes)?;
                 probes.scores.clear();
                 let lists = probes.lists.chunks_exact(probes.nprobe.max(1));
                 for (query, lists) in projected.iter().zip(lists) {
                     probes.scores.extend(self.coarse_scores(query, lists));
                 }
             }
-            (None, Some(coarse)) => coarse.nearest(projected, nprobe, &mut probes),
+            (None, Some(coarse)) => match how {
+                Some(QuantizerParams::Exact) => {
+                    coarse.nearest_within(projected, usize::MAX, nprobe, &mut probes);
+                }
+                Some(QuantizerParams::SuperClusters(supers)) => {
+                    coarse.nearest_within(projected, *supers, nprobe, &mut probes);
+                }
+                _ => coarse.nearest(projected, nprobe, &mut probes),
+            },
             (None, None) => {
                 let n = queries.len();
                 probes = Probes { nprobe: 1, lists: vec![0; n], scores: vec![0.0; n] };

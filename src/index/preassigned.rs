@@ -6,8 +6,9 @@
 
 use super::model::Model;
 use super::reader::{IndexReader, Neighbor};
+use crate::math::topk::Hit;
 use crate::params::SearchParams;
-use crate::{Error, Metric, NORM_MAX, Result, Rows};
+use crate::{Error, Metric, NORM_MAX, QuantizerParams, Result, Rows};
 use std::collections::HashSet;
 
 /// Lists to look into, query by query, with or without the distances of the queries to their centroids.
@@ -159,6 +160,25 @@ impl IndexReader<'_> {
     /// # Errors
     /// Those of the queries; [`Error::Parameter`] for an `nprobe` of 0.
     pub fn probe(&self, queries: Rows<'_>, nprobe: usize) -> Result<Preassigned> {
+        self.probe_by(queries, nprobe, None)
+    }
+
+    /// The same looked for in another way: what a search with these [`quantizer_params`](SearchParams::quantizer_params) would look into. A query
+    /// may have fewer lists than `nprobe`.
+    ///
+    /// # Errors
+    /// As [`probe`](Self::probe); [`Error::Parameter`] for what the index's quantizer has no use for.
+    pub fn probe_with(&self, queries: Rows<'_>, nprobe: usize, how: &QuantizerParams) -> Result<Preassigned> {
+        how.check(self.spec())?;
+        self.probe_by(queries, nprobe, Some(how))
+    }
+
+    pub(super) fn probe_by(
+        &self,
+        queries: Rows<'_>,
+        nprobe: usize,
+        how: Option<&QuantizerParams>,
+    ) -> Result<Preassigned> {
         if nprobe == 0 {
             return Err(Error::Parameter { name: "nprobe", what: "0, expected at least 1".into() });
         }
@@ -166,13 +186,16 @@ impl IndexReader<'_> {
         let prepared = Rows::of(&prepared, self.dim());
         let projected = self.model.project(prepared)?;
         let nprobe = nprobe.min(self.nlist());
-        let probes = self.model.probe(prepared, Rows::of(&projected, self.model.inner_dim()), nprobe)?;
-        let flip = |score: &f32| self.metric().flip(*score);
-        Ok(Preassigned {
-            ends: (1..=queries.len()).map(|query| query * nprobe).collect(),
-            distances: Some(probes.scores.iter().map(flip).collect()),
-            lists: probes.lists,
-        })
+        let projected = Rows::of(&projected, self.model.inner_dim());
+        let probes = self.model.probe(prepared, projected, nprobe, how)?;
+        let (mut ends, mut lists, mut distances) = (Vec::new(), Vec::new(), Vec::new());
+        for query in 0..queries.len() {
+            let (its, scores) = probes.of(query);
+            lists.extend_from_slice(its);
+            distances.extend(scores.iter().map(|score| self.metric().flip(*score)));
+            ends.push(lists.len());
+        }
+        Ok(Preassigned { ends, lists, distances: Some(distances) })
     }
 
     /// [`search_batch`](Self::search_batch) in the lists given instead of the nearest. All of a query's lists are looked into, or the
@@ -188,9 +211,18 @@ impl IndexReader<'_> {
         k: usize,
         params: &SearchParams,
     ) -> Result<Vec<Vec<Neighbor>>> {
+        Ok(self.neighbors(self.preassigned_hits(queries, lists, k, params)?))
+    }
+
+    pub(super) fn preassigned_hits(
+        &self,
+        queries: Rows<'_>,
+        lists: &Preassigned,
+        k: usize,
+        params: &SearchParams,
+    ) -> Result<Vec<Vec<Hit>>> {
         lists.check(queries.len(), self.nlist(), self.metric())?;
-        let hits = self.top_k_hits(queries, k, f32::INFINITY, params, Some(lists))?;
-        Ok(self.neighbors(hits))
+        self.top_k_hits(queries, k, f32::INFINITY, params, Some(lists))
     }
 
     /// [`range_search_batch`](Self::range_search_batch) in the lists given.
@@ -204,8 +236,17 @@ impl IndexReader<'_> {
         radius: f32,
         params: &SearchParams,
     ) -> Result<Vec<Vec<Neighbor>>> {
+        Ok(self.neighbors(self.preassigned_range_hits(queries, lists, radius, params)?))
+    }
+
+    pub(super) fn preassigned_range_hits(
+        &self,
+        queries: Rows<'_>,
+        lists: &Preassigned,
+        radius: f32,
+        params: &SearchParams,
+    ) -> Result<Vec<Vec<Hit>>> {
         lists.check(queries.len(), self.nlist(), self.metric())?;
-        let hits = self.range_hits(queries, radius, params, Some(lists))?;
-        Ok(self.neighbors(hits))
+        self.range_hits(queries, radius, params, Some(lists))
     }
 }

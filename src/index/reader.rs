@@ -218,6 +218,11 @@ impl<'a> IndexReader<'a> {
         {
             return bad("goes with no limit of what is scored");
         }
+        if params.quantizer.is_some() {
+            return bad(
+                "was measured with lists that the quantizer finds by itself, not with quantizer_params",
+            );
+        }
         let Some(k) = k else { return bad("range searches have no recall to reach") };
         let settled = SearchParams { target_recall: None, ..params.clone() };
         let settled = settled.max_codes(0).max_lists(0);
@@ -256,6 +261,7 @@ impl<'a> IndexReader<'a> {
                 what: format!("the bits of `{}` codes say nothing of distances", self.model.spec.encoding),
             });
         }
+        params.quantizer.as_ref().map_or(Ok(()), |how| how.check(&self.model.spec))?;
         let k = k.unwrap_or(1);
         let rerank = match (params.rerank.map(Rerank::check).transpose()?, self.model.spec.kept) {
             (Some(_), None) => {
@@ -290,6 +296,11 @@ impl<'a> IndexReader<'a> {
             k,
             rerank,
         })
+    }
+
+    /// Lists that a search asks its quantizer for.
+    pub(super) fn lists_probed(&self, params: &SearchParams, k: Option<usize>) -> Result<usize> {
+        Ok(self.resolve(params, k)?.nprobe)
     }
 
     /// The `k` nearest vectors, nearest first, ties by id; fewer if fewer were found.
@@ -423,6 +434,10 @@ impl<'a> IndexReader<'a> {
         if queries.is_empty() {
             return Ok(Vec::new());
         }
+        if chosen.is_some() && params.quantizer.is_some() {
+            let what = "say how to look for lists, and they were chosen".into();
+            return Err(Error::Parameter { name: "quantizer_params", what });
+        }
         let nprobe = match chosen {
             None => resolved.nprobe,
             Some(_) => params.nprobe.unwrap_or(self.nlist()),
@@ -431,7 +446,9 @@ impl<'a> IndexReader<'a> {
         let scanned = all.saturating_mul(queries.len()).saturating_mul(nprobe) / self.nlist();
         let hamming = params.polysemous_ht.unwrap_or(0);
         let (filter, widen) = match goal {
-            Goal::TopK { .. } | Goal::Rerank { .. } if chosen.is_none() && resolved.may_widen(hamming) => {
+            Goal::TopK { .. } | Goal::Rerank { .. }
+                if chosen.is_none() && resolved.may_widen(hamming) && !params.limits_lists() =>
+            {
                 let sized = Filter::sized(&*self.view, params, scanned)?;
                 let reranked = if let Goal::Rerank { rows, .. } = goal { rows } else { 0 };
                 let plain = Plain { nprobe, k: resolved.k, reranked };
@@ -447,7 +464,9 @@ impl<'a> IndexReader<'a> {
         let stats = params.stats.as_deref();
         let shared = self.header().twins > 0;
         let filter = &filter;
-        let request = Request { goal, nprobe, chosen, limits, mode, filter, widen, hamming, shared, stats };
+        let quantizer = params.quantizer.as_ref();
+        let request =
+            Request { goal, nprobe, chosen, limits, mode, filter, widen, quantizer, hamming, shared, stats };
         clock.lap(Stage::Prepare);
         let shared = queries.len() > 1 || mode != ParallelMode::Queries;
         self.in_pool(shared, || search::search(&*self.view, &self.model, queries, &request))

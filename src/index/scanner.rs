@@ -109,7 +109,7 @@ impl<'r> PreparedQuery<'r> {
         let (prepared, projected) = (&self.prepared, &self.projected);
         let (prepared, projected) =
             (Rows::of(prepared, prepared.len()), Rows::of(projected, projected.len()));
-        let probes = self.model().probe(prepared, projected, nprobe)?;
+        let probes = self.model().probe(prepared, projected, nprobe, None)?;
         let flip = |score| self.reader.metric().flip(score);
         Ok(probes.lists.into_iter().zip(probes.scores.into_iter().map(flip)).collect())
     }

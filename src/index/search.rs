@@ -31,7 +31,7 @@ use super::preassigned::Preassigned;
 use super::rerank::{self, Best};
 use super::twins::for_each_twin;
 use super::view::{View, ViewIds};
-use crate::coarse::Probes;
+use crate::coarse::{Probes, QuantizerParams};
 use crate::codec::{Codes, KeptForm, Probe, Scanner, Visit};
 use crate::kernel::Found;
 use crate::math::selector::RowSet;
@@ -81,6 +81,8 @@ pub(crate) struct Request<'a> {
     pub(crate) filter: &'a Filter,
     /// How a search with a selector goes beyond its lists, if it may.
     pub(crate) widen: Option<Widen>,
+    /// How the coarse quantizer is to look for lists.
+    pub(crate) quantizer: Option<&'a QuantizerParams>,
     /// Bits in which an entry's code may differ from the query's, less one; 0 for any number.
     pub(crate) hamming: u32,
     /// Some entries are those of several rows.
@@ -276,7 +278,7 @@ fn probes<'a>(
     request: &Request<'a>,
 ) -> Result<Lists<'a>> {
     let Some(chosen) = request.chosen else {
-        return Ok(Lists::Nearest(model.probe(queries, projected, request.probes())?));
+        return Ok(Lists::Nearest(model.probe(queries, projected, request.probes(), request.quantizer)?));
     };
     let scores =
         projected.iter().enumerate().map(|(q, query)| chosen.scores(model, query, first + q)).collect();
@@ -287,10 +289,7 @@ impl Lists<'_> {
     /// Query by query: lists and coarse scores.
     fn of(&self, query: usize) -> (&[u32], &[f32]) {
         match self {
-            Lists::Nearest(Probes { nprobe, lists, scores }) => {
-                let range = query * nprobe..(query + 1) * nprobe;
-                (&lists[range.clone()], &scores[range])
-            }
+            Lists::Nearest(probes) => probes.of(query),
             Lists::Chosen { chosen, first, most, scores } => {
                 let lists = chosen.lists(first + query);
                 (&lists[..lists.len().min(*most)], &scores[query])

@@ -47,8 +47,8 @@ pub struct TrainParams {
     pub code_iterations: Option<usize>,
     /// The first of the initial centroids, row after row, at most one a list; the clustering's `init` chooses the
     /// others. With its `frozen_centroids` they stay as they are, else they are where k-means begins: the
-    /// centroids of an earlier training, say. Prepared as rows are: for inner product and cosine they are scaled to
-    /// length 1.
+    /// centroids of an earlier training, say. Prepared as rows are: under cosine, and where the k-means is
+    /// spherical, they are scaled to length 1.
     pub initial: Option<Vec<f32>>,
 }
 
@@ -96,7 +96,7 @@ const REDISTRIBUTE_BYTES: usize = 64 << 20;
 
 impl IndexWriter<'_> {
     /// Makes the lists from `rows` and moves what is stored into them. May come before or after adding,
-    /// and again later. For inner product and cosine the k-means is spherical, whatever `params` say of that.
+    /// and again later. For inner product and cosine the k-means is spherical unless `params` say otherwise.
     ///
     /// The observer is ticked as `"transforms"`, `"train"`, `"tree"`, `"encoder"`, where there is such a thing, and
     /// `"redistribute"`. Cancelled in the last stage, the transaction must be aborted; before that, the index is as it was.
@@ -393,7 +393,7 @@ impl IndexWriter<'_> {
         let initial = initial.as_deref().map(|initial| Rows::of(initial, sample.dim()));
         let mut clustering = params.clustering.clone();
         // Anisotropic centroids are of any length, and rows go to them by L2.
-        clustering.spherical |= spec.metric.similarity() == Similarity::Dot && spec.avq.is_none();
+        clustering.spherical = Some(clustering.spherical_for(spec.metric, spec.avq.is_some())?);
         let nearness = if spec.avq.is_some() { Similarity::L2.into() } else { spec.metric.nearness() };
         let checked = ClusteringParams { check_finite: false, ..clustering.clone() };
         let mut done = match assigner {

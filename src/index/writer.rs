@@ -212,6 +212,9 @@ impl<'t> IndexWriter<'t> {
         if params.target_recall.is_some() {
             return bad("target_recall", "a recall to reach cannot be a default");
         }
+        if params.quantizer.is_some() {
+            return bad("quantizer_params", "parameters of the quantizer cannot be a default");
+        }
         if params.polysemous_ht.is_some() {
             return bad("polysemous_ht", "a Hamming threshold cannot be a default");
         }

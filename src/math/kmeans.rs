@@ -38,9 +38,10 @@ pub struct ClusteringParams {
     pub niter: usize,
     /// Runs with different initial centroids; the best objective wins. Default 1.
     pub nredo: usize,
-    /// Scale the centroids to length 1 after each iteration: k-means on directions, for inner product
-    /// and cosine. Default false.
-    pub spherical: bool,
+    /// Scale the centroids to length 1 after each iteration: k-means on directions. Default `None`: for inner product and cosine, and not for
+    /// other metrics. `Some(false)` under inner product makes means of rows, as long as they come, and rows go to the one of the
+    /// largest product; under cosine it is refused, but where centroids are anisotropic (`AVQ`) and of any length by themselves.
+    pub spherical: Option<bool>,
     /// Round the centroids' components to integers after each iteration. Default false.
     pub int_centroids: bool,
     /// Rebuild the assigner from the centroids in each iteration, instead of only replacing what it
@@ -80,7 +81,7 @@ impl Default for ClusteringParams {
         ClusteringParams {
             niter: 10,
             nredo: 1,
-            spherical: false,
+            spherical: None,
             int_centroids: false,
             update_index: false,
             frozen_centroids: false,
@@ -97,6 +98,21 @@ impl Default for ClusteringParams {
 }
 
 impl ClusteringParams {
+    /// Whether centroids are scaled to length 1 under this metric; `stretched` ones never need be.
+    ///
+    /// # Errors
+    /// [`Error::Parameter`] for centroids of any length under cosine.
+    pub(crate) fn spherical_for(&self, metric: Metric, stretched: bool) -> Result<bool> {
+        match self.spherical {
+            Some(false) if metric == Metric::Cosine && !stretched => Err(Error::Parameter {
+                name: "spherical",
+                what: "false, and under cosine centroids have length 1".into(),
+            }),
+            Some(said) => Ok(said),
+            None => Ok(metric.similarity() == Similarity::Dot && !stretched),
+        }
+    }
+
     fn check(&self) -> Result<()> {
         let positive = |name, value: usize| match value {
             0 => Err(Error::Parameter { name, what: "0, must be at least 1".into() }),
@@ -207,8 +223,8 @@ const STAGE: &str = "train";
 ///
 /// `initial`, at most `k` rows, are the first of the initial centroids; the others are chosen from `rows` by
 /// [`ClusteringParams::init`]. Rows go to the centroid nearest by `metric`; centroids are means, under every metric (of what
-/// is present, where components may be missing). With cosine, rows and centroids are scaled to length 1, whatever `params.spherical` says; with the inner
-/// product that is for `params` to say. The observer is ticked as `"train"`, in units of rows assigned.
+/// is present, where components may be missing). With cosine, rows and centroids are scaled to length 1, with the inner
+/// product centroids unless [`ClusteringParams::spherical`] is `Some(false)`. The observer is ticked as `"train"`, in units of rows assigned.
 ///
 /// Runs on the rayon pool it is called in; the result is the same on any.
 ///
@@ -262,6 +278,8 @@ fn clustered(
     assigner: Option<&mut dyn ClusteringIndex>,
     observer: &mut Observer<'_>,
 ) -> Result<Clustering> {
+    let params =
+        &ClusteringParams { spherical: Some(params.spherical_for(metric, false)?), ..params.clone() };
     if let Some(domain) = metric.domain(rows.dim()) {
         if params.check_finite {
             initial.map_or(Ok(()), |initial| domain.check(initial))?;
@@ -279,7 +297,7 @@ fn clustered(
         normalise(&mut data, rows.dim()).map(|()| data)
     };
     let (data, given) = (scaled(rows)?, initial.map(scaled).transpose()?);
-    let params = ClusteringParams { spherical: true, check_finite: false, ..params.clone() };
+    let params = ClusteringParams { check_finite: false, ..params.clone() };
     let given = given.as_deref().map(|given| Rows::of(given, rows.dim()));
     cluster_by(Rows::of(&data, rows.dim()), k, metric.similarity(), &params, given, assigner, observer)
 }
@@ -708,7 +726,7 @@ fn mean(rows: Rows<'_>, members: &[u32], centroid: &mut [f32]) {
 /// Normalises or rounds, as the parameters say. A zero centroid stays zero.
 fn constrain(centroids: &mut [f32], dim: usize, params: &ClusteringParams) {
     for centroid in centroids.chunks_exact_mut(dim) {
-        if params.spherical {
+        if params.spherical == Some(true) {
             let norm = centroid.iter().map(|&v| f64::from(v) * f64::from(v)).sum::<f64>().sqrt();
             let scale = if norm > 0.0 { 1.0 / norm } else { 0.0 };
             centroid.iter_mut().for_each(|v| *v = (f64::from(*v) * scale) as f32);

@@ -4,7 +4,7 @@
 //! the steps replace these as a whole. What is said last counts.
 
 use super::Retriever;
-use super::plan::{AutopilotMode, Plan, Quantize, Reduction, Reorder, ScoreAh, Scoring, Tree};
+use super::plan::{AutopilotMode, Plan, Quantize, Reduction, Reorder, ScoreAh, Scoring, Tree, UpperTree};
 use crate::{Error, Metric, Result, Store};
 use redb::backends::InMemoryBackend;
 use std::path::Path;
@@ -123,6 +123,11 @@ impl RetrieverBuilder {
     /// How vectors are partitioned, all at once.
     pub fn tree(self, tree: Tree) -> Self {
         self.with_tree("tree", |current| *current = tree)
+    }
+
+    /// [`Tree::upper`]: the tree's leaves are found by way of another. After [`tree`](Self::tree), which sets all at once.
+    pub fn upper_tree(self, upper: UpperTree) -> Self {
+        self.with_tree("upper_tree", |tree| tree.upper = Some(upper))
     }
 
     /// No partitioning: every search looks at every code.

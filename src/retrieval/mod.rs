@@ -17,15 +17,16 @@ mod plan;
 
 pub use builder::RetrieverBuilder;
 pub use identifier::{Identifier, Identifiers};
-pub use plan::{AutopilotMode, Growth, Hash, Quantize, ScoreAh, Tree};
+pub use plan::{AutopilotMode, Growth, Hash, Quantize, ScoreAh, Tree, UpperTree};
 
 use crate::{
     Error, IdSelector, IndexReader, IndexWriter, KeptRows, MaintainParams, MaintainReport, Neighbor,
-    Observer, Rerank, Result, Rows, SearchParams, Store, WriteTxn,
+    Observer, QuantizerParams, Rerank, Result, Rows, SearchParams, Store, WriteTxn,
 };
 use identifier::Kind;
 use plan::{Plan, Stored, Tended};
 use rayon::prelude::*;
+use std::borrow::Cow;
 use std::sync::{Arc, OnceLock};
 
 /// A vector that was retrieved.
@@ -606,9 +607,12 @@ impl<Q> Retriever<Q> {
     /// # Errors
     /// [`Error::NotIndexed`].
     pub fn is_exact(&self) -> Result<bool> {
-        let reader = self.reader()?;
+        let open = self.open_reader()?;
+        let reader = &open.reader;
         let (spec, defaults) = (reader.spec(), reader.search_defaults());
-        let all_lists = defaults.nprobe.is_some_and(|nprobe| nprobe >= reader.nlist());
+        let supers = open.stored.plan.supers_to_search();
+        let all_supers = !reader.is_trained() || supers.is_none_or(|some| Some(some) >= spec.supers());
+        let all_lists = all_supers && defaults.nprobe.is_some_and(|nprobe| nprobe >= reader.nlist());
         let exact_codes = spec.encoding() == crate::Encoding::Flat && spec.transforms().is_empty();
         let all_again = match (spec.kept_rows(), defaults.rerank) {
             (Some(KeptRows::F32), Some(Rerank::Rows(rows))) => rows as u64 >= reader.len(),
@@ -751,12 +755,22 @@ struct Open {
 
 impl Open {
     fn search(&self, queries: Rows<'_>, k: usize, params: &SearchParams) -> Result<Vec<Vec<Retrieved>>> {
-        let found = self.reader.search_batch(queries, k, params)?;
+        let found = self.reader.search_batch(queries, k, &self.params(params))?;
         found.into_iter().map(|hits| self.named(hits)).collect()
     }
 
     fn search_one(&self, query: &[f32], k: usize, params: &SearchParams) -> Result<Vec<Retrieved>> {
-        self.named(self.reader.search(query, k, params)?)
+        self.named(self.reader.search(query, k, &self.params(params))?)
+    }
+
+    /// With what the plan says of the upper tree, where nothing else is said of how leaves are found.
+    fn params<'p>(&self, params: &'p SearchParams) -> Cow<'p, SearchParams> {
+        match self.stored.plan.supers_to_search() {
+            Some(supers) if params.quantizer.is_none() && params.target_recall.is_none() => {
+                Cow::Owned(params.clone().quantizer_params(QuantizerParams::SuperClusters(supers)))
+            }
+            _ => Cow::Borrowed(params),
+        }
     }
 
     fn named(&self, hits: Vec<Neighbor>) -> Result<Vec<Retrieved>> {

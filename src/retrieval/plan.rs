@@ -17,7 +17,7 @@ use crate::kernel::Similarity;
 use crate::math::transform::spectrum;
 use crate::spec::NLIST_MAX;
 use crate::{
-    ClusteringParams, EigenPower, Encoding, Error, FastScan, IndexSpec, Init, KeptRows, Metric,
+    ClusteringParams, Coarse, EigenPower, Encoding, Error, FastScan, IndexSpec, Init, KeptRows, Metric,
     ProductQuantizer, Real, Result, Rows, ScalarBits, ScalarQuantizer, ScalarSteps, SearchParams,
     TrainParams, TransformKind,
 };
@@ -33,8 +33,9 @@ pub struct Tree {
     pub training_sample_size: usize,
     /// Iterations of the k-means. Default 12.
     pub training_iterations: usize,
-    /// Centroids are scaled to length 1. For dot product and cosine they always are. Default false.
-    pub spherical: bool,
+    /// Centroids are scaled to length 1: [`ClusteringParams::spherical`]. Default `None`: for dot product and cosine. `Some(false)` is refused
+    /// for cosine.
+    pub spherical: Option<bool>,
     /// The first centroids are rows chosen at random; if not, by k-means++. Default true.
     pub random_init: bool,
     /// Each vector stands in two lists: [`IndexSpec::with_spill`]. Default false.
@@ -51,6 +52,19 @@ pub struct Tree {
     /// After so many changes [`upsert`](crate::Retriever::upsert) and [`delete`](crate::Retriever::delete) see to the
     /// lists, in their own transaction: [`Retriever::maintain`](crate::Retriever::maintain). Default `None`: never.
     pub incremental_threshold: Option<Growth>,
+    /// Leaves are found by way of another tree. Default `None`. Not with [`avq`](Self::avq).
+    pub upper: Option<UpperTree>,
+}
+
+/// Leaves belong to leaves of an upper tree, and a query compares itself with those of the nearest only: ScaNN's `upper_tree`,
+/// [`Coarse::Tree`]. For very many leaves; from 65,536 on there is one of itself, of 2·√`num_leaves`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpperTree {
+    /// Its leaves, 1 to those of the tree.
+    pub num_leaves: usize,
+    /// Of them those that a query looks into, [`QuantizerParams::SuperClusters`](crate::QuantizerParams::SuperClusters), so that no leaf of another is searched. A search that says itself how
+    /// to look, or what recall it wants, does not know it. `None`: as many as the leaves to search need.
+    pub num_leaves_to_search: Option<usize>,
 }
 
 /// Vectors that were upserted or deleted since lists were made or seen to.
@@ -78,13 +92,14 @@ impl Default for Tree {
             num_leaves_to_search: 10,
             training_sample_size: 100_000,
             training_iterations: 12,
-            spherical: false,
+            spherical: None,
             random_init: true,
             soar: false,
             soar_lambda: 1.5,
             avq: None,
             min_partition_size: 50,
             incremental_threshold: None,
+            upper: None,
         }
     }
 }
@@ -296,10 +311,22 @@ impl Plan {
             let what = "says when an autopilot chooses, and there is none".into();
             return Err(Error::Parameter { name: "autopilot_mode", what });
         }
+        self.check_spherical()?;
         match self.scoring {
             Scoring::Ah(ah) => self.check_ah(&ah),
             Scoring::BruteForce(_) => Ok(()),
         }
+    }
+
+    fn check_spherical(&self) -> Result<()> {
+        let Some(Tree { spherical, avq, .. }) = self.tree else { return Ok(()) };
+        let params = ClusteringParams { spherical, ..ClusteringParams::default() };
+        params.spherical_for(self.measure, avq.is_some()).map(drop)
+    }
+
+    /// Leaves of the upper tree that a search looks into, if that is not left to it.
+    pub(super) fn supers_to_search(&self) -> Option<usize> {
+        self.tree?.upper?.num_leaves_to_search
     }
 
     fn check_ah(&self, ah: &ScoreAh) -> Result<()> {
@@ -355,6 +382,10 @@ impl Plan {
         let soar = self.tree.filter(|tree| tree.soar);
         let spec = match real(soar.map(|tree| tree.soar_lambda)) {
             Some(lambda) => spec.with_spill_strength(lambda),
+            None => spec,
+        };
+        let spec = match self.tree.and_then(|tree| tree.upper) {
+            Some(upper) => spec.with_coarse(Coarse::Tree(upper.num_leaves)),
             None => spec,
         };
         let spec = match real(self.tree.and_then(|tree| tree.avq)) {
@@ -434,11 +465,28 @@ impl Tree {
         if let Some(eta) = self.avq.filter(|eta| !eta.is_finite() || *eta < 1.0) {
             return Err(Error::Parameter { name: "avq", what: format!("{eta}, expected 1 or more") });
         }
+        self.upper.map_or(Ok(()), |upper| self.check_upper(upper))?;
         match self.incremental_threshold {
             Some(Growth::Vectors(vectors)) => positive("incremental_threshold", vectors as usize),
             Some(Growth::Fraction(fraction)) => more_than(0.0, "incremental_threshold", fraction),
             None => Ok(()),
         }
+    }
+}
+
+impl Tree {
+    fn check_upper(&self, UpperTree { num_leaves, num_leaves_to_search }: UpperTree) -> Result<()> {
+        let bad = |what| Err(Error::Parameter { name: "upper_tree", what });
+        if num_leaves == 0 || num_leaves > self.num_leaves {
+            return bad(format!("{num_leaves} leaves, a tree of {} allows 1 to as many", self.num_leaves));
+        }
+        if num_leaves_to_search == Some(0) {
+            return bad("0 leaves to search, expected at least 1".into());
+        }
+        if self.avq.is_some() {
+            return bad("is one of directions, and anisotropic centroids are of any length".into());
+        }
+        Ok(())
     }
 }
 
@@ -602,12 +650,15 @@ impl Stored {
             lines.push(format!("num_leaves_to_search {}", tree.num_leaves_to_search));
             lines.push(format!("training_sample_size {}", tree.training_sample_size));
             lines.push(format!("training_iterations {}", tree.training_iterations));
-            lines.push(format!("spherical {}", tree.spherical));
+            lines.extend(tree.spherical.map(|spherical| format!("spherical {spherical}")));
             lines.push(format!("random_init {}", tree.random_init));
             lines.push(format!("soar {}", tree.soar));
             lines.push(format!("soar_lambda {}", tree.soar_lambda));
             lines.push(format!("min_partition_size {}", tree.min_partition_size));
             lines.extend(tree.avq.map(|eta| format!("avq {eta}")));
+            lines.extend(tree.upper.map(|upper| format!("upper_num_leaves {}", upper.num_leaves)));
+            let to_search = tree.upper.and_then(|upper| upper.num_leaves_to_search);
+            lines.extend(to_search.map(|leaves| format!("upper_num_leaves_to_search {leaves}")));
             lines.extend(tree.incremental_threshold.map(|growth| match growth {
                 Growth::Vectors(vectors) => format!("incremental_threshold vectors {vectors}"),
                 Growth::Fraction(fraction) => format!("incremental_threshold fraction {fraction}"),
@@ -731,12 +782,19 @@ impl Plan {
             "num_leaves_to_search" => tree.num_leaves_to_search = value.parse().ok()?,
             "training_sample_size" => tree.training_sample_size = value.parse().ok()?,
             "training_iterations" => tree.training_iterations = value.parse().ok()?,
-            "spherical" => tree.spherical = value.parse().ok()?,
+            "spherical" => tree.spherical = Some(value.parse().ok()?),
             "random_init" => tree.random_init = value.parse().ok()?,
             "soar" => tree.soar = value.parse().ok()?,
             "soar_lambda" => tree.soar_lambda = value.parse().ok()?,
             "min_partition_size" => tree.min_partition_size = value.parse().ok()?,
             "avq" => tree.avq = Some(value.parse().ok()?),
+            "upper_num_leaves" => {
+                tree.upper = Some(UpperTree { num_leaves: value.parse().ok()?, num_leaves_to_search: None });
+            }
+            "upper_num_leaves_to_search" => {
+                tree.upper =
+                    Some(UpperTree { num_leaves_to_search: Some(value.parse().ok()?), ..tree.upper? });
+            }
             "incremental_threshold" => {
                 tree.incremental_threshold = Some(match words(value)? {
                     ["vectors", vectors] => Growth::Vectors(vectors.parse().ok()?),
@@ -796,7 +854,8 @@ mod tests {
             num_leaves_to_search: 3,
             training_sample_size: 99,
             training_iterations: 5,
-            spherical: true,
+            spherical: Some(true),
+            upper: None,
             random_init: false,
             soar: true,
             soar_lambda: 0.75,
@@ -804,6 +863,8 @@ mod tests {
             min_partition_size: 6,
             incremental_threshold: Some(Growth::Fraction(0.25)),
         };
+        let upper = Some(UpperTree { num_leaves: 4, num_leaves_to_search: Some(2) });
+        let over = Tree { avq: None, spherical: Some(false), upper, ..tree };
         vec![
             Plan::default(),
             Plan { tree: None, k: 3, parallelize_batch_searches: false, ..Plan::default() },
@@ -824,6 +885,7 @@ mod tests {
                 autopilot_mode: AutopilotMode::OnlineIncremental,
                 ..Plan::default()
             },
+            Plan { tree: Some(over), ..Plan::default() },
         ]
     }
 
@@ -866,13 +928,14 @@ mod tests {
     #[test]
     fn parameters_become_a_specification() {
         let text = |plan: Plan, dim| plan.spec(dim, Kind::Unsigned).to_string();
-        let [default, bare, full, brute] = <[Plan; 4]>::try_from(plans()).unwrap();
+        let [default, bare, full, brute, over] = <[Plan; 5]>::try_from(plans()).unwrap();
         assert_eq!(text(default.clone(), 128), "IVF100,PQ64x4fsr");
         assert_eq!(text(default.clone(), 5), "Pad6,IVF100,PQ3x4fsr");
         assert_eq!(text(default.clone(), 1), "IVF100,PQ1x4fsr");
         assert_eq!(text(Plan { measure: Metric::L2, ..default.clone() }, 128), "IVF100,PQ64x4fs");
         assert_eq!(text(bare, 128), "IVF1,PQ64x4fs");
         assert_eq!(text(full, 128), "PCA12,IVF7_SOAR0.75_AVQ2.5,PQ4x4fsr_aq0.2,RSQ8_aq0.25");
+        assert_eq!(text(over, 128), "IVF7(IVF4)_SOAR0.75,PQ64x4fsr");
         assert_eq!(text(brute.clone(), 128), "Trunc8,IVF100,SQfp16");
         assert_eq!(text(Plan { tree: None, ..brute.clone() }, 128), "Trunc8,IVF1,SQfp16");
         assert_eq!(text(Plan { tree: None, reduction: None, ..brute }, 128), "SQfp16");

@@ -79,6 +79,47 @@ fn probes_are_the_nearest_lists_of_the_nearest_super_clusters() {
     }
 }
 
+/// Of the first super-clusters that have lists, however many that are, in the order of the flat quantizer; then nothing.
+#[test]
+fn so_many_super_clusters_have_the_nearest_of_their_lists() {
+    for (nlist, dim, supers) in
+        [(900, 17, 20), (900, 17, 300), (40, 5, 6), (33, 4, 1), (30, 3, 30), (3000, 8, 9)]
+    {
+        for similarity in SIMILARITIES {
+            let centroids = vectors(nlist, dim, similarity, 1);
+            let mut grown =
+                Tree::grow(Rows::of(&centroids, dim), supers, similarity, &mut Observer::none()).unwrap();
+            // One that nothing belongs to does not count.
+            let (bare, heir) = (grown.owners[0], grown.owners[nlist / 2]);
+            grown.owners.iter_mut().filter(|owner| **owner == bare).for_each(|owner| *owner = heir);
+            let tree = TreeCoarse::new(centroids.clone(), dim, similarity, grown);
+            let flat = FlatCoarse::new(centroids.clone(), dim, similarity);
+            let queries = vectors(21, dim, similarity, 2);
+            let queries = Rows::of(&queries, dim);
+            for some in [1, 2, 5, supers, usize::MAX] {
+                for nprobe in [1, 7, 100, nlist] {
+                    let mut probes = Probes::default();
+                    tree.nearest_within(queries, some, nprobe, &mut probes);
+                    for q in 0..queries.len() {
+                        let query = queries.slice(q..q + 1);
+                        let stops = nearest(&tree.upper, query, usize::MAX).remove(0);
+                        let full = stops.iter().map(|stop| tree.branches[stop.0 as usize]);
+                        let full = full.filter(|branch| branch.len > 0).take(some);
+                        let seen: Vec<u32> =
+                            full.flat_map(|branch| tree.lists[branch.lists()].to_vec()).collect();
+                        let all = nearest(&flat, query, usize::MAX).remove(0);
+                        let expected: Vec<(u32, u32)> =
+                            all.into_iter().filter(|(list, _)| seen.contains(list)).take(nprobe).collect();
+                        let (lists, scores) = probes.of(q);
+                        let found = lists.iter().zip(scores).map(|(list, score)| (*list, score.to_bits()));
+                        assert_eq!(found.collect::<Vec<_>>(), expected, "{some} of {supers}, {nprobe}");
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn all_lists_are_all_lists() {
     for similarity in SIMILARITIES {

@@ -106,8 +106,9 @@ pub(super) fn lay(
             route.stops.truncate(before);
             probed = probed.saturating_mul(4).min(model.nlist());
             let its = query..query + 1;
-            let probes = model.probe(queries.slice(its.clone()), projected.slice(its), probed)?;
-            full = enter(route, &mut admitted, query, (&probes.lists, &probes.scores), enough)?;
+            let how = request.quantizer;
+            let probes = model.probe(queries.slice(its.clone()), projected.slice(its), probed, how)?;
+            full = enter(route, &mut admitted, query, probes.of(0), enough)?;
         }
     }
     Ok(())

@@ -15,17 +15,18 @@ pub(crate) fn encode_params(params: &TrainParams) -> Vec<u8> {
     };
     let line =
         |name: &str, value: Option<usize>| value.map_or(String::new(), |value| format!("{name} {value}\n"));
+    // What is left to the metric is not said.
+    let spherical = c.spherical.map_or(String::new(), |value| format!("spherical {value}\n"));
     let code_rows = line("code_rows", params.code_rows);
     let code_iterations = line("code_iterations", params.code_iterations);
     let sample = params.sample_rows.map_or("all".to_string(), |rows| rows.to_string());
     format!(
-        "niter {}\nnredo {}\nspherical {}\nint_centroids {}\nupdate_index {}\nfrozen_centroids {}\n\
+        "niter {}\nnredo {}\n{spherical}int_centroids {}\nupdate_index {}\nfrozen_centroids {}\n\
          min_points_per_centroid {}\nmax_points_per_centroid {}\nseed {}\ninit {init}\n\
          afkmc2_chain_length {}\nearly_stop_threshold {}\ncheck_finite {}\nmin_cluster_rows {}\nsample_rows {sample}\n\
          {code_rows}{code_iterations}",
         c.niter,
         c.nredo,
-        c.spherical,
         c.int_centroids,
         c.update_index,
         c.frozen_centroids,
@@ -56,7 +57,7 @@ fn set_param(params: &mut TrainParams, name: &str, value: &str) -> Option<()> {
     match name {
         "niter" => c.niter = value.parse().ok()?,
         "nredo" => c.nredo = value.parse().ok()?,
-        "spherical" => c.spherical = value.parse().ok()?,
+        "spherical" => c.spherical = Some(value.parse().ok()?),
         "int_centroids" => c.int_centroids = value.parse().ok()?,
         "update_index" => c.update_index = value.parse().ok()?,
         "frozen_centroids" => c.frozen_centroids = value.parse().ok()?,
@@ -94,7 +95,7 @@ mod tests {
         let clustering = ClusteringParams {
             niter: 3,
             nredo: 2,
-            spherical: true,
+            spherical: Some(true),
             seed: u64::MAX,
             init: Init::AfkMc2,
             early_stop_threshold: 0.125,
@@ -105,6 +106,8 @@ mod tests {
         let params =
             TrainParams { clustering, sample_rows: Some(9), code_rows, code_iterations, initial: None };
         assert_eq!(decode_params(&encode_params(&params)).unwrap(), params);
+        let open = TrainParams::default();
+        assert_eq!(decode_params(&encode_params(&open)).unwrap(), open);
         assert!(decode_params(b"niter many\n").is_err());
     }
 }

@@ -77,7 +77,7 @@ fn the_result_is_the_same_on_any_number_of_threads() {
     let rows = noise(9001 * dim, 2);
     for init in [Init::Random, Init::KMeansPlusPlus, Init::AfkMc2] {
         for similarity in [Similarity::L2, Similarity::Dot] {
-            let spherical = similarity == Similarity::Dot;
+            let spherical = Some(similarity == Similarity::Dot);
             let params = ClusteringParams { init, spherical, niter: 5, nredo: 2, ..Default::default() };
             let run = |threads| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -164,7 +164,7 @@ fn a_settled_run_stops_early() {
 #[test]
 fn centroids_are_normalised_or_rounded_on_request() {
     let rows = noise(500 * 6, 9);
-    let spherical = train(&rows, 6, 20, &ClusteringParams { spherical: true, ..Default::default() });
+    let spherical = train(&rows, 6, 20, &ClusteringParams { spherical: Some(true), ..Default::default() });
     for centroid in spherical.centroids.chunks(6) {
         assert!((centroid.iter().map(|v| v * v).sum::<f32>() - 1.0).abs() < 1e-5);
     }
