@@ -229,7 +229,8 @@ impl<'a> IndexReader<'a> {
             return Err(Error::NotCalibrated { index: self.model.spec.to_string() });
         };
         // No answer is longer than the index.
-        let Settings { nprobe, rerank } = calibration.find(k.min(self.len().max(1) as usize), recall)?;
+        let Settings { nprobe, rerank } =
+            calibration.find(k.min(self.len().max(1) as usize), recall, self.len())?;
         Ok(SearchParams { rerank: rerank.map(|rows| Rerank::Rows(rows.max(k))), ..settled.nprobe(nprobe) })
     }
 
