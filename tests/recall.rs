@@ -222,7 +222,7 @@ fn what_was_measured_is_what_brute_force_counts() {
         let mut oracle = Oracle::new(metric, Stored::F32);
         let stored = reader.reconstruct_batch(&ids).unwrap();
         oracle.put_all(ids, rows(&stored, sample.dim));
-        let truth: Vec<Vec<Neighbor>> = queries.iter().map(|query| oracle.all(query)[..3].to_vec()).collect();
+        let truth: Vec<Vec<Exact>> = queries.iter().map(|query| oracle.all(query)[..3].to_vec()).collect();
         let points = measured.measured(3);
         assert!(points.len() > 5 && measured.measured(4).is_empty(), "{text}: {points:?}");
         for (nprobe, rerank, recall) in points {

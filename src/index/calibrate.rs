@@ -157,7 +157,7 @@ impl Calibration {
     ///
     /// # Errors
     /// [`Error::Parameter`] for a recall outside 0 to 1, or one that was not reached, and for a `k` beyond the largest that was
-    /// calibrated.
+    /// calibrated, which in an index that grew stands for as many times more.
     pub fn settings(&self, k: usize, recall: f64, rows: u64) -> Result<(usize, Option<usize>)> {
         let Settings { nprobe, rerank } = self.find(k, recall, rows)?;
         Ok((nprobe, rerank))
@@ -177,11 +177,11 @@ impl Calibration {
         check_recall(recall)?;
         let ks = self.ks();
         let most = ks.last().copied().unwrap_or(0);
-        if k > most {
+        let grown = rows.max(1) as f64 / self.rows.max(1) as f64;
+        if k > most && k as f64 / grown > most as f64 {
             let what = format!("k = {k}, calibrated up to {most}");
             return Err(Error::Parameter { name: "target_recall", what });
         }
-        let grown = rows.max(1) as f64 / self.rows.max(1) as f64;
         let there = (k as f64 / grown).min(most as f64);
         let Settings { nprobe, rerank } = self.find_between(&ks, there, recall)?;
         let more = |rows: usize| ((rows as f64 * grown).ceil() as usize).max(k);

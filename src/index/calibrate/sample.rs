@@ -31,10 +31,12 @@ use zerocopy::little_endian::U32;
 pub(crate) const CALIBRATION_QUERIES: usize = 1024;
 /// Fewer than are measured over stored rows: it should take a small part of the training.
 const KS: [usize; 3] = [1, 10, 100];
-/// Rows a list, at most, but so many in all, and bytes of codes.
+/// Rows a list, at most, but so many in all.
 const ROWS_A_LIST: usize = 64;
 const ROWS_MIN: usize = 16_384;
-const CODE_BYTES: usize = 64 << 20;
+/// Bytes of codes: a quarter of what the rows take, within these bounds.
+const CODE_BYTES_MIN: usize = 8 << 20;
+const CODE_BYTES_MAX: usize = 64 << 20;
 /// Rows that are encoded together.
 const ENCODED: usize = 8192;
 
@@ -80,8 +82,9 @@ pub(crate) fn calibrate_on(
 
 /// Which rows, in the order in which they stood.
 fn picks(model: &Model, Origin { rows, places }: Origin<'_>, seed: u64) -> Vec<usize> {
-    let bytes = CODE_BYTES / (model.codec.layout().code_bytes() * model.places()).max(1);
-    let most = (ROWS_A_LIST * model.nlist()).max(ROWS_MIN).min(bytes).min(rows.len());
+    let bytes = (rows.as_slice().len() / 4 * size_of::<f32>()).clamp(CODE_BYTES_MIN, CODE_BYTES_MAX);
+    let held = bytes / (model.codec.layout().code_bytes() * model.places()).max(1);
+    let most = (ROWS_A_LIST * model.nlist()).max(ROWS_MIN).min(held).min(rows.len());
     let mut order: Vec<usize> = (0..rows.len()).collect();
     if let Some(places) = places {
         order.sort_unstable_by_key(|row| places[*row]);
