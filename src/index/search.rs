@@ -23,7 +23,7 @@
 mod apart;
 mod widen;
 
-pub(crate) use widen::{FETCH_BYTES, Plain, Widen};
+pub(crate) use widen::{FETCH_BYTES, Plain, Widen, rows_again};
 
 use super::filter::Filter;
 use super::model::Model;
@@ -86,6 +86,18 @@ pub(crate) struct Request<'a> {
     /// Some entries are those of several rows.
     pub(crate) shared: bool,
     pub(crate) stats: Option<&'a SearchStats>,
+}
+
+impl Goal {
+    /// So many times as many rows to score again.
+    pub(crate) fn more_rows(self, times: usize) -> Self {
+        match self {
+            Goal::Rerank { rows, z, k, limit } => {
+                Goal::Rerank { rows: rows.saturating_mul(times), z, k, limit }
+            }
+            other => other,
+        }
+    }
 }
 
 impl Request<'_> {
