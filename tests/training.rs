@@ -187,6 +187,7 @@ fn parameters_are_stored_with_the_model() {
         code_rows: None,
         code_iterations: None,
         sample_rows: Some(150),
+        calibration_queries: Some(5),
         initial: Some(reals(2, 4, 94)),
     };
     let store = Store::create(&path).unwrap();
