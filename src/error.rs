@@ -244,8 +244,8 @@ pub enum Error {
         /// What cannot be done.
         what: &'static str,
     },
-    /// A search for a recall, in an index that was not calibrated since it was trained:
-    /// [`Store::calibrate`](crate::Store::calibrate).
+    /// A search for a recall, in an index that neither its training calibrated nor
+    /// [`Store::calibrate`](crate::Store::calibrate) since.
     NotCalibrated {
         /// What the index is.
         index: String,

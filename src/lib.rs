@@ -75,10 +75,11 @@ pub use encoding::{
 };
 pub use error::{Error, Result};
 pub use index::{
-    CalibrateParams, Calibration, Code, ContentDigest, DistanceComputer, Fingerprint, IndexReader,
-    IndexStats, IndexWriter, ListRef, ListScanner, MaintainParams, MaintainReport, MergeProgress, Neighbor,
-    PartStats, Placed, Preassigned, PreparedQuery, Problem, Reconstructed, RepairReport, Scanned,
-    SlidingWindow, Slot, Subset, TopK, TrainParams, TrainReport, VerifyDepth, VerifyReport,
+    CalibrateParams, Calibration, CalibrationSource, Code, ContentDigest, DistanceComputer, Fingerprint,
+    IndexReader, IndexStats, IndexWriter, ListRef, ListScanner, MaintainParams, MaintainReport,
+    MergeProgress, Neighbor, PartStats, Placed, Preassigned, PreparedQuery, Problem, Reconstructed,
+    RepairReport, Scanned, SlidingWindow, Slot, Subset, TopK, TrainParams, TrainReport, VerifyDepth,
+    VerifyReport,
 };
 #[cfg(feature = "bench-internals")]
 #[doc(hidden)]

@@ -105,13 +105,20 @@ impl SearchParams {
     }
 
     /// Finds this share of the k nearest, more than 0 to 1, on average: the lists to probe and the rows to score again are those at which
-    /// calibrating ([`Store::calibrate`](crate::Store::calibrate)) measured it, so neither they nor `max_codes`, `max_lists` or `polysemous_ht` may
+    /// a [`Calibration`](crate::Calibration) measured it, so neither they nor `max_codes`, `max_lists` or `polysemous_ht` may
     /// be given with it; stored defaults of these have no say. Of queries that are like the stored vectors, or like those
     /// that the index was calibrated with. Where one list is searched exactly, as before training, there is
-    /// nothing to calibrate and the recall is 1. Not for range searches or lists of the caller's choice.
+    /// nothing to calibrate and the recall is 1. Not for range searches or lists of the caller's choice; with a selector, the recall
+    /// that a search without one would have.
     ///
-    /// A search with it fails with [`Error::NotCalibrated`](crate::Error::NotCalibrated) before that, and with
-    /// [`Error::Parameter`](crate::Error::Parameter) for a recall that calibrating did not reach, or a k beyond the largest that it was for.
+    /// Training calibrates with its own rows, if they are like those that are added; [`Store::calibrate`](crate::Store::calibrate) does it
+    /// better over what is stored, and should be called again when there are more than twice as many vectors as it was measured over, or fewer
+    /// than half ([`Calibration::is_stale`](crate::Calibration::is_stale), `vellum info`): until then settings follow the number
+    /// of vectors as if all were alike. A low recall may be exceeded, as one list may be more than enough.
+    ///
+    /// A search with it fails with [`Error::NotCalibrated`](crate::Error::NotCalibrated) where training had no rows to calibrate with (8 at
+    /// least; none in a model that was [imported](crate::IndexWriter::import_model)), and with
+    /// [`Error::Parameter`](crate::Error::Parameter) for a recall that calibrating did not reach, or a k beyond the largest that it was for (100).
     pub fn target_recall(self, recall: f64) -> Self {
         SearchParams { target_recall: Some(recall), ..self }
     }

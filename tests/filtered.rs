@@ -240,3 +240,103 @@ fn recall_of_real_vectors_holds_for_any_share() {
         assert!(recall >= 0.95, "one row in {every}: {recall}");
     }
 }
+
+/// How rows are admitted.
+#[derive(Clone, Copy, Debug)]
+enum Way {
+    /// Whichever.
+    Random,
+    /// Those around some rows, cluster after cluster until there are enough: what has one label lies together.
+    Clustered,
+    /// Those that are farthest from the query.
+    Far,
+}
+
+impl Way {
+    /// So many ids of `0..n`, of which `nearest` tells for a row those nearest to it, nearest first.
+    fn ids(self, count: usize, query: usize, nearest: &dyn Fn(Option<usize>) -> Vec<u64>) -> Vec<u64> {
+        let all = nearest(None);
+        let n = all.len();
+        match self {
+            Way::Far => all[n - count..].to_vec(),
+            Way::Random => {
+                let mut random = Random::new(91);
+                let mut ids = distinct(&mut random, n as u64, count);
+                ids.sort_unstable();
+                ids
+            }
+            Way::Clustered => {
+                // Clusters of a fortieth of the rows; another ten of them for every query.
+                let (mut random, mut ids) =
+                    (Random::new(1000 + query as u64), std::collections::BTreeSet::new());
+                while ids.len() < count {
+                    let around = nearest(Some(random.below(n)));
+                    ids.extend(around[..n / 40].iter().take(count));
+                }
+                ids.into_iter().take(count).collect()
+            }
+        }
+    }
+}
+
+/// So many different numbers below `n`.
+fn distinct(random: &mut Random, n: u64, count: usize) -> Vec<u64> {
+    let mut ids = std::collections::BTreeSet::new();
+    while ids.len() < count {
+        ids.insert(random.below(n as usize) as u64);
+    }
+    ids.into_iter().collect()
+}
+
+/// recall@10 of texts with no parameter but the selector: a thousandth, a hundredth, a tenth and half of the rows, anywhere, in
+/// clusters, and up to a tenth as far from the query as can be. The truth is brute force over what is admitted.
+#[test]
+fn recall_of_texts_holds_wherever_the_admitted_rows_are() {
+    let sample = Sample::load("text-2k");
+    let (base, n) = (sample.base(), sample.base().len());
+    for spelling in ["IVF48,Nibble1,RF16", "IVF48_SOAR,Nibble2,RU8"] {
+        let metric = if spelling.contains("SOAR") { Metric::L2 } else { Metric::InnerProduct };
+        // Bytes hold no texts: those are scaled to whole numbers of 0 to 255.
+        let bytes: Vec<f32> =
+            base.as_slice().iter().map(|v| (v * 500.0 + 128.0).round().clamp(0.0, 255.0)).collect();
+        let queries: Vec<f32> =
+            sample.queries.iter().map(|v| (v * 500.0 + 128.0).round().clamp(0.0, 255.0)).collect();
+        let (base, queries) = match metric {
+            Metric::L2 => (rows(&bytes, sample.dim), rows(&queries, sample.dim)),
+            _ => (base, sample.queries()),
+        };
+        let store = memory();
+        create(&store, "i", &spec(spelling, sample.dim, metric));
+        create(&store, "flat", &IndexSpec::flat(sample.dim, metric));
+        change(&store, "flat", |writer| writer.add(base).unwrap());
+        change(&store, "i", |writer| {
+            train(writer, base);
+            writer.add(base).unwrap();
+        });
+        let (index, flat) = (reader(&store, "i"), reader(&store, "flat"));
+        let everything = |query: &[f32]| -> Vec<u64> {
+            let found = flat.search(query, n, &SearchParams::new()).unwrap();
+            found.into_iter().map(|found| found.id).collect()
+        };
+        for way in [Way::Random, Way::Clustered, Way::Far] {
+            // The half that is farthest is out of the question: its nearest are as far as the median, in every direction.
+            let shares = if matches!(way, Way::Far) { &[1000, 100, 10][..] } else { &[1000, 100, 10, 2] };
+            for &every in shares {
+                let (mut hits, mut all) = (0, 0);
+                for (number, query) in queries.iter().enumerate() {
+                    let nearest = |row: Option<usize>| everything(row.map_or(query, |row| base.row(row)));
+                    let ids = way.ids(n / every, number, &nearest);
+                    assert_eq!(ids.len(), n / every);
+                    let params = SearchParams::new().selector(IdSelector::bitmap(ids.into_iter().collect()));
+                    let truth = flat.search(query, 10, &params).unwrap();
+                    let found = index.search(query, 10, &params).unwrap();
+                    assert_eq!(found.len(), truth.len(), "{spelling}, {way:?}, one row in {every}");
+                    hits += truth.iter().filter(|t| found.iter().any(|f| f.id == t.id)).count();
+                    all += truth.len();
+                }
+                let recall = hits as f64 / all as f64;
+                assert!(recall >= 0.95, "{spelling}, {way:?}, one row in {every}: {recall}");
+            }
+        }
+    }
+}

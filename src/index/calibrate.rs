@@ -1,41 +1,51 @@
 //! Calibrating: how many lists, and how many rows to score again, give a wanted recall.
 //!
 //! ```text
-//! queries   stored rows, 16 neighbours in row order a group      or rows that the caller gives
-//! left out  of truth and answers of a group: it and the rows stored around it, a 200th of the index on either side
-//! truth     brute force over the vectors as they are stored
-//! measured  recall@k of real searches, for each k, each of 1, 2, 4, 8 times the default rows to score again,
-//!           nprobe = 1, 2, 3, 4, 6, 8, 12, … until nothing is gained any more
+//! queries   stored rows, drawn from all over the index           or rows that the caller gives, or rows of a training
+//! left out  of truth and answers: the query and the rows stored around it, a 200th of the index on either side
+//! truth     brute force over the vectors as they are stored                                         (`truth`)
+//! measured  for each k, and 1, 2, 4, 8 times the default rows to score again: recall@k by nprobe     (`measure`)
 //! asked     a recall → on each curve the nprobe between two points (logarithmically), of the curves the cheapest
 //! ```
 //! A stored row has neighbours that came with it (the next frame, the next paragraph), in the lists that training fitted to
 //! them all, and finds them more easily than a new query finds its own. So it is not only itself that is left out, but what was
-//! stored around it. The table is a section of the model, and goes when the index is trained again.
+//! stored around it. Neighbouring rows are as little two queries as one: they come one by one, from all over the index.
+//!
+//! **How sure.** What is measured is a mean over some queries. Where twice its standard error is more than .01, as much more recall is
+//! sought as it is more: a search has what it was asked for, less .01, but once in forty calibrations.
+//!
+//! **Growth.** With g times the vectors, the k nearest lie where the k/g nearest lay, and of g times as many others that look as near by
+//! their codes, g times as many have to be scored again. So settings are those that k/g had, with g times the rows: exact
+//! where new vectors are like the old ones. It is what makes a measurement on the rows of a training good for the
+//! index that comes after it (`sample`). Below the least k settings go on as they did above it.
+//!
+//! The table is a section of the model: training replaces it.
+
+mod measure;
+mod sample;
+mod truth;
 
 use super::exchange::Fingerprint;
-use super::filter::Filter;
-use super::model::{Model, untrained_codec};
+use super::model::Model;
 use super::reader::IndexReader;
-use super::search::{self, Goal, Limits, Request};
+use super::search;
 use super::view::ViewIds;
 use super::writer::{IndexWriter, random};
-use crate::codec::{Assigned, Codec, Codes, Probe, Scanner, Visit};
-use crate::kernel::Found;
 use crate::math::random::Random;
-use crate::math::selector::RowSet;
-use crate::math::topk::{Collector, TopK};
 use crate::storage::sections::Section;
-use crate::{Encoding, Error, Observer, Result, Rows};
-use rayon::prelude::*;
-use std::ops::Range;
+use crate::{Error, Observer, Result, Rows};
+use measure::{Field, Held};
 use std::sync::Arc;
+use truth::Stock;
+
+pub(crate) use sample::{CALIBRATION_QUERIES, Origin, calibrate_on};
 
 /// How to calibrate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CalibrateParams {
-    /// Queries, at most, 1 or more: all for k = 1, fewer for larger k, whose recall varies less. 4,096 by default.
+    /// Queries, at most, 1 or more; fewer are searched for a k whose mean recall is sure enough before. 8,192 by default.
     pub queries: usize,
-    /// The numbers of neighbours to calibrate for; 1, 10 and 100 by default. Between two of them settings are
+    /// The numbers of neighbours to calibrate for; 1, 3, 10, 30 and 100 by default. Between two of them settings are
     /// interpolated, beyond the largest there are none.
     pub ks: Vec<usize>,
     /// Chooses the queries.
@@ -44,13 +54,14 @@ pub struct CalibrateParams {
 
 impl Default for CalibrateParams {
     fn default() -> Self {
-        CalibrateParams { queries: 4096, ks: vec![1, 10, 100], seed: 1234 }
+        CalibrateParams { queries: 8192, ks: vec![1, 3, 10, 30, 100], seed: 1234 }
     }
 }
 
 /// What calibrating found out about an index: for each k which recall comes at which settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Calibration {
+    source: CalibrationSource,
     rows: u64,
     queries: u64,
     /// Of the training it belongs to; none without lists.
@@ -61,11 +72,40 @@ pub struct Calibration {
     curves: Vec<Curve>,
 }
 
+/// What a [`Calibration`] was measured with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CalibrationSource {
+    /// Stored vectors as queries, among all that were stored.
+    Stored,
+    /// Queries of the caller's, among all that was stored.
+    Queries,
+    /// Training rows as queries, among training rows: before or while the index was filled.
+    Training,
+}
+
+impl CalibrationSource {
+    fn name(self) -> &'static str {
+        match self {
+            CalibrationSource::Stored => "stored",
+            CalibrationSource::Queries => "queries",
+            CalibrationSource::Training => "training",
+        }
+    }
+
+    fn of_name(name: &str) -> Option<Self> {
+        let all = [CalibrationSource::Stored, CalibrationSource::Queries, CalibrationSource::Training];
+        all.into_iter().find(|source| source.name() == name)
+    }
+}
+
 /// Recall by lists, for one k and one number of rows to score again (0 where nothing is).
 #[derive(Clone, Debug, PartialEq)]
 struct Curve {
     k: usize,
     rerank: usize,
+    /// So many neighbours, each found or not for itself, tell as much of the recall as the queries of this k did.
+    trials: f64,
     /// Ascending in both.
     points: Vec<(usize, f64)>,
 }
@@ -77,53 +117,93 @@ pub(crate) struct Settings {
     pub(crate) rerank: Option<usize>,
 }
 
+/// With so many times the vectors, or so many times fewer, there should be another calibration.
+const STALE: f64 = 2.0;
+/// Twice the standard error may be so much before more than was asked for is sought.
+const TOLERANCE: f64 = 0.01;
+
 impl Calibration {
-    /// Vectors that the index held when it was calibrated.
+    /// What it was measured with.
+    pub fn source(&self) -> CalibrationSource {
+        self.source
+    }
+
+    /// Vectors that it was measured over: those the index held, or rows of its training.
     pub fn rows(&self) -> u64 {
         self.rows
     }
 
-    /// Queries that it was calibrated with.
+    /// Queries that it was measured with, at most: fewer of them for some k.
     pub fn queries(&self) -> u64 {
         self.queries
     }
 
-    /// The numbers of neighbours it was calibrated for, ascending.
+    /// The numbers of neighbours it was measured for, ascending.
     pub fn ks(&self) -> Vec<usize> {
         let mut ks: Vec<usize> = self.curves.iter().map(|curve| curve.k).collect();
         ks.dedup();
         ks
     }
 
-    /// The `nprobe` at which a search for `k` has this recall, and the number of rows to score again, where rows are kept:
-    /// what a search with [`target_recall`](crate::SearchParams::target_recall) uses.
+    /// True if an index of so many vectors has more than twice as many as it was measured over, or fewer than half. Searches still
+    /// go by it, as if those that came or went were like the others; measured anew it is surer.
+    pub fn is_stale(&self, rows: u64) -> bool {
+        let grown = rows.max(1) as f64 / self.rows.max(1) as f64;
+        !(1.0 / STALE..=STALE).contains(&grown)
+    }
+
+    /// The `nprobe` at which a search for `k` has this recall in an index of so many vectors, and the number of rows to score again, where
+    /// rows are kept: what a search with [`target_recall`](crate::SearchParams::target_recall) uses.
     ///
     /// # Errors
     /// [`Error::Parameter`] for a recall outside 0 to 1, or one that was not reached, and for a `k` beyond the largest that was
-    /// calibrated.
-    pub fn settings(&self, k: usize, recall: f64) -> Result<(usize, Option<usize>)> {
-        let Settings { nprobe, rerank } = self.find(k, recall)?;
+    /// calibrated, which in an index that grew stands for as many times more.
+    pub fn settings(&self, k: usize, recall: f64, rows: u64) -> Result<(usize, Option<usize>)> {
+        let Settings { nprobe, rerank } = self.find(k, recall, rows)?;
         Ok((nprobe, rerank))
     }
 
-    pub(crate) fn find(&self, k: usize, recall: f64) -> Result<Settings> {
+    /// What was measured for one of [`ks`](Self::ks): `nprobe`, rows to score again where rows are kept, and the recall there, curve after
+    /// curve. Nothing for another k.
+    pub fn measured(&self, k: usize) -> Vec<(usize, Option<usize>, f64)> {
+        let of = |curve: &Curve| {
+            let rerank = Some(curve.rerank).filter(|rows| *rows > 0);
+            curve.points.iter().map(move |(nprobe, recall)| (*nprobe, rerank, *recall)).collect::<Vec<_>>()
+        };
+        self.curves.iter().filter(|curve| curve.k == k).flat_map(of).collect()
+    }
+
+    pub(crate) fn find(&self, k: usize, recall: f64, rows: u64) -> Result<Settings> {
         check_recall(recall)?;
         let ks = self.ks();
-        let Some(&above) = ks.iter().find(|known| **known >= k) else {
-            let most = ks.last().copied().unwrap_or(0);
+        let most = ks.last().copied().unwrap_or(0);
+        let grown = rows.max(1) as f64 / self.rows.max(1) as f64;
+        if k > most && k as f64 / grown > most as f64 {
             let what = format!("k = {k}, calibrated up to {most}");
             return Err(Error::Parameter { name: "target_recall", what });
-        };
-        let high = self.cheapest(above, recall)?;
-        let Some(&below) = ks.iter().rev().find(|known| **known < k).filter(|_| above > k) else {
-            return Ok(Settings { rerank: high.rerank.map(|rows| rows.max(k)), ..high });
-        };
-        let low = self.cheapest(below, recall)?;
-        let share = (k as f64 / below as f64).ln() / (above as f64 / below as f64).ln();
+        }
+        let there = (k as f64 / grown).min(most as f64);
+        let Settings { nprobe, rerank } = self.find_between(&ks, there, recall)?;
+        let more = |rows: usize| ((rows as f64 * grown).ceil() as usize).max(k);
+        Ok(Settings { nprobe, rerank: rerank.map(more) })
+    }
+
+    /// For a k that need not be one of those measured, nor whole.
+    fn find_between(&self, ks: &[usize], k: f64, recall: f64) -> Result<Settings> {
+        let at = ks.partition_point(|known| (*known as f64) < k);
+        let high = ks[at.min(ks.len() - 1)];
+        if high as f64 == k || ks.len() == 1 {
+            return self.cheapest(high, recall);
+        }
+        // Below the least, the line goes on that begins there; it is drawn from farther off, which errs less.
+        let (low, high) = if at == 0 { (ks[0], ks[2.min(ks.len() - 1)]) } else { (ks[at - 1], high) };
+        let (below, above) = (self.cheapest(low, recall)?, self.cheapest(high, recall)?);
+        let share = (k / low as f64).ln() / (high as f64 / low as f64).ln();
         let between = |a: usize, b: usize| between((a as f64, b as f64), share);
         Ok(Settings {
-            nprobe: between(low.nprobe, high.nprobe),
-            rerank: low.rerank.zip(high.rerank).map(|(a, b)| between(a, b).max(k)),
+            // Fewer lists for more neighbours are chance.
+            nprobe: between(below.nprobe.min(above.nprobe), above.nprobe),
+            rerank: below.rerank.zip(above.rerank).map(|(a, b)| between(a.min(b), b)),
         })
     }
 
@@ -161,42 +241,29 @@ fn between((a, b): (f64, f64), share: f64) -> usize {
 }
 
 impl Curve {
+    /// How many lists have this recall, by a curve that is not quite sure of it.
     fn nprobe(&self, recall: f64) -> Option<usize> {
-        let at = self.points.iter().position(|point| point.1 >= recall)?;
+        let most = self.points.last().filter(|point| point.1 >= recall)?.1;
+        let sought = (recall + self.margin(recall)).min(most);
+        let at = self.points.iter().position(|point| point.1 >= sought)?;
         let (nprobe, reached) = self.points[at];
         let Some(&(before, less)) = at.checked_sub(1).map(|before| &self.points[before]) else {
             return Some(nprobe);
         };
-        Some(between((before as f64, nprobe as f64), (recall - less) / (reached - less)))
+        Some(between((before as f64, nprobe as f64), (sought - less) / (reached - less)))
+    }
+
+    fn margin(&self, recall: f64) -> f64 {
+        let error = (recall * (1.0 - recall) / self.trials.max(1.0)).sqrt();
+        (2.0 * error - TOLERANCE).max(0.0)
     }
 }
 
 // ------------------------------------------------------------------ measuring
 
-/// Stored rows that are queries together: they share what is left out.
-const GROUP: usize = 16;
-/// Queries of the caller's that are searched together.
-const BATCH: usize = 256;
-/// Rows left out on either side of a group, as a part of all, and at most.
+/// Rows left out on either side of a query, as a part of all, and at most.
 const AROUND: usize = 200;
 const AROUND_MAX: usize = 1000;
-/// Nothing is gained beyond this recall.
-const ENOUGH: f64 = 0.9985;
-/// Nor by lists that add so little.
-const GAIN_MIN: f64 = 0.0004;
-/// Of the default number of rows to score again.
-const RERANKS: [usize; 4] = [1, 2, 4, 8];
-/// Vectors scored at once for the truth.
-const TRUTH_ROWS: usize = 1024;
-
-/// Queries with what must not be found for them, and what should be.
-struct Group {
-    queries: Vec<f32>,
-    filter: Filter,
-    left_out: Range<u32>,
-    /// Rows, nearest first.
-    truth: Vec<Vec<u32>>,
-}
 
 impl IndexReader<'_> {
     /// What the index was calibrated to, if it was since it was trained.
@@ -215,8 +282,8 @@ impl IndexReader<'_> {
     /// for no queries or no k, and for an index that has estimates of its vectors alone (`PQ16`, not `PQ16,RFlat`); [`Error::Cancelled`].
     pub fn calibrate(&self, params: &CalibrateParams, observer: &mut Observer<'_>) -> Result<Calibration> {
         self.check_calibrate(params)?;
-        let groups = self.stored_groups(params)?;
-        self.measure(groups, params, observer)
+        let held = self.stored_queries(params)?;
+        self.measure(held, CalibrationSource::Stored, params, observer)
     }
 
     /// The same with queries of the caller's: where they are not like the vectors that are stored (questions, and stored are
@@ -238,13 +305,24 @@ impl IndexReader<'_> {
             return Err(Error::Parameter { name: "queries", what: "none, expected at least 1".into() });
         }
         let picks = Random::new(params.seed).sample(queries.len(), most);
-        let group = |picks: &[usize]| Group {
+        let held = Held {
             queries: picks.iter().flat_map(|pick| queries.row(*pick).iter().copied()).collect(),
-            filter: Filter::All,
-            left_out: 0..0,
+            left_out: vec![0..0; most],
             truth: Vec::new(),
         };
-        self.measure(picks.chunks(BATCH).map(group).collect(), params, observer)
+        self.measure(held, CalibrationSource::Queries, params, observer)
+    }
+
+    /// What a search for `k` with this [`target_recall`](crate::SearchParams::target_recall) uses: `nprobe`, and rows to score again where rows
+    /// are kept.
+    ///
+    /// # Errors
+    /// [`Error::NotCalibrated`], and as [`Calibration::settings`].
+    pub fn target_settings(&self, k: usize, recall: f64) -> Result<(usize, Option<usize>)> {
+        match self.calibration() {
+            Some(calibration) => calibration.settings(k, recall, self.len()),
+            None => Err(Error::NotCalibrated { index: self.model.spec.to_string() }),
+        }
     }
 
     fn check_calibrate(&self, params: &CalibrateParams) -> Result<()> {
@@ -269,248 +347,97 @@ impl IndexReader<'_> {
         }
     }
 
-    /// Groups of stored rows, in no order.
-    fn stored_groups(&self, params: &CalibrateParams) -> Result<Vec<Group>> {
-        let mut live: Vec<u32> = Vec::with_capacity(self.len() as usize);
+    /// Stored rows, in no order: one somewhere in each part of the rows.
+    fn stored_queries(&self, params: &CalibrateParams) -> Result<Held> {
+        let live = self.live_rows()?;
+        let (picks, around) = spread(live.len(), params.queries, params.seed);
+        let mut held = Held { queries: Vec::new(), left_out: Vec::new(), truth: Vec::new() };
+        for pick in picks {
+            let last = (pick + around).min(live.len() - 1);
+            held.left_out.push(live[pick.saturating_sub(around)]..live[last] + 1);
+            held.queries.extend(self.vector_of(live[pick])?);
+        }
+        Ok(held)
+    }
+
+    fn live_rows(&self) -> Result<Vec<u32>> {
+        let mut live = Vec::with_capacity(self.len() as usize);
         self.view.for_each_id(&mut |row, _| live.push(row))?;
-        let n = live.len();
-        let most = params.queries.min(n).div_ceil(GROUP);
-        let around = (n / AROUND).min(AROUND_MAX);
-        let mut random = Random::new(params.seed);
-        let order = random.sample(most, most);
-        let mut group = |slot: usize| -> Result<Group> {
-            // Somewhere in its part of the rows.
-            let part = slot * n / most..(slot + 1) * n / most;
-            let len = GROUP.min(part.len());
-            let first = part.start + random.below(part.len() - len + 1);
-            let low = live[first.saturating_sub(around)];
-            let high = live[(first + len + around).min(n) - 1];
-            let mut admitted = RowSet::full(self.header().next_row);
-            (low..=high).for_each(|row| admitted.remove(row));
-            let mut queries = Vec::with_capacity(len * self.dim());
-            for row in &live[first..first + len] {
-                queries.extend(self.vector_of(*row)?);
-            }
-            let filter = Filter::Rows(Arc::new(admitted));
-            Ok(Group { queries, filter, left_out: low..high + 1, truth: Vec::new() })
-        };
-        order.into_iter().map(&mut group).collect()
+        Ok(live)
     }
 
     fn measure(
         &self,
-        mut groups: Vec<Group>,
+        mut held: Held,
+        source: CalibrationSource,
         params: &CalibrateParams,
         observer: &mut Observer<'_>,
     ) -> Result<Calibration> {
-        let mut ks = params.ks.clone();
+        let live = self.live_rows()?;
+        let fetch = |row: u32, vectors: &mut Vec<f32>| {
+            vectors.extend(self.vector_of(row)?);
+            Ok(())
+        };
+        let ids = ViewIds(&*self.view);
+        let stock = Stock { spec: &self.model.spec, rows: &live, fetch: &fetch, ids: &ids };
+        let most = params.ks.iter().copied().max().unwrap_or(1);
+        self.in_pool(true, || {
+            stock.seek(&mut held, most, observer)?;
+            let field = Field { view: &*self.view, model: &self.model, held: &held };
+            let calibration = field.calibration(source, &params.ks, observer)?;
+            Ok(Calibration { model: self.fingerprint(), ..calibration })
+        })
+    }
+}
+
+/// Numbers of `0..n`, one of each part, in random order; and how many to leave out on either side.
+fn spread(n: usize, most: usize, seed: u64) -> (Vec<usize>, usize) {
+    let (most, mut random) = (most.min(n), Random::new(seed));
+    let order = random.sample(most, most);
+    let one = |part: usize| {
+        let part = part * n / most..(part + 1) * n / most;
+        part.start + random.below(part.len())
+    };
+    (order.into_iter().map(one).collect(), (n / AROUND).min(AROUND_MAX))
+}
+
+impl Field<'_> {
+    /// The curves of all k. The training it belongs to is for others to say.
+    fn calibration(
+        &self,
+        source: CalibrationSource,
+        ks: &[usize],
+        observer: &mut Observer<'_>,
+    ) -> Result<Calibration> {
+        let mut ks = ks.to_vec();
         ks.sort_unstable();
         ks.dedup();
-        let most = ks.last().copied().unwrap_or(1);
-        self.find_truth(&mut groups, most, observer)?;
-        let all: usize = groups.iter().map(|group| group.truth.len()).sum();
-        let mut curves = Vec::new();
+        let (mut curves, mut queries) = (Vec::new(), 0);
+        let total = ks.len() as u64;
         for (done, &k) in ks.iter().enumerate() {
-            let wanted = (all as f64 / (k as f64).cbrt()).ceil() as usize;
-            let mut enough = 0;
-            let some = groups.iter().take_while(|group| {
-                let more = enough < wanted;
-                enough += group.truth.len();
-                more
-            });
-            let some: Vec<&Group> = some.collect();
-            observer.tick("calibrate", done as u64, ks.len() as u64)?;
-            curves.extend(self.curves(&some, k, observer, (done as u64, ks.len() as u64))?);
+            let answer = self.answer(k, observer, (done as u64, total))?;
+            queries = queries.max(answer.queries as u64);
+            curves.extend(answer.curves.into_iter().map(|measured| Curve {
+                k,
+                rerank: if self.model.judge().is_some() { measured.rerank } else { 0 },
+                trials: answer.trials,
+                points: measured.points,
+            }));
         }
-        observer.tick("calibrate", ks.len() as u64, ks.len() as u64)?;
-        let model = &*self.model;
-        let entries = self.header().entries(model.places()) as f64;
+        observer.tick("calibrate", total, total)?;
+        let (model, header) = (self.model, self.view.header());
+        let entries = header.entries(model.places()) as f64;
         let code_bytes = model.codec.layout().code_bytes();
         Ok(Calibration {
-            rows: self.len(),
-            queries: all as u64,
-            model: self.fingerprint(),
+            source,
+            rows: header.ntotal,
+            queries,
+            model: None,
             list_cost: entries / model.nlist() as f64 * code_bytes as f64,
             row_cost: model.kept.first().map_or(0, |kept| kept.form.width() + search::FETCH_BYTES) as f64,
             curves,
         })
     }
-
-    /// The curves of one k.
-    fn curves(
-        &self,
-        groups: &[&Group],
-        k: usize,
-        observer: &mut Observer<'_>,
-        (done, total): (u64, u64),
-    ) -> Result<Vec<Curve>> {
-        let most = self.len() as usize;
-        let default = self.model.spec.reranked_rows(k);
-        let mut reranks: Vec<usize> = match self.model.judge() {
-            None => vec![0],
-            Some(_) => RERANKS.iter().map(|times| (default.saturating_mul(*times)).min(most)).collect(),
-        };
-        reranks.dedup();
-        let mut curves: Vec<Curve> = Vec::new();
-        let mut from = 1;
-        for rerank in reranks {
-            let mut points: Vec<(usize, f64)> = Vec::new();
-            for nprobe in grid(self.nlist()).filter(|nprobe| *nprobe >= from) {
-                let recall = self.recall(groups, nprobe, rerank, k)?;
-                observer.tick("calibrate", done, total)?;
-                // More lists are never worse but by chance.
-                let best = points.last().map_or(0.0, |point| point.1);
-                if recall > best {
-                    points.push((nprobe, recall));
-                }
-                let gained = recall - points.len().checked_sub(3).map_or(0.0, |at| points[at].1);
-                if recall >= ENOUGH || nprobe > 8 && recall > 0.3 && gained < GAIN_MIN {
-                    break;
-                }
-            }
-            // More rows to score again pay where lists bring less.
-            let good = points.iter().find(|point| point.1 >= 0.6).or(points.last());
-            from = good.map_or(from, |point| point.0).max(from);
-            let reached = points.last().map_or(0.0, |point| point.1);
-            curves.push(Curve { k, rerank, points });
-            if reached >= ENOUGH && rerank > default {
-                break;
-            }
-        }
-        Ok(curves)
-    }
-
-    /// The mean share of the k nearest that searches find.
-    fn recall(&self, groups: &[&Group], nprobe: usize, rerank: usize, k: usize) -> Result<f64> {
-        let limit = f32::INFINITY;
-        let goal = match rerank {
-            0 => Goal::TopK { k, limit },
-            rows => Goal::Rerank { rows, z: None, k, limit },
-        };
-        let hits = |group: &&Group| -> Result<usize> {
-            let request = Request {
-                goal,
-                nprobe,
-                chosen: None,
-                limits: Limits::default(),
-                mode: Default::default(),
-                filter: &group.filter,
-                widen: None,
-                quantizer: None,
-                hamming: 0,
-                shared: self.header().twins > 0,
-                stats: None,
-            };
-            let queries = Rows::of(&group.queries, self.dim());
-            let found = search::search(&*self.view, &self.model, queries, &request)?;
-            let hits = found.iter().zip(&group.truth).map(|(found, truth)| {
-                let truth = &truth[..k.min(truth.len())];
-                found.iter().filter(|hit| truth.contains(&hit.row)).count()
-            });
-            Ok(hits.sum())
-        };
-        let hits: Result<Vec<usize>> =
-            self.in_pool(true, || groups.par_iter().map(hits).collect::<Result<Vec<usize>>>());
-        let wanted: usize =
-            groups.iter().flat_map(|group| &group.truth).map(|truth| truth.len().min(k)).sum();
-        Ok(hits?.into_iter().sum::<usize>() as f64 / wanted.max(1) as f64)
-    }
-
-    /// The k nearest of each query, by brute force.
-    fn find_truth(&self, groups: &mut [Group], k: usize, observer: &mut Observer<'_>) -> Result<()> {
-        let mut live: Vec<u32> = Vec::with_capacity(self.len() as usize);
-        self.view.for_each_id(&mut |row, _| live.push(row))?;
-        let spec = &self.model.spec;
-        let codec = untrained_codec(spec, Encoding::Flat, spec.dim)
-            .ok_or(Error::Unsupported { what: "brute force under this metric" })?;
-        let total = groups.len() as u64;
-        let at_once = groups.len().div_ceil(rayon::current_num_threads()).clamp(1, 64);
-        let mut done = 0;
-        for some in groups.chunks_mut(at_once * rayon::current_num_threads()) {
-            observer.tick("truth", done, total)?;
-            done += some.len() as u64;
-            let found: Result<()> = self.in_pool(true, || {
-                some.par_chunks_mut(at_once).try_for_each(|groups| self.truth_of(&*codec, groups, &live, k))
-            });
-            found?;
-        }
-        observer.tick("truth", total, total)
-    }
-
-    fn truth_of(&self, codec: &dyn Codec, groups: &mut [Group], live: &[u32], k: usize) -> Result<()> {
-        let dim = self.dim();
-        let ids = ViewIds(&*self.view);
-        let queries: Vec<f32> = groups.iter().flat_map(|group| group.queries.iter().copied()).collect();
-        let queries = Rows::of(&queries, dim);
-        let left_out: Vec<Range<u32>> = groups
-            .iter()
-            .flat_map(|group| std::iter::repeat_n(group.left_out.clone(), group.queries.len() / dim))
-            .collect();
-        let mut nearest: Vec<TopK<'_>> = queries.iter().map(|_| TopK::new(k, &ids, f32::INFINITY)).collect();
-        let visits: Vec<Visit> =
-            (0..queries.len()).map(|query| Visit { query: query as u32, coarse: 0.0 }).collect();
-        let mut scanner = codec.scanner(queries);
-        scanner.enter(Probe { list: 0, centroid: None, visits: &visits });
-        let mut vectors = Vec::with_capacity(TRUTH_ROWS * dim);
-        for rows in live.chunks(TRUTH_ROWS) {
-            vectors.clear();
-            for row in rows {
-                vectors.extend(self.vector_of(*row)?);
-            }
-            scan_rows(&mut *scanner, codec, &vectors, rows, &left_out, &mut nearest);
-        }
-        let mut nearest = nearest.into_iter();
-        for group in groups {
-            let of = nearest.by_ref().take(group.queries.len() / dim);
-            let rows = of.map(|nearest| Ok(nearest.finish()?.into_iter().map(|hit| hit.row).collect()));
-            group.truth = rows.collect::<Result<_>>()?;
-        }
-        Ok(())
-    }
-}
-
-/// Offers the scores of these vectors, but of what a query leaves out.
-fn scan_rows(
-    scanner: &mut dyn Scanner,
-    codec: &dyn Codec,
-    vectors: &[f32],
-    rows: &[u32],
-    left_out: &[Range<u32>],
-    nearest: &mut [TopK<'_>],
-) {
-    const AT_ONCE: usize = 16;
-    let mut bytes = Vec::new();
-    let vectors = Rows::of(vectors, vectors.len() / rows.len());
-    let assigned = Assigned { rows: vectors, lists: &[], centroids: None };
-    codec.encode(assigned, &mut bytes);
-    let codes = Codes { bytes: &bytes, n: rows.len(), ahead: &[] };
-    let mut found = vec![Found::default(); AT_ONCE];
-    for first in (0..nearest.len()).step_by(AT_ONCE) {
-        let range = first..nearest.len().min(first + AT_ONCE);
-        let live: Vec<Vec<u32>> = left_out[range.clone()].iter().map(|out| words(rows, out)).collect();
-        let live: Vec<&[u32]> = live.iter().map(|words| &words[..]).collect();
-        let worst: Vec<f32> = nearest[range.clone()].iter().map(|nearest| nearest.threshold()).collect();
-        scanner.scan(codes, first, &worst, &live, &mut found[..range.len()]);
-        for (nearest, found) in nearest[range].iter_mut().zip(&mut found) {
-            found.entries.iter_mut().for_each(|entry| *entry = rows[*entry as usize]);
-            nearest.take(found);
-            found.clear();
-        }
-    }
-}
-
-/// A bit for each row that is not left out.
-fn words(rows: &[u32], left_out: &Range<u32>) -> Vec<u32> {
-    let bit = |(e, row): (usize, &u32)| u32::from(!left_out.contains(row)) << e;
-    rows.chunks(32).map(|rows| rows.iter().enumerate().map(bit).fold(0, |word, bit| word | bit)).collect()
-}
-
-/// 1, 2, 3, 4, 6, 8, 12, … and all lists.
-fn grid(nlist: usize) -> impl Iterator<Item = usize> {
-    let steps = (0..usize::BITS - 2).flat_map(|power| [1 << power, 3 << power >> 1]);
-    let mut last = 0;
-    let steps = steps.filter(move |n: &usize| std::mem::replace(&mut last, *n) < *n && *n > 0);
-    steps.take_while(move |n| *n < nlist).chain([nlist])
 }
 
 // ------------------------------------------------------------------ storing
@@ -573,15 +500,19 @@ impl crate::Store {
 }
 
 impl Calibration {
-    /// `name value` lines, and one a curve: `curve k rerank nprobe:recall …`.
+    /// `name value` lines, `trials` before the curves that it is said of, and one a curve: `curve k rerank nprobe:recall …`.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let model = self.model.as_ref().map_or("none".to_string(), |model| model.to_string());
         let mut text = format!(
-            "rows {}\nqueries {}\nmodel {model}\nlist_cost {}\nrow_cost {}\n",
-            self.rows, self.queries, self.list_cost, self.row_cost
+            "source {}\nrows {}\nqueries {}\nmodel {model}\nlist_cost {}\nrow_cost {}\n",
+            self.source.name(),
+            self.rows,
+            self.queries,
+            self.list_cost,
+            self.row_cost
         );
-        for Curve { k, rerank, points } in &self.curves {
-            text += &format!("curve {k} {rerank}");
+        for Curve { k, rerank, trials, points } in &self.curves {
+            text += &format!("trials {trials}\ncurve {k} {rerank}");
             points.iter().for_each(|(nprobe, recall)| text += &format!(" {nprobe}:{recall}"));
             text.push('\n');
         }
@@ -591,11 +522,18 @@ impl Calibration {
     /// What [`encode`](Self::encode) wrote; what is wrong with it if it did not.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, String> {
         let text = std::str::from_utf8(bytes).map_err(|_| "the calibration is no text")?;
-        let (rows, queries, model) = (0, 0, None);
-        let mut read =
-            Calibration { rows, queries, model, list_cost: 0.0, row_cost: 0.0, curves: Vec::new() };
+        let mut read = Calibration {
+            source: CalibrationSource::Stored,
+            rows: 0,
+            queries: 0,
+            model: None,
+            list_cost: 0.0,
+            row_cost: 0.0,
+            curves: Vec::new(),
+        };
+        let mut trials = f64::INFINITY;
         for line in text.lines() {
-            read.set(line).ok_or_else(|| format!("calibration: `{line}`"))?;
+            read.set(line, &mut trials).ok_or_else(|| format!("calibration: `{line}`"))?;
         }
         let sorted = read.curves.is_sorted_by_key(|curve| curve.k);
         if read.curves.is_empty() || !sorted {
@@ -604,17 +542,20 @@ impl Calibration {
         Ok(read)
     }
 
-    fn set(&mut self, line: &str) -> Option<()> {
+    /// `trials` are those of the curves to come.
+    fn set(&mut self, line: &str, trials: &mut f64) -> Option<()> {
         let (name, value) = line.split_once(' ')?;
         let float = || value.parse().ok().filter(|x: &f64| x.is_finite() && *x >= 0.0);
         match name {
+            "source" => self.source = CalibrationSource::of_name(value)?,
             "rows" => self.rows = value.parse().ok()?,
             "queries" => self.queries = value.parse().ok()?,
             "model" if value == "none" => self.model = None,
             "model" => self.model = Some(Fingerprint::from_hex(value)?),
             "list_cost" => self.list_cost = float()?,
             "row_cost" => self.row_cost = float()?,
-            "curve" => self.curves.push(Curve::decode(value)?),
+            "trials" => *trials = value.parse().ok().filter(|trials: &f64| *trials > 0.0)?,
+            "curve" => self.curves.push(Curve::decode(value, *trials)?),
             _ => {}
         }
         Some(())
@@ -622,7 +563,7 @@ impl Calibration {
 }
 
 impl Curve {
-    fn decode(text: &str) -> Option<Self> {
+    fn decode(text: &str, trials: f64) -> Option<Self> {
         let mut words = text.split(' ');
         let k = words.next()?.parse().ok().filter(|k| *k > 0)?;
         let rerank = words.next()?.parse().ok()?;
@@ -633,7 +574,7 @@ impl Curve {
         };
         let points: Vec<(usize, f64)> = words.map(point).collect::<Option<_>>()?;
         let ascending = points.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1);
-        ascending.then_some(Curve { k, rerank, points })
+        ascending.then_some(Curve { k, rerank, trials, points })
     }
 }
 
@@ -642,8 +583,10 @@ mod tests {
     use super::*;
 
     fn calibration() -> Calibration {
-        let curve = |k, rerank, points: &[(usize, f64)]| Curve { k, rerank, points: points.to_vec() };
+        let curve =
+            |k, rerank, points: &[(usize, f64)]| Curve { k, rerank, trials: 1e9, points: points.to_vec() };
         Calibration {
+            source: CalibrationSource::Queries,
             rows: 1000,
             queries: 64,
             model: None,
@@ -681,7 +624,7 @@ mod tests {
     #[test]
     fn the_cheapest_settings_that_have_the_recall_are_chosen() {
         let calibration = calibration();
-        let of = |k, recall| calibration.settings(k, recall).unwrap();
+        let of = |k, recall| calibration.settings(k, recall, 1000).unwrap();
         assert_eq!(of(10, 0.4), (1, Some(50)));
         assert_eq!(of(10, 0.8), (4, Some(50)));
         // Halfway from 4 to 16 by logarithm.
@@ -692,18 +635,38 @@ mod tests {
         let (nprobe, rerank) = of(3, 0.9);
         assert!((4..=16).contains(&nprobe) && (5..=100).contains(&rerank.unwrap()), "{nprobe} {rerank:?}");
         for (k, recall) in [(10, 0.981), (11, 0.5), (1, 0.0), (1, 1.5), (1, f64::NAN)] {
-            let refused = calibration.settings(k, recall);
+            let refused = calibration.settings(k, recall, 1000);
             assert!(matches!(refused, Err(Error::Parameter { name: "target_recall", .. })), "{k} {recall}");
         }
     }
 
     #[test]
-    fn the_grid_ends_with_all_lists() {
-        assert_eq!(grid(1).collect::<Vec<_>>(), [1]);
-        assert_eq!(grid(7).collect::<Vec<_>>(), [1, 2, 3, 4, 6, 7]);
-        assert_eq!(grid(8).collect::<Vec<_>>(), [1, 2, 3, 4, 6, 8]);
-        assert_eq!(grid(NLIST).last(), Some(NLIST));
+    fn an_index_that_grew_has_the_settings_of_fewer_neighbours() {
+        let calibration = calibration();
+        let of = |k, recall, rows| calibration.settings(k, recall, rows).unwrap();
+        let (nprobe, rerank) = of(1, 0.9, 1000);
+        assert_eq!((nprobe, rerank), (4, Some(5)));
+        assert_eq!(
+            of(10, 0.9, 10_000),
+            (4, Some(50)),
+            "ten times the vectors: those of k = 1, ten times the rows"
+        );
+        assert_eq!(of(1, 0.9, 100), (of(10, 0.9, 1000).0, Some(5)), "a tenth: those of k = 10");
+        let few = of(1, 0.9, 10_000).0;
+        assert!(few < nprobe, "{few}: below the least k the line goes on");
+        assert!(!calibration.is_stale(1999) && !calibration.is_stale(501));
+        assert!(calibration.is_stale(2001) && calibration.is_stale(499) && calibration.is_stale(0));
     }
 
-    const NLIST: usize = crate::NLIST_MAX;
+    #[test]
+    fn a_curve_that_is_not_sure_seeks_more_and_no_more_than_there_is() {
+        let curve = |trials| Curve { k: 1, rerank: 0, trials, points: vec![(1, 0.5), (4, 0.9), (16, 0.97)] };
+        let exact = curve(1e9).nprobe(0.7);
+        assert_eq!(exact, Some(2));
+        // Twice the error of .0458 is .0917: .0817 more.
+        let unsure = curve(100.0).nprobe(0.7);
+        assert_eq!(unsure, curve(1e9).nprobe(0.7817), "{exact:?}");
+        assert_eq!(curve(10.0).nprobe(0.97), Some(16));
+        assert_eq!(curve(10.0).nprobe(0.98), None);
+    }
 }

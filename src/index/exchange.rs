@@ -107,10 +107,15 @@ fn with_parts<R>(model: &Model, centroids: Rows<'_>, read: impl FnOnce(&Parts<'_
     })
 }
 
+/// Which training a model is of; `None` without lists.
+pub(crate) fn fingerprint_of(model: &Model) -> Option<Fingerprint> {
+    Some(with_parts(model, model.centroids()?, |parts| parts.fingerprint()))
+}
+
 impl IndexReader<'_> {
     /// Which training the index is of; `None` before it and for a flat index.
     pub fn fingerprint(&self) -> Option<Fingerprint> {
-        Some(with_parts(&self.model, self.model.centroids()?, |parts| parts.fingerprint()))
+        fingerprint_of(&self.model)
     }
 
     /// All that training made, as bytes that [`IndexWriter::import_model`] takes into other indexes: centroids, transforms,
@@ -210,7 +215,7 @@ impl IndexWriter<'_> {
         self.check_decodes()?;
         let params = decode_params(params).map_err(|e| corrupt(e.to_string()))?;
         let trained = trained(&spec, &parts, &self.quantizers, observer)?;
-        self.install_trained(trained, &params, observer)?;
+        self.install_trained(trained, None, &params, observer)?;
         Ok(fingerprint)
     }
 }

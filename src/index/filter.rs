@@ -10,12 +10,15 @@ use super::view::View;
 use crate::math::selector::{IdSelector, Resolved, RowSet};
 use crate::storage::format::Header;
 use crate::{Result, SearchParams};
+use std::ops::Range;
 use std::sync::Arc;
 
 /// A selector prepared for one search.
 pub(crate) enum Filter {
     All,
     Rows(Arc<RowSet>),
+    /// All rows but these.
+    Without(Range<u32>),
     Ids(IdSelector),
 }
 
@@ -109,6 +112,7 @@ impl Filter {
         match self {
             Filter::All => Ok(true),
             Filter::Rows(set) => Ok(set.contains(row)),
+            Filter::Without(rows) => Ok(!rows.contains(&row)),
             Filter::Ids(selector) => Ok(selector.contains(view.id(row)?)),
         }
     }

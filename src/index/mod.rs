@@ -38,7 +38,7 @@ pub(crate) mod view;
 mod window;
 pub(crate) mod writer;
 
-pub use calibrate::{CalibrateParams, Calibration};
+pub use calibrate::{CalibrateParams, Calibration, CalibrationSource};
 pub use codes::{Code, ListRef, Reconstructed, Slot};
 pub use digest::ContentDigest;
 pub use exchange::Fingerprint;

@@ -4,7 +4,7 @@ use super::calibrate::{Settings, check_recall};
 use super::filter::Filter;
 use super::model::Model;
 use super::preassigned::Preassigned;
-use super::search::{self, Goal, Limits, Plain, Request, Widen};
+use super::search::{self, Goal, Limits, Plain, Request, Widen, rows_again};
 use super::stats;
 use super::view::View;
 use crate::coarse::{Quantizer, Quantizers};
@@ -234,7 +234,8 @@ impl<'a> IndexReader<'a> {
             return Err(Error::NotCalibrated { index: self.model.spec.to_string() });
         };
         // No answer is longer than the index.
-        let Settings { nprobe, rerank } = calibration.find(k.min(self.len().max(1) as usize), recall)?;
+        let Settings { nprobe, rerank } =
+            calibration.find(k.min(self.len().max(1) as usize), recall, self.len())?;
         Ok(SearchParams { rerank: rerank.map(|rows| Rerank::Rows(rows.max(k))), ..settled.nprobe(nprobe) })
     }
 
@@ -445,7 +446,7 @@ impl<'a> IndexReader<'a> {
         let all = (self.len() as usize).saturating_mul(self.model.places());
         let scanned = all.saturating_mul(queries.len()).saturating_mul(nprobe) / self.nlist();
         let hamming = params.polysemous_ht.unwrap_or(0);
-        let (filter, widen) = match goal {
+        let (filter, widen, times) = match goal {
             Goal::TopK { .. } | Goal::Rerank { .. }
                 if chosen.is_none() && resolved.may_widen(hamming) && !params.limits_lists() =>
             {
@@ -453,10 +454,14 @@ impl<'a> IndexReader<'a> {
                 let reranked = if let Goal::Rerank { rows, .. } = goal { rows } else { 0 };
                 let plain = Plain { nprobe, k: resolved.k, reranked };
                 let widen = Widen::of(&*self.view, &self.model, &sized, plain);
-                (sized.filter, widen)
+                let said = params.rerank.is_some() || self.header().rerank.is_some();
+                let times = if said || widen.is_none() { 1 } else { rows_again(sized.share) };
+                (sized.filter, widen, times)
             }
-            _ => (Filter::new(&*self.view, params.selector.as_ref(), scanned)?, None),
+            _ => (Filter::new(&*self.view, params.selector.as_ref(), scanned)?, None, 1),
         };
+        // No more than there are: buffers go by it.
+        let goal = goal.more_rows(times.min(self.len() as usize));
         let Resolved { max_codes, max_lists, ensure_topk_full, max_empty_lists, mode, k, .. } = *resolved;
         // Two entries may be one vector.
         let at_least = if ensure_topk_full { k.saturating_mul(self.model.places()) } else { 0 };

@@ -23,7 +23,7 @@
 mod apart;
 mod widen;
 
-pub(crate) use widen::{FETCH_BYTES, Plain, Widen};
+pub(crate) use widen::{FETCH_BYTES, Plain, Widen, rows_again};
 
 use super::filter::Filter;
 use super::model::Model;
@@ -88,6 +88,18 @@ pub(crate) struct Request<'a> {
     /// Some entries are those of several rows.
     pub(crate) shared: bool,
     pub(crate) stats: Option<&'a SearchStats>,
+}
+
+impl Goal {
+    /// So many times as many rows to score again.
+    pub(crate) fn more_rows(self, times: usize) -> Self {
+        match self {
+            Goal::Rerank { rows, z, k, limit } => {
+                Goal::Rerank { rows: rows.saturating_mul(times), z, k, limit }
+            }
+            other => other,
+        }
+    }
 }
 
 impl Request<'_> {
@@ -689,10 +701,8 @@ pub(super) fn live_entries(
             let rest = block.rows.len() - at;
             if rest < 32 { (1 << rest) - 1 } else { u32::MAX }
         })),
-        (Filter::Rows(set), None) => live.extend(block.rows.chunks(32).map(|rows| {
-            let bit = |(e, row): (usize, &U32)| u32::from(set.contains(row.get())) << e;
-            rows.iter().enumerate().map(bit).fold(0, |word, bit| word | bit)
-        })),
+        (Filter::Rows(set), None) => live.extend(words(block.rows, |row| set.contains(row))),
+        (Filter::Without(out), None) => live.extend(words(block.rows, |row| !out.contains(&row))),
         (_, Some(budget)) => {
             for rows in block.rows.chunks(32) {
                 let mut word = 0;
@@ -707,6 +717,14 @@ pub(super) fn live_entries(
         }
     }
     Ok(())
+}
+
+/// A bit for each row that is admitted.
+fn words(rows: &[U32], admits: impl Fn(u32) -> bool + Copy) -> impl Iterator<Item = u32> {
+    rows.chunks(32).map(move |rows| {
+        let bit = |(e, row): (usize, &U32)| u32::from(admits(row.get())) << e;
+        rows.iter().enumerate().map(bit).fold(0, |word, bit| word | bit)
+    })
 }
 
 /// The same where rows share entries. All entries may be found unless rows count: what the filter says of their rows is

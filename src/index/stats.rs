@@ -1,5 +1,6 @@
 //! Sizes: what an index holds and where its bytes are.
 
+use super::calibrate::Calibration;
 use super::reader::IndexReader;
 use crate::guard::guarded;
 use crate::storage::twins::TWIN;
@@ -15,6 +16,8 @@ pub struct IndexStats {
     pub spec: IndexSpec,
     /// What an automatic index has chosen, why, and when that changes.
     pub auto: Option<AutoReport>,
+    /// What searches for a recall go by ([`Calibration::is_stale`] says whether `rows` are too many or too few for it).
+    pub calibration: Option<Calibration>,
     /// Vectors.
     pub rows: u64,
     /// Entries of all lists: one a vector, or two where vectors stand in two lists, or one a distinct vector of a list
@@ -87,6 +90,7 @@ impl IndexReader<'_> {
         Ok(IndexStats {
             spec: self.spec().clone(),
             auto: self.auto(),
+            calibration: self.calibration().cloned(),
             rows: self.len(),
             entries,
             twins: header.twins.into(),

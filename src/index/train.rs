@@ -9,6 +9,7 @@ mod stored;
 pub(crate) use stored::{decode_params, encode_params};
 
 use super::add::{Encoded, encode};
+use super::calibrate::{CALIBRATION_QUERIES, Calibration, Origin, calibrate_on};
 use super::model::{Model, Trained, untrained_codec};
 use super::reader::IndexReader;
 use super::twins::{self, Chains};
@@ -50,6 +51,10 @@ pub struct TrainParams {
     /// centroids of an earlier training, say. Prepared as rows are: under cosine, and where the k-means is
     /// spherical, they are scaled to length 1.
     pub initial: Option<Vec<f32>>,
+    /// Training rows, at most, that are queries of a first calibration, made before anything is stored: the recall of
+    /// [`target_recall`](crate::SearchParams::target_recall) until [`Store::calibrate`](crate::Store::calibrate) measures it over
+    /// what is stored. 1,024 if `None`, and no more than every eighth row; 0 for no such calibration.
+    pub calibration_queries: Option<usize>,
 }
 
 /// What training did.
@@ -98,7 +103,9 @@ impl IndexWriter<'_> {
     /// Makes the lists from `rows` and moves what is stored into them. May come before or after adding,
     /// and again later. For inner product and cosine the k-means is spherical unless `params` say otherwise.
     ///
-    /// The observer is ticked as `"transforms"`, `"train"`, `"tree"`, `"encoder"`, where there is such a thing, and
+    /// Calibrates with some of the rows ([`TrainParams::calibration_queries`]), if there are enough of them and all could be stored.
+    ///
+    /// The observer is ticked as `"transforms"`, `"train"`, `"tree"`, `"encoder"`, where there is such a thing, `"truth"`, `"calibrate"` and
     /// `"redistribute"`. Cancelled in the last stage, the transaction must be aborted; before that, the index is as it was.
     ///
     /// # Errors
@@ -113,7 +120,7 @@ impl IndexWriter<'_> {
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<TrainReport> {
-        self.train_by(rows, params, None, observer)
+        self.train_by(rows, None, params, None, observer)
     }
 
     /// The same with a k-means that has rows assigned by `assigner`: FAISS's `clustering_index`. Afterwards rows go to their lists as ever.
@@ -132,12 +139,14 @@ impl IndexWriter<'_> {
             let what = format!("lists are those of the quantizer `{name}`: there is no k-means");
             return Err(Error::Parameter { name: "assigner", what });
         }
-        self.train_by(rows, params, Some(assigner), observer)
+        self.train_by(rows, None, params, Some(assigner), observer)
     }
 
+    /// `places` says where the rows stood, if not one after the other.
     fn train_by(
         &mut self,
         rows: Rows<'_>,
+        places: Option<&[usize]>,
         params: &TrainParams,
         assigner: Option<&mut dyn ClusteringIndex>,
         observer: &mut Observer<'_>,
@@ -159,7 +168,8 @@ impl IndexWriter<'_> {
             Ok((tree, codec))
         });
         let (tree, codec) = trained?;
-        self.install_clustered(lists, tree, chain, codec, params, observer)
+        let origin = Origin { rows: Rows::of(&prepared, spec.dim), places };
+        self.install_clustered(lists, (tree, chain, codec), origin, params, observer)
     }
 
     /// Makes new lists and nothing else: transforms, and what training made for codes, stay as they are. FAISS's
@@ -188,7 +198,8 @@ impl IndexWriter<'_> {
         let lists = self.make_lists(&spec, sample, chain.as_ref(), params, None, observer)?;
         let tree = Model::grow_tree(&spec, &lists.done.centroids, observer)?;
         let codec = self.same_codec(&spec)?;
-        self.install_clustered(lists, tree, chain, codec, params, observer)
+        let origin = Origin { rows: Rows::of(&prepared, spec.dim), places: None };
+        self.install_clustered(lists, (tree, chain, codec), origin, params, observer)
     }
 
     /// Trains the codes anew over the lists as they are: FAISS's `train_encoder` by itself. Of `params` the sample and the
@@ -213,10 +224,9 @@ impl IndexWriter<'_> {
             return Ok(0);
         }
         let prepared = self.prepare_sample(rows, params)?;
-        let sample = sample(Rows::of(&prepared, spec.dim), params);
         let lists = (centroids, self.model.finder.clone());
         let chain = self.model.chain.clone();
-        self.train_over(&spec, lists, chain, Rows::of(&sample, spec.dim), params, observer)
+        self.train_over(&spec, lists, chain, Rows::of(&prepared, spec.dim), params, observer)
     }
 
     /// Takes lists that somebody else made: `centroids` has a row for each, by whatever clustering. Transforms and
@@ -266,21 +276,23 @@ impl IndexWriter<'_> {
         let finder = (spec.coarse == Coarse::Raw).then(near);
         let centroids = project(chain.as_ref(), Rows::of(&centroids, spec.dim)).into_owned();
         metric::check_centroids(spec.metric, Rows::of(&centroids, spec.inner_dim()))?;
-        self.train_over(&spec, (centroids, finder), chain, sample, params, observer)
+        self.train_over(&spec, (centroids, finder), chain, Rows::of(&prepared, spec.dim), params, observer)
     }
 
-    /// Trains the codes over these centroids, and installs all that.
+    /// Trains the codes over these centroids on prepared rows, and installs all that.
     fn train_over(
         &mut self,
         spec: &IndexSpec,
         (centroids, finder): (Vec<f32>, Option<Finder>),
         chain: Option<Chain>,
-        sample: Rows<'_>,
+        rows: Rows<'_>,
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<u64> {
-        let projected = project(chain.as_ref(), sample);
-        let sample = Sample { raw: sample, projected: Rows::of(&projected, spec.inner_dim()) };
+        let picked = sample(rows, params);
+        let raw = Rows::of(&picked, spec.dim);
+        let projected = project(chain.as_ref(), raw);
+        let sample = Sample { raw, projected: Rows::of(&projected, spec.inner_dim()) };
         let trained = Self::in_pool(&self.pool, || -> Result<_> {
             let tree = Model::grow_tree(spec, &centroids, observer)?;
             let codec = train_codec(spec, sample, &centroids, finder.as_ref(), params, observer)?;
@@ -288,7 +300,13 @@ impl IndexWriter<'_> {
         });
         let (tree, codec) = trained?;
         let params = TrainParams { initial: None, ..params.clone() };
-        self.install_trained(Trained { centroids, tree, finder, chain, codec }, &params, observer)
+        let origin = Origin { rows, places: None };
+        self.install_trained(
+            Trained { centroids, tree, finder, chain, codec },
+            Some(origin),
+            &params,
+            observer,
+        )
     }
 
     /// The specification and its lists; an automatic one chooses them for what is stored and expected, no more than can be
@@ -440,22 +458,25 @@ impl IndexWriter<'_> {
     fn install_clustered(
         &mut self,
         Lists { done, clustering, finder }: Lists,
-        tree: Option<Tree>,
-        chain: Option<Chain>,
-        codec: Box<dyn Codec>,
+        (tree, chain, codec): (Option<Tree>, Option<Chain>, Box<dyn Codec>),
+        origin: Origin<'_>,
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<TrainReport> {
         let params = TrainParams { clustering, initial: None, ..params.clone() };
         let report = self.report(&done);
         let trained = Trained { centroids: done.centroids, tree, finder, chain, codec };
-        Ok(TrainReport { redistributed: self.install_trained(trained, &params, observer)?, ..report })
+        Ok(TrainReport {
+            redistributed: self.install_trained(trained, Some(origin), &params, observer)?,
+            ..report
+        })
     }
 
-    /// Puts what was trained in place; how many vectors moved.
+    /// Puts what was trained in place, calibrated with the rows that it was trained on, if they are at hand; how many vectors moved.
     pub(crate) fn install_trained(
         &mut self,
         trained: Trained,
+        origin: Option<Origin<'_>>,
         params: &TrainParams,
         observer: &mut Observer<'_>,
     ) -> Result<u64> {
@@ -464,17 +485,41 @@ impl IndexWriter<'_> {
         if spec.auto.is_some() {
             spec.nlist = Some(trained.centroids.len() / spec.inner_dim());
         }
-        let model = Model::trained(&spec, trained, random())?;
+        let mut model = Model::trained(&spec, trained, random())?;
+        if let Some(origin) = origin {
+            model.calibration = self.first_calibration(&model, origin, params, observer)?.map(Arc::new);
+        }
         self.change(|writer| writer.install(model, params, observer))?;
         Ok(self.header.ntotal)
+    }
+
+    /// None where rows were trained on that could not be stored.
+    fn first_calibration(
+        &self,
+        model: &Model,
+        origin: Origin<'_>,
+        params: &TrainParams,
+        observer: &mut Observer<'_>,
+    ) -> Result<Option<Calibration>> {
+        let queries = params.calibration_queries.unwrap_or(CALIBRATION_QUERIES).min(origin.rows.len() / 8);
+        if queries == 0 {
+            return Ok(None);
+        }
+        let (header, asked) = (&self.header, (queries, params.clustering.seed));
+        let done = Self::in_pool(&self.pool, || calibrate_on(model, header, origin, asked, observer));
+        match done {
+            Err(Error::Cancelled) => Err(Error::Cancelled),
+            done => Ok(done.ok().flatten()),
+        }
     }
 
     /// Trains on the vectors that are stored.
     pub fn train_stored(&mut self, params: &TrainParams, observer: &mut Observer<'_>) -> Result<TrainReport> {
         let ids = self.tables.all_ids(&self.header)?;
-        let picks: Vec<u64> = self.training_picks(ids.len(), params).into_iter().map(|i| ids[i]).collect();
-        let rows = self.reader().reconstruct_batch(&picks)?;
-        self.train(Rows::of(&rows, self.model.spec.dim), params, observer)
+        let picks = self.training_picks(ids.len(), params);
+        let picked: Vec<u64> = picks.iter().map(|i| ids[*i]).collect();
+        let rows = self.reader().reconstruct_batch(&picked)?;
+        self.train_by(Rows::of(&rows, self.model.spec.dim), Some(&picks), params, None, observer)
     }
 
     /// Which of `n` rows to train on: as many as lists, codes and transforms look at.
@@ -500,9 +545,10 @@ impl IndexWriter<'_> {
         observer: &mut Observer<'_>,
     ) -> Result<TrainReport> {
         let ids = source.ids()?;
-        let picks: Vec<u64> = self.training_picks(ids.len(), params).into_iter().map(|i| ids[i]).collect();
-        let rows = source.reconstruct_batch(&picks)?;
-        self.train(Rows::new(&rows, source.dim())?, params, observer)
+        let picks = self.training_picks(ids.len(), params);
+        let picked: Vec<u64> = picks.iter().map(|i| ids[*i]).collect();
+        let rows = source.reconstruct_batch(&picked)?;
+        self.train_by(Rows::new(&rows, source.dim())?, Some(&picks), params, None, observer)
     }
 
     /// Trains on stand-alone codes of another index, as its [`encode`](IndexReader::encode) gives them, as many of them as training looks at: only those are
@@ -519,11 +565,12 @@ impl IndexWriter<'_> {
     ) -> Result<TrainReport> {
         let split = source.split_codes(codes)?;
         let mut rows = Vec::new();
-        for i in self.training_picks(split.len(), params) {
+        let picks = self.training_picks(split.len(), params);
+        for &i in &picks {
             let (list, code) = split[i];
             rows.extend(source.model.decode_for_users(list, code)?);
         }
-        self.train(Rows::new(&rows, source.dim())?, params, observer)
+        self.train_by(Rows::new(&rows, source.dim())?, Some(&picks), params, None, observer)
     }
 
     /// Refuses to train where stored vectors could not be encoded anew.
@@ -594,7 +641,12 @@ impl IndexWriter<'_> {
         // Last: until here the header and the lists of the old centroids stand as they were, so that a repair after a
         // failure finds them together.
         self.write_model(&new, seq)?;
-        self.tables.remove_section(Section::Calibration)?;
+        match &new.calibration {
+            Some(calibration) => {
+                self.tables.write_section(Section::Calibration, &calibration.encode(), seq)?
+            }
+            None => self.tables.remove_section(Section::Calibration)?,
+        }
         self.tables.write_section(Section::Training, &encode_params(params), seq)
     }
 

@@ -440,6 +440,8 @@ impl Plan {
                 ..ClusteringParams::default()
             },
             sample_rows: Some(lists.max(codes)),
+            // How many leaves are searched is said in numbers here.
+            calibration_queries: Some(0),
             code_rows: ah.map(|ah| ah.training_sample_size),
             code_iterations: ah.map(|ah| ah.training_iterations),
             initial: None,

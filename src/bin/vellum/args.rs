@@ -154,7 +154,8 @@ pub(crate) struct Rename {
 /// Measure which recall comes at which nprobe and rerank
 ///
 /// Queries are vectors of the index, which neither they nor what was added around them may find, or those of a file. The
-/// result is stored with the index, until it is trained again; calibrate again when many vectors have come or gone.
+/// result is stored with the index in place of the first calibration, which training made; calibrate again when many vectors
+/// have come or gone.
 #[derive(Debug, Args)]
 pub(crate) struct Calibrate {
     #[command(flatten)]
@@ -163,10 +164,10 @@ pub(crate) struct Calibrate {
     #[arg(long, value_name = "FILE")]
     pub(crate) queries: Option<PathBuf>,
     /// Queries to measure with, at most
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 8192, value_parser = positive)]
     pub(crate) most: usize,
     /// Numbers of neighbours to measure; what is searched for may lie between them
-    #[arg(short, value_name = "K,K,...", value_delimiter = ',', default_value = "1,10,100", value_parser = positive)]
+    #[arg(short, value_name = "K,K,...", value_delimiter = ',', default_value = "1,3,10,30,100", value_parser = positive)]
     pub(crate) k: Vec<usize>,
 }
 

@@ -24,10 +24,7 @@ pub(crate) fn bench(args: &Bench, common: &Common, console: &Console) -> Result<
     let reranks = reranks(args, &reader)?;
     let mut points = Vec::new();
     for &recall in &args.target_recall {
-        let (nprobe, rerank) = match reader.calibration() {
-            Some(calibration) => calibration.settings(args.k, recall)?,
-            None => return Err(Error::NotCalibrated { index: reader.spec().to_string() }.into()),
-        };
+        let (nprobe, rerank) = reader.target_settings(args.k, recall)?;
         let head = format!(r#""target_recall":{recall},"#);
         points.push((head, nprobe, rerank.map(Rerank::Rows), SearchParams::new().target_recall(recall)));
     }

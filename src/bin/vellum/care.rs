@@ -79,7 +79,7 @@ pub(crate) fn calibrate(args: &Calibrate, common: &Common, console: &Console) ->
     let mut points = Vec::new();
     for k in measured.ks() {
         for recall in [0.8, 0.9, 0.95, 0.99] {
-            points.push((k, recall, measured.settings(k, recall).ok()));
+            points.push((k, recall, measured.settings(k, recall, reader.len()).ok()));
         }
     }
     let shown = |number: Option<usize>| number.map_or("-".into(), |number| count(number as u64));

@@ -4,7 +4,10 @@ use crate::args::{Common, Depth, OneOrAll, Verify};
 use crate::console::{self, Console, count, rounded};
 use crate::failure::Failure;
 use serde_json::{Value, json};
-use vellum::{AutoReport, Encoding, Error, IndexStats, ReadTxn, Store, VerifyDepth, VerifyReport};
+use vellum::{
+    AutoReport, Calibration, CalibrationSource, Encoding, Error, IndexStats, ReadTxn, Store, VerifyDepth,
+    VerifyReport,
+};
 
 pub(crate) fn info(args: &OneOrAll, common: &Common, console: &Console) -> Result<(), Failure> {
     let store = common.builder()?.open(&args.store)?;
@@ -151,10 +154,12 @@ fn details(name: &str, stats: &IndexStats) -> String {
     let distinct = stats.spec.encoding() == Encoding::FlatDedup;
     let distinct = distinct.then(|| ("distinct", format!("{} of them", count(stats.rows - stats.twins))));
     let auto = stats.auto.as_ref().map(|auto| ("automatic", auto.to_string()));
+    let calibrated = stats.calibration.as_ref().map(|known| ("calibrated", calibrated(known, stats.rows)));
     let mut text: String = facts
         .iter()
         .chain(&distinct)
         .chain(&auto)
+        .chain(&calibrated)
         .map(|(fact, value)| format!("  {fact:<13} {value}\n"))
         .collect();
     let part = |name: &str, values: String, stored: u64, file: u64| {
@@ -190,6 +195,7 @@ fn describe(name: &str, stats: &Result<IndexStats, Error>) -> Value {
         "index": name,
         "spec": stats.spec.to_string(),
         "auto": stats.auto.as_ref().map(chosen),
+        "calibration": stats.calibration.as_ref().map(|known| measured(known, stats.rows)),
         "metric": stats.spec.metric().to_string(),
         "dim": stats.spec.dim(),
         "rows": stats.rows,
@@ -207,6 +213,31 @@ fn describe(name: &str, stats: &Result<IndexStats, Error>) -> Value {
         "logical_bytes": stats.logical_bytes(),
         "file_bytes": stats.file_bytes(),
         "parts": stats.parts.iter().map(part).collect::<Value>(),
+    })
+}
+
+fn calibrated(known: &Calibration, rows: u64) -> String {
+    let what = match known.source() {
+        CalibrationSource::Training => "rows of the training",
+        CalibrationSource::Queries => "vectors, with queries that were given",
+        _ => "vectors",
+    };
+    let stale = if known.is_stale(rows) { "; there are others now: calibrate again" } else { "" };
+    format!("over {} {what}, {} queries{stale}", count(known.rows()), count(known.queries()))
+}
+
+fn measured(known: &Calibration, rows: u64) -> Value {
+    let source = match known.source() {
+        CalibrationSource::Training => "training",
+        CalibrationSource::Queries => "queries",
+        _ => "stored",
+    };
+    json!({
+        "source": source,
+        "rows": known.rows(),
+        "queries": known.queries(),
+        "ks": known.ks(),
+        "stale": known.is_stale(rows),
     })
 }
 

@@ -44,6 +44,18 @@ fn times(share: f64) -> f64 {
     }
 }
 
+/// So many times the rows are scored again, unless the caller said how many: far from a query vectors are about equally far, and more of
+/// them look nearer by their codes than they are. Of 2,000 texts the ten nearest of the tenth that is farthest from each query were found
+/// to .857 with as many rows as without a selector. (Of the farthest half .66 are found even so: its nearest are as far as the median, in every
+/// direction.)
+pub(crate) fn rows_again(share: f64) -> usize {
+    match share {
+        0.6.. => 1,
+        0.25.. => 2,
+        _ => 4,
+    }
+}
+
 /// What a search would do without a selector.
 #[derive(Clone, Copy)]
 pub(crate) struct Plain {

@@ -19,12 +19,13 @@ pub(crate) fn encode_params(params: &TrainParams) -> Vec<u8> {
     let spherical = c.spherical.map_or(String::new(), |value| format!("spherical {value}\n"));
     let code_rows = line("code_rows", params.code_rows);
     let code_iterations = line("code_iterations", params.code_iterations);
+    let calibration = line("calibration_queries", params.calibration_queries);
     let sample = params.sample_rows.map_or("all".to_string(), |rows| rows.to_string());
     format!(
         "niter {}\nnredo {}\n{spherical}int_centroids {}\nupdate_index {}\nfrozen_centroids {}\n\
          min_points_per_centroid {}\nmax_points_per_centroid {}\nseed {}\ninit {init}\n\
          afkmc2_chain_length {}\nearly_stop_threshold {}\ncheck_finite {}\nmin_cluster_rows {}\nsample_rows {sample}\n\
-         {code_rows}{code_iterations}",
+         {code_rows}{code_iterations}{calibration}",
         c.niter,
         c.nredo,
         c.int_centroids,
@@ -78,6 +79,7 @@ fn set_param(params: &mut TrainParams, name: &str, value: &str) -> Option<()> {
         "min_cluster_rows" => c.min_cluster_rows = value.parse().ok()?,
         "code_rows" => params.code_rows = Some(value.parse().ok()?),
         "code_iterations" => params.code_iterations = Some(value.parse().ok()?),
+        "calibration_queries" => params.calibration_queries = Some(value.parse().ok()?),
         "sample_rows" if value == "all" => params.sample_rows = None,
         "sample_rows" => params.sample_rows = Some(value.parse().ok()?),
         _ => {}
@@ -103,8 +105,14 @@ mod tests {
         };
         let clustering = ClusteringParams { min_cluster_rows: 7, ..clustering };
         let (code_rows, code_iterations) = (Some(70), Some(3));
-        let params =
-            TrainParams { clustering, sample_rows: Some(9), code_rows, code_iterations, initial: None };
+        let params = TrainParams {
+            clustering,
+            sample_rows: Some(9),
+            code_rows,
+            code_iterations,
+            calibration_queries: Some(0),
+            initial: None,
+        };
         assert_eq!(decode_params(&encode_params(&params)).unwrap(), params);
         let open = TrainParams::default();
         assert_eq!(decode_params(&encode_params(&open)).unwrap(), open);
