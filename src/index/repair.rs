@@ -322,7 +322,7 @@ impl<'w, 't> Repair<'w, 't> {
             if !wanted {
                 self.writer.tables.remove_section(section)?;
             } else if section == Section::Training
-                && self.is_lost(section, |bytes| decode_params(bytes).is_ok())?
+                && self.is_lost(section, true, |bytes| decode_params(bytes).is_ok())?
             {
                 let bytes = encode_params(&TrainParams::default());
                 self.writer.tables.write_section(section, &bytes, seq)?;
@@ -332,7 +332,7 @@ impl<'w, 't> Repair<'w, 't> {
         }
         for section in BESIDE.into_iter().chain([Section::Calibration]) {
             let sound = |bytes: &[u8]| section != Section::Calibration || Calibration::decode(bytes).is_ok();
-            if self.is_lost(section, sound)? {
+            if self.is_lost(section, false, sound)? {
                 self.writer.tables.remove_section(section)?;
                 self.report.lost_sections += 1;
             }
@@ -348,11 +348,11 @@ impl<'w, 't> Repair<'w, 't> {
         Ok(())
     }
 
-    /// True if a section is there and cannot be read.
-    fn is_lost(&self, section: Section, sound: impl Fn(&[u8]) -> bool) -> Result<bool> {
+    /// True if a section cannot be read, or is `wanted` and not there.
+    fn is_lost(&self, section: Section, wanted: bool, sound: impl Fn(&[u8]) -> bool) -> Result<bool> {
         match self.writer.tables.read_section(section) {
             Err(Error::Corrupt { .. }) => Ok(true),
-            read => Ok(read?.is_some_and(|bytes| !sound(&bytes))),
+            read => Ok(read?.map_or(wanted, |bytes| !sound(&bytes))),
         }
     }
 
