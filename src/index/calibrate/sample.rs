@@ -137,7 +137,10 @@ impl Sample {
         }
         for list in &mut lists {
             let packed = std::mem::take(&mut list.codes);
-            model.geometry.layout.pack(&packed, &mut list.codes);
+            // Each run by itself: its entries may end within a group.
+            for run in packed.chunks(model.geometry.run_entries() * code_bytes) {
+                model.geometry.layout.pack(run, &mut list.codes);
+            }
         }
         Ok(Sample { header, geometry: model.geometry, lists })
     }
