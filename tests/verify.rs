@@ -193,10 +193,13 @@ fn every_kind_of_damage_to_every_table_is_noticed_and_named() {
             let store = Store::builder().attach(db.clone()).unwrap();
             let report = store.begin_read().unwrap().verify(index, &mut Observer::none());
             let name = format!("{index}/{table}");
-            let named = match &report {
-                Ok(report) => report.problems.iter().any(|p| p.table == name || p.what.contains(&name)),
-                Err(e) => e.to_string().contains(&name),
-            };
+            // An index may be without a calibration.
+            let optional = matches!(&damage, Damage::Delete(key) if *table == "model" && *key == (10u64 << 32).to_le_bytes());
+            let named = optional
+                || match &report {
+                    Ok(report) => report.problems.iter().any(|p| p.table == name || p.what.contains(&name)),
+                    Err(e) => e.to_string().contains(&name),
+                };
             if !named {
                 let said = report.map(|report| report.problems.into_iter().take(3).collect::<Vec<_>>());
                 let short = format!("{damage:?}").chars().take(120).collect::<String>();

@@ -197,7 +197,7 @@ impl IndexReader<'_> {
         found.into_iter().map(|found| found.into_iter().map(with).collect()).collect()
     }
 
-    /// [`search_batch`](Self::search_batch) with the codes of what was found, and where they stand.
+    /// [`search_batch`](Self::search_batch) with the codes of what was found, and where they stand: of a vector in two lists the code of its first entry.
     pub fn search_and_return_codes(
         &self,
         queries: Rows<'_>,

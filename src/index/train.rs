@@ -724,7 +724,7 @@ impl IndexWriter<'_> {
 }
 
 impl IndexReader<'_> {
-    /// The parameters of the last training; `None` before it and for a flat index.
+    /// The parameters of the last training, `spherical` as it was decided; `None` before it and for a flat index.
     pub fn training(&self) -> Result<Option<TrainParams>> {
         self.view.training()?.map(|bytes| decode_params(&bytes)).transpose()
     }

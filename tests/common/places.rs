@@ -162,7 +162,9 @@ pub(crate) fn placed(
     }
     for ((placed, (neighbor, found)), whole) in all().zip(coded.iter().flatten()).zip(whole.iter().flatten())
     {
-        if (placed.neighbor, placed.neighbor, placed.slot) != (*neighbor, whole.neighbor, found.slot) {
+        // The code is that of a vector's first entry, whichever was found.
+        let same_slot = placed.slot == found.slot || model.places() == 2;
+        if (placed.neighbor, placed.neighbor) != (*neighbor, whole.neighbor) || !same_slot {
             return mismatch(format!("{placed:?} comes with the code of {neighbor:?} at {:?}", found.slot));
         }
         if !same_vectors(&whole.vector, &model.rows[&neighbor.id]) {
@@ -177,7 +179,7 @@ fn neighbors(found: &[Placed]) -> Vec<Neighbor> {
     found.iter().map(|placed| placed.neighbor).collect()
 }
 
-/// Slot and id lead to each other, but where equal vectors share an entry.
+/// Slot and id lead to each other, but where equal vectors share an entry, and where a vector has two: then it may be the other.
 fn place(world: &World, reader: &IndexReader<'_>, model: &IndexModel, placed: &Placed) -> Done {
     let Placed { neighbor, slot } = placed;
     let by_id = world.settle("slot", &[], reader.slot(neighbor.id))?;
@@ -187,7 +189,8 @@ fn place(world: &World, reader: &IndexReader<'_>, model: &IndexModel, placed: &P
         let equal = |row: &Arc<[f32]>| same_vectors(row, &model.rows[&neighbor.id]);
         shared && model.rows.get(&id).is_some_and(equal)
     };
-    match by_id == Some(*slot) && at.is_some_and(|id| id == neighbor.id || twin(id)) {
+    let own = by_id == Some(*slot) || model.places() == 2 && by_id.is_some();
+    match own && at.is_some_and(|id| id == neighbor.id || twin(id)) {
         true => Ok(()),
         false => mismatch(format!("{placed:?}, but {at:?} is there, and the id at {by_id:?}")),
     }
