@@ -371,8 +371,17 @@ impl<'w, 't> Repair<'w, 't> {
         // Where entries are shared: all rows of each survivor, and which codes there are already.
         let (mut chains, mut there): (Vec<Vec<u32>>, HashMap<Vec<u8>, usize>) = Default::default();
         let shares = self.writer.model.shares();
+        let model = self.writer.model.clone();
+        let within = list - self.writer.header.first_list;
+        let mut vector = vec![0.0; model.inner_dim()];
         for (&block, FoundBlock { buf, .. }) in &found.blocks {
             for (i, &row) in buf.rows.iter().enumerate() {
+                model.codec.decode(model.centroid(within), buf.code(i, code_bytes), &mut vector);
+                if !model.metric().is_sound(&vector) {
+                    // No vector, so no entry.
+                    whole = false;
+                    continue;
+                }
                 let offset = block.saturating_mul(geometry.capacity).saturating_add(i as u32);
                 let elsewhere =
                     self.places.get(&row).is_some_and(|places| !places.contains(Slot { list, offset }));
@@ -408,8 +417,6 @@ impl<'w, 't> Repair<'w, 't> {
                 }
             }
         }
-        let model = self.writer.model.clone();
-        let within = list - self.writer.header.first_list;
         let code = |i: usize| &survivors.codes[i * code_bytes..(i + 1) * code_bytes];
         let residuals: Vec<f64> =
             (0..survivors.rows.len()).map(|i| model.residual(within, code(i))).collect();

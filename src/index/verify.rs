@@ -85,10 +85,10 @@ impl VerifyReport {
         }
     }
 
-    /// Runs one step; damage that stops it is a problem, cancellation is not.
+    /// Runs one step; damage that stops it is a problem. Cancellation is none, nor that the medium cannot be read now.
     fn step(&mut self, step: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         match guarded(|| step(self)) {
-            Err(Error::Cancelled) => Err(Error::Cancelled),
+            Err(e @ (Error::Cancelled | Error::Io(_) | Error::NeedsReopen)) => Err(e),
             Err(e) => {
                 self.note_error(e);
                 Ok(())
@@ -232,6 +232,7 @@ impl Check<'_> {
             guarded(|| Ok(self.tables.ids.last()?.map_or(0, |(page, _)| page.value().saturating_add(1))));
         let pages = match last {
             Ok(pages) => pages,
+            Err(e @ (Error::Io(_) | Error::NeedsReopen)) => return Err(e),
             Err(e) => {
                 report.note_error(e);
                 // As many as redb has counted, wherever they are.

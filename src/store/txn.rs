@@ -63,8 +63,8 @@ impl ReadTxn {
     /// is wrong. Ticks as `"verify"`, in rows.
     ///
     /// # Errors
-    /// [`Error::UnknownIndex`]; [`Error::NewerVersion`]; [`Error::Cancelled`]. Damage is no error here: it is in
-    /// the report.
+    /// [`Error::UnknownIndex`]; [`Error::NewerVersion`]; [`Error::Cancelled`]; [`Error::Io`] where the medium cannot be read. Damage is no
+    /// error here: it is in the report.
     pub fn verify(&self, name: &str, observer: &mut Observer<'_>) -> Result<VerifyReport> {
         self.verify_to(VerifyDepth::Values, name, observer)
     }
